@@ -1,0 +1,69 @@
+"""Pruning for Keras 3: sparse models that keep their accuracy.
+
+`PruningCallback` prunes in `model.fit`, `PrunedLayer` and `wrap` prune by layers,
+`strip` returns a plain model, `report` says what was pruned.
+"""
+
+try:
+    import keras  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "keras_pruner needs Keras with a backend. Install one of "
+        "keras-pruner[tensorflow], keras-pruner[tensorflow-cpu], keras-pruner[jax] or "
+        "keras-pruner[torch], and set KERAS_BACKEND if it is not TensorFlow."
+    ) from error
+
+from keras_pruner.allocations import ALLOCATIONS, Allocation, register_allocation
+from keras_pruner.callbacks import PruningCallback, PruningSummaries
+from keras_pruner.config import PruningConfig
+from keras_pruner.criteria import CRITERIA, Criterion, register_criterion
+from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
+from keras_pruner.optimizer import PruningOptimizer
+from keras_pruner.patterns import PATTERNS, Pattern, register_pattern
+from keras_pruner.pruners import (
+    PRUNERS,
+    BasePruner,
+    KerasBasePruner,
+    create_pruners,
+    register_pruner,
+)
+from keras_pruner.schedules import (
+    SCHEDULES,
+    PruningScheduler,
+    Schedule,
+    register_schedule,
+)
+from keras_pruner.version import __version__
+from keras_pruner.wrappers import PrunedLayer, strip, wrap
+
+__all__ = [
+    "ALLOCATIONS",
+    "CRITERIA",
+    "PATTERNS",
+    "PRUNERS",
+    "SCHEDULES",
+    "Allocation",
+    "BasePruner",
+    "Criterion",
+    "KerasBasePruner",
+    "KernelLayout",
+    "Pattern",
+    "PrunedLayer",
+    "PruningCallback",
+    "PruningConfig",
+    "PruningOptimizer",
+    "PruningScheduler",
+    "PruningSummaries",
+    "Schedule",
+    "__version__",
+    "create_pruners",
+    "find_kernels",
+    "register_allocation",
+    "register_criterion",
+    "register_kernel_rule",
+    "register_pattern",
+    "register_pruner",
+    "register_schedule",
+    "strip",
+    "wrap",
+]

@@ -1,0 +1,155 @@
+"""The base class of allocations, their registry, and the counts they lead to."""
+
+import dataclasses
+import math
+
+from keras_pruner.kernels import KernelLayout
+from keras_pruner.registry import Component, Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPlan:
+    """What an allocation may know of a kernel.
+
+    Args:
+        path: The kernel's path.
+        layout: `KernelLayout`.
+        num_groups: Groups that the pattern makes of it.
+        group_size: Weights zeroed when one group is pruned.
+    """
+
+    path: str
+    layout: KernelLayout
+    num_groups: int
+    group_size: int
+
+    @property
+    def num_weights(self):
+        return self.layout.size
+
+
+class Allocation(Component):
+    """How a global sparsity is divided over the kernels.
+
+    A subclass defines `relative_densities`: kernel i gets the density
+    `min(1, c * d_i)`, with the one factor `c` that makes the total meet the target.
+    """
+
+    # Ranks all scores together on the device instead; see `Global`.
+    ranks_jointly = False
+    # Gives each kernel its own sparsity, from which the total follows; see `Custom`.
+    is_absolute = False
+    # Rounds each kernel's count by itself; else the total is what is rounded.
+    rounds_each_kernel = False
+
+    def relative_densities(self, plans):
+        """Returns one positive float per kernel.
+
+        Args:
+            plans: List of `KernelPlan`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `relative_densities`."
+        )
+
+
+ALLOCATIONS = Registry("allocation", Allocation)
+register_allocation = ALLOCATIONS.register
+
+
+def total_weights(plans):
+    """Returns the number of weights in all kernels."""
+    return sum(plan.num_weights for plan in plans)
+
+
+def target_weights(sparsity, plans):
+    """Returns `round_half_even(sparsity * weights)`, the weights to zero in all."""
+    return round(sparsity * total_weights(plans))
+
+
+def group_bounds(plans, min_sparsity, max_sparsity):
+    """Returns the fewest and most groups that the caps let each kernel prune.
+
+    Args:
+        plans: List of `KernelPlan`.
+        min_sparsity: Lowest sparsity of a kernel, in [0, 1].
+        max_sparsity: Highest sparsity of a kernel, in [0, 1].
+
+    Returns:
+        Tuple of two lists of integers.
+    """
+    # A cap of 0.29 means 29 of 100 groups, though 0.29 * 100 < 29 in floating point.
+    slack = 1e-9
+    lower, upper = [], []
+    for plan in plans:
+        groups = plan.num_weights / plan.group_size
+        lower.append(min(plan.num_groups, math.ceil(min_sparsity * groups - slack)))
+        upper.append(min(plan.num_groups, math.floor(max_sparsity * groups + slack)))
+    return lower, upper
+
+
+def allocate_counts(allocation, sparsity, plans, lower, upper):
+    """Divides a sparsity over kernels, by an allocation that needs no scores.
+
+    Args:
+        allocation: `Allocation` that does not rank jointly.
+        sparsity: Target over all kernels, in [0, 1).
+        plans: List of `KernelPlan`.
+        lower: Fewest groups of each kernel.
+        upper: Most groups of each kernel.
+
+    Returns:
+        List of integers: groups to prune in each kernel. Their weights add up to
+        `round_half_even(sparsity * weights)`, up to what bounds and group sizes allow.
+    """
+    densities = allocation.relative_densities(plans)
+    if allocation.rounds_each_kernel and len(set(densities)) == 1:
+        counts = [round(sparsity * p.num_weights / p.group_size) for p in plans]
+        # The caps bind, if they do, before anything is rounded away.
+        if all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True)):
+            return counts
+    target = target_weights(sparsity, plans)
+    ideal = _scale_densities(densities, target, plans, lower, upper)
+    return _round_to_total(ideal, target, plans, lower, upper)
+
+
+def _scale_densities(densities, target, plans, lower, upper):
+    """Solves for the factor on the densities that meets the target within bounds."""
+
+    def groups(factor):
+        return [
+            min(b, max(a, (1 - min(1, factor * d)) * p.num_weights / p.group_size))
+            for d, p, a, b in zip(densities, plans, lower, upper, strict=True)
+        ]
+
+    def weights(factor):
+        return sum(
+            k * p.group_size for k, p in zip(groups(factor), plans, strict=True)
+        )
+
+    low, high = 0.0, 1.0 / min(densities)
+    # A float64 has 53 bits: more halvings change nothing.
+    for _ in range(100):
+        factor = (low + high) / 2
+        low, high = (factor, high) if weights(factor) > target else (low, factor)
+    return groups(high)
+
+
+def _round_to_total(ideal, target, plans, lower, upper):
+    """Rounds to whole groups by largest remainder, towards the exact total."""
+    counts = [
+        min(b, max(a, math.floor(x + 1e-9)))
+        for x, a, b in zip(ideal, lower, upper, strict=True)
+    ]
+    missing = target - sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
+    # Largest remainder first, then by index; each gets one group more.
+    order = sorted(range(len(plans)), key=lambda i: (counts[i] - ideal[i], i))
+    # Whatever a full kernel or a large group leaves, the second round hands out.
+    for most in (1, missing):
+        for index in order:
+            size = plans[index].group_size
+            nearest = max(0, missing + (size - 1) // 2) // size
+            taken = min(most, nearest, upper[index] - counts[index])
+            counts[index] += taken
+            missing -= taken * size
+    return counts

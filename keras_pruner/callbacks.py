@@ -1,0 +1,319 @@
+"""Drives pruners during `model.fit`."""
+
+import dataclasses
+import weakref
+
+import keras
+from absl import logging
+from keras import ops
+
+from keras_pruner.config import as_config, rename_keys
+from keras_pruner.kernels import find_kernels
+from keras_pruner.optimizer import PruningOptimizer
+from keras_pruner.pruners.create import create_pruners
+from keras_pruner.wrappers import find_wrapped
+
+
+class PruningCallback(keras.callbacks.Callback):
+    """Prunes a compiled model while `model.fit` trains it.
+
+    ```python
+    model.fit(x, y, epochs=20, callbacks=[PruningCallback(target_sparsity=0.9)])
+    ```
+
+    With nothing but a target, pruning begins at once and ends after three quarters of
+    the run, so that a quarter is left to fine-tune; one line says what was chosen.
+    Every pruned weight is exactly zero after every optimizer step, from the first
+    update to the end of training. `logs` get the key `"sparsity"`: list this callback
+    before those that should see it.
+
+    For the time of `fit` the model's optimizer is wrapped in a `PruningOptimizer`; the
+    optimizer that the model was compiled with, with its state, is put back at the end.
+    A second `fit` with the same callback goes on where the first stopped.
+
+    If the model has `PrunedLayer`s, those and no others are pruned, each by its own
+    config, or by this one if it has none.
+
+    Args:
+        config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
+        verbose: Whether to print the line on what was chosen.
+        **settings: Fields of `PruningConfig`, in place of a config or on top of it.
+
+    Attributes:
+        pruners: List of the pruners, made when training begins: one for the config and
+            one for each local config.
+
+    Raises:
+        ValueError: If a setting is unknown or invalid; in `fit`, before any weight
+            changes, if the model is not compiled or has nothing to prune.
+    """
+
+    def __init__(self, config=None, *, verbose=True, **settings):
+        super().__init__()
+        self.config = as_config(settings if config is None else config)
+        if config is not None and settings:
+            self.config = dataclasses.replace(self.config, **rename_keys(settings))
+        self.verbose = verbose
+        self.pruners = []
+        self._pruned_model = lambda: None
+        self._optimizer = None
+        self._user_train_function = None
+        self._first_epoch = True
+        # Most updates that can have been applied by now, and the next that matters.
+        self._ceiling = 0
+        self._next_update = None
+        self._steps_per_batch = 1
+
+    @property
+    def sparsity(self):
+        """Zeroed weights / weights, over all kernels that are pruned; in [0, 1)."""
+        total = sum(pruner.num_weights for pruner in self.pruners)
+        pruned = sum(pruner.num_pruned for pruner in self.pruners)
+        return pruned / total if total else 0.0
+
+    @property
+    def skipped(self):
+        """Tuple of `Skipped`: what is left dense, and why."""
+        taken = {kernel.path for p in self.pruners for kernel in p.kernels}
+        skipped = {s.path: s for p in self.pruners for s in p.skipped}
+        return tuple(s for path, s in skipped.items() if path not in taken)
+
+    # The course of a run.
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(
+                "PruningCallback needs a compiled model. Call `model.compile` with an "
+                "optimizer before `fit`."
+            )
+        self._attach(model)
+        self._first_epoch = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._first_epoch:
+            return
+        self._first_epoch = False
+        model = self.model
+        steps = self.params.get("steps")
+        epochs = self.params.get("epochs", 1) - epoch
+        if steps is None and epochs > 1:
+            # A generator: how long an epoch is shows at its end.
+            self._steps_at_start = self._read_step()
+            self._epochs_left = epochs - 1
+        else:
+            updates = None if steps is None else epochs * steps // _accumulation(model)
+            self._plan(updates)
+        for pruner in self.pruners:
+            pruner.begin()
+        self._update()
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Reading the optimizer's count waits for the device, so it is read only when
+        # an update may be due: no batch applies more than one update a step.
+        self._ceiling += self._steps_per_batch
+        if self._next_update is not None and self._ceiling >= self._next_update:
+            self._update()
+        if logs is not None:
+            logs["sparsity"] = self.sparsity
+
+    def on_epoch_end(self, epoch, logs=None):
+        replanned = any(pruner.scheduler is None for pruner in self.pruners)
+        if replanned:
+            self._synchronise()
+            per_epoch = self._read_step() - self._steps_at_start
+            self._plan(per_epoch * self._epochs_left)
+        # A data set of unknown length may have ended in a step without a callback.
+        if self._next_update is not None or replanned:
+            self._update()
+        if logs is not None:
+            logs["sparsity"] = self.sparsity
+
+    def on_train_end(self, logs=None):
+        self._detach(self.model)
+        for pruner in self.pruners:
+            pruner.warn_if_short()
+
+    # What the hooks are made of.
+
+    def _attach(self, model):
+        """Builds the pruners and puts the masks into the model's optimizer."""
+        current = model.optimizer
+        restored = current if isinstance(current, PruningOptimizer) else None
+        user_optimizer = restored.inner_optimizer if restored else current
+        pruners = self.pruners
+        if self._pruned_model() is not model:
+            pruners = _pruners_for(model, self.config)
+        variables = model.trainable_variables
+        index_of = {id(variable): index for index, variable in enumerate(variables)}
+        masks = {
+            index_of[id(kernel.variable)]: pruner.mask_variables[kernel.path]
+            for pruner in pruners
+            for kernel in pruner.kernels
+        }
+        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
+        optimizer.adopt(masks)
+        optimizer.build(variables)
+        if restored is not None and restored.built:
+            _take_state(optimizer, restored, variables)
+        else:
+            optimizer.step.assign(pruners[0].global_step)
+            for pruner, update in zip(pruners, optimizer.updates, strict=True):
+                update.assign(pruner.updated_at)
+        # Nothing of the model was changed up to here.
+        self.pruners = pruners
+        self._pruned_model = weakref.ref(model)
+        self._optimizer = optimizer
+        for pruner, update in zip(pruners, optimizer.updates, strict=True):
+            pruner.bind(optimizer.step, update)
+            pruner.refresh()
+        self._user_train_function = getattr(model, "train_function", None)
+        model.optimizer = optimizer
+        if self._user_train_function is not None:
+            model.make_train_function(force=True)
+        self._steps_per_batch = getattr(model, "steps_per_execution", 1)
+
+    def _detach(self, model):
+        """Puts the optimizer back that the model was compiled with."""
+        for pruner in self.pruners:
+            pruner.bind(None, None)
+        if model.optimizer is self._optimizer:
+            model.optimizer = self._optimizer.inner_optimizer
+            model.train_function = self._user_train_function
+        self._optimizer = None
+        self._user_train_function = None
+
+    def _read_step(self):
+        return int(ops.convert_to_numpy(self._optimizer.step))
+
+    def _plan(self, updates):
+        """Fixes open steps, given the updates to come, or `None` if not known."""
+        self._synchronise()
+        now = self._read_step()
+        for pruner in self.pruners:
+            if pruner.scheduler is None:
+                total = now + (updates or 0)
+                pruner.schedule_steps(total, first_step=now)
+        end = max(pruner.scheduler.last_update for pruner in self.pruners)
+        if updates is None and any(p.config.end_step is None for p in self.pruners):
+            logging.warning(
+                "The length of the run is unknown and it has one epoch, so pruning is "
+                "done in one shot at its start. To prune step by step, give "
+                "`steps_per_epoch` to fit, or `end_step` to PruningCallback."
+            )
+        elif updates is not None and end > now + updates:
+            logging.warning(
+                "The last mask update is due at step %d, but this run ends at step %d: "
+                "the target sparsity will not be reached in it.",
+                end,
+                now + updates,
+            )
+        self._announce(now, updates)
+
+    def _announce(self, now, updates):
+        for pruner in self.pruners:
+            scheduler = pruner.scheduler
+            length = "an unknown number of" if updates is None else now + updates
+            line = (
+                f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
+                f"kernels ({len(pruner.skipped)} skipped), sparsity "
+                f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
+                f"{scheduler.begin} to {scheduler.last_update} every "
+                f"{scheduler.frequency} of {length} steps"
+            )
+            if self.verbose and keras.config.is_interactive_logging_enabled():
+                print(line)
+            else:
+                logging.info(line)
+
+    def _update(self):
+        """Updates the masks that are due, by the optimizer's count of updates."""
+        self._synchronise()
+        self._ceiling = self._read_step()
+        upcoming = []
+        for pruner in self.pruners:
+            if pruner.update_if_due():
+                self._optimizer.enforce()
+            upcoming.append(pruner.next_update)
+        self._next_update = min(
+            (step for step in upcoming if step is not None), default=None
+        )
+
+    def _synchronise(self):
+        """Makes the variables current where the backend trains on copies of them."""
+        # Keras does so whenever a callback reads its model.
+        return self.model
+
+
+def _accumulation(model):
+    """Returns how many batches make one optimizer update."""
+    optimizer = model.optimizer
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer.gradient_accumulation_steps or 1
+
+
+def _pruners_for(model, config):
+    wrapped = find_wrapped(model)
+    if not wrapped:
+        return create_pruners(config, model)
+    groups = []
+    for layer in wrapped:
+        layer_config = layer.pruning_config or config
+        # Layers of equal configs share one pruner, and so one global ranking.
+        for known, members in groups:
+            if known == layer_config:
+                members[layer.layer.name] = layer
+                break
+        else:
+            groups.append((layer_config, {layer.layer.name: layer}))
+    return [
+        pruner
+        for layer_config, members in groups
+        for pruner in create_pruners(layer_config, members)
+    ]
+
+
+def _take_state(optimizer, restored, variables):
+    """Copies masks and counts of an optimizer that was loaded with the model."""
+    if set(restored.masks) != set(optimizer.masks):
+        changed = set(restored.masks) ^ set(optimizer.masks)
+        names = ", ".join(variables[index].path for index in sorted(changed))
+        raise ValueError(
+            "The model was saved while other kernels were pruned than this config "
+            f"selects; they differ in: {names}. Use the same config, or load the model "
+            "with `compile=False` and compile it anew."
+        )
+    if len(restored.updates) != len(optimizer.updates):
+        raise ValueError(
+            f"The model was saved with {len(restored.updates)} pruning configs, but "
+            f"this callback has {len(optimizer.updates)}."
+        )
+    for index, mask in optimizer.masks.items():
+        mask.assign(restored.masks[index])
+    optimizer.step.assign(restored.step)
+    for new, old in zip(optimizer.updates, restored.updates, strict=True):
+        new.assign(old)
+
+
+class PruningSummaries(keras.callbacks.TensorBoard):
+    """TensorBoard callback that also writes the sparsity of every prunable kernel.
+
+    It reads the weights themselves, so it shows what is true, whoever made the zeros.
+    Scalars are named `sparsity/<path of the kernel>` and `sparsity/all`, one value per
+    epoch. Takes the arguments of `keras.callbacks.TensorBoard`.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        zeros = total = 0
+        with self._train_writer.as_default():
+            for kernel in find_kernels(self.model).kernels:
+                values = ops.convert_to_numpy(kernel.variable)
+                count = int((values == 0).sum())
+                zeros, total = zeros + count, total + values.size
+                self.summary.scalar(
+                    f"sparsity/{kernel.path}", count / values.size, step=epoch
+                )
+            if total:
+                self.summary.scalar("sparsity/all", zeros / total, step=epoch)

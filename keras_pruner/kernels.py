@@ -1,0 +1,363 @@
+"""Which variables of a Keras model are prunable, and how each is seen as a matrix.
+
+Every prunable kernel is viewed as a 2-D matrix `(K, N)`: K the reduction (fan-in)
+axis, N the output axis. All pruning maths runs on this matrix and only there.
+"""
+
+import dataclasses
+import math
+
+import keras
+from keras import layers, ops
+
+_RULES = []
+_MAX_KERNEL_SIZE = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelLayout:
+    """How a kernel's axes form its matrix of `K = window * inputs` by `N = outputs`.
+
+    In the matrix, inputs run fastest along K, within one window position; the outputs
+    of one group of a grouped convolution stand together along N.
+
+    Args:
+        shape: The kernel's shape.
+        window: Tuple of window sizes; `()` for a layer without a window.
+        inputs: Input channels that one output sees.
+        outputs: Number of outputs.
+        groups: Groups of a convolution (its depth for a depthwise one).
+        permutation: Order of the kernel's axes in the matrix, or `None` for as is.
+    """
+
+    shape: tuple
+    window: tuple
+    inputs: int
+    outputs: int
+    groups: int = 1
+    permutation: tuple | None = None
+
+    @property
+    def window_size(self):
+        return math.prod(self.window)
+
+    @property
+    def rows(self):
+        return self.window_size * self.inputs
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    @property
+    def dimensions(self):
+        """Sizes that the ERK formula sums and multiplies: window, inputs, outputs."""
+        return (*self.window, self.inputs, self.outputs)
+
+    def to_matrix(self, kernel):
+        """Views a tensor of the kernel's shape as its `(K, N)` matrix."""
+        if self.permutation is not None:
+            kernel = ops.transpose(kernel, self.permutation)
+        return ops.reshape(kernel, (self.rows, self.outputs))
+
+    def from_matrix(self, matrix):
+        """Inverse of `to_matrix`."""
+        if self.permutation is None:
+            return ops.reshape(matrix, self.shape)
+        permuted = ops.reshape(matrix, [self.shape[axis] for axis in self.permutation])
+        inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
+        return ops.transpose(permuted, inverse)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """One prunable variable of a model.
+
+    Args:
+        path: Names from the model's child down to the variable, joined by `/`.
+        variable: `keras.Variable`.
+        layout: `KernelLayout`.
+        layer: The layer that owns the variable, or `None`.
+        owner: The wrapper layer that masks the variable, or `None`.
+    """
+
+    path: str
+    variable: keras.Variable
+    layout: KernelLayout
+    layer: keras.layers.Layer | None = None
+    owner: keras.layers.Layer | None = None
+
+    def __repr__(self):
+        return f"<Kernel '{self.path}' {tuple(self.variable.shape)}>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A matrix-like variable that is not pruned, and why."""
+
+    path: str
+    shape: tuple
+    reason: str
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSearch:
+    """What a search found: `kernels` that can be pruned and those `skipped`."""
+
+    kernels: tuple
+    skipped: tuple
+
+
+def dense_layout(shape):
+    """Layout of a kernel whose last axis is the output and the others the input."""
+    shape = tuple(shape)
+    return KernelLayout(shape, (), math.prod(shape[:-1]), shape[-1])
+
+
+def conv_layout(shape, groups=1):
+    """Layout of `(*window, inputs, outputs)`."""
+    *window, inputs, outputs = shape
+    return KernelLayout(tuple(shape), tuple(window), inputs, outputs, groups)
+
+
+def conv_transpose_layout(shape):
+    """Layout of `(*window, outputs, inputs)`."""
+    *window, outputs, inputs = shape
+    rank = len(window)
+    order = (*range(rank), rank + 1, rank)
+    return KernelLayout(
+        tuple(shape), tuple(window), inputs, outputs, permutation=order
+    )
+
+
+def depthwise_layout(shape):
+    """Layout of `(*window, inputs, multiplier)`: each output sees one input."""
+    *window, inputs, multiplier = shape
+    outputs = inputs * multiplier
+    return KernelLayout(tuple(shape), tuple(window), 1, outputs, groups=inputs)
+
+
+def einsum_layout(equation, shape):
+    """Layout of an einsum kernel: K are its letters that the output has not.
+
+    Letters that input, kernel and output share are groups, like those of a grouped
+    convolution, and stand first along N.
+    """
+    left, output = equation.replace(" ", "").split("->")
+    inputs, kernel = left.split(",")
+    axes = range(len(kernel))
+    reduced = [a for a in axes if kernel[a] not in output]
+    shared = [a for a in axes if a not in reduced and kernel[a] in inputs]
+    rest = [a for a in axes if a not in reduced and a not in shared]
+    order = (*reduced, *shared, *rest)
+
+    def size(members):
+        return math.prod(shape[axis] for axis in members)
+
+    return KernelLayout(
+        tuple(shape),
+        (),
+        size(reduced),
+        size(shared) * size(rest),
+        groups=size(shared),
+        permutation=None if order == tuple(axes) else order,
+    )
+
+
+def register_kernel_rule(layer_class, rule=None):
+    """Tells the search which variables of a layer class are prunable.
+
+    Rules are looked up by `isinstance`; the one registered last is asked first, so a
+    user's rule for a subclass wins. A layer may instead have a method
+    `prunable_kernels()` that returns what a rule returns.
+
+    Args:
+        layer_class: Class, or tuple of classes, of layers.
+        rule: Function from a layer to a dict from the names of its own variables to
+            their `KernelLayout`. Omitted when used as a decorator.
+    """
+    if rule is None:
+        return lambda rule: register_kernel_rule(layer_class, rule)
+    _RULES.insert(0, (layer_class, rule))
+    return rule
+
+
+def own_variables(layer):
+    """Returns the variables of a layer that none of its sublayers owns."""
+    inner = {id(v) for child in _children(layer) for v in child.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
+def _children(layer):
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _shape_of(layer, name):
+    for variable in own_variables(layer):
+        if variable.name == name:
+            return tuple(variable.shape)
+    return None
+
+
+def _simple_rule(layout, *names):
+    def rule(layer):
+        shapes = {name: _shape_of(layer, name) for name in names}
+        return {name: layout(s) for name, s in shapes.items() if s is not None}
+
+    return rule
+
+
+register_kernel_rule(layers.Dense, _simple_rule(dense_layout, "kernel"))
+register_kernel_rule(
+    (layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell),
+    _simple_rule(dense_layout, "kernel", "recurrent_kernel"),
+)
+register_kernel_rule(
+    (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+    _simple_rule(conv_transpose_layout, "kernel"),
+)
+register_kernel_rule(
+    (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    _simple_rule(depthwise_layout, "kernel"),
+)
+
+
+@register_kernel_rule((layers.Conv1D, layers.Conv2D, layers.Conv3D))
+def _conv_rule(layer):
+    shape = _shape_of(layer, "kernel")
+    return {} if shape is None else {"kernel": conv_layout(shape, layer.groups)}
+
+
+@register_kernel_rule((layers.SeparableConv1D, layers.SeparableConv2D))
+def _separable_rule(layer):
+    depthwise = _simple_rule(depthwise_layout, "depthwise_kernel")(layer)
+    return depthwise | _simple_rule(conv_layout, "pointwise_kernel")(layer)
+
+
+@register_kernel_rule(layers.EinsumDense)
+def _einsum_rule(layer):
+    shape = _shape_of(layer, "kernel")
+    return {} if shape is None else {"kernel": einsum_layout(layer.equation, shape)}
+
+
+@register_kernel_rule((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D))
+def _conv_lstm_rule(layer):
+    # Keras does not export the cell's class; its kernels are the cell's variables.
+    return {
+        variable.name: conv_layout(variable.shape)
+        for variable in own_variables(layer.cell)
+        if variable.name in ("kernel", "recurrent_kernel")
+    }
+
+
+def _refusal(layer):
+    """Returns why a layer of a known class cannot be pruned now, or `None`."""
+    if getattr(layer, "quantization_mode", None) is not None:
+        return (
+            f"the layer is quantized ({layer.quantization_mode}), so its kernel is "
+            "computed: prune before `quantize`"
+        )
+    if getattr(layer, "lora_enabled", False):
+        return "LoRA is enabled, so the kernel is frozen: merge LoRA before pruning"
+    return None
+
+
+def _layouts(layer, embeddings):
+    """Returns a layer's `{variable name: layout}`, or `None` for an unknown class."""
+    if hasattr(layer, "prunable_kernels"):
+        return layer.prunable_kernels()
+    if isinstance(layer, layers.Embedding):
+        shape = _shape_of(layer, "embeddings")
+        return {"embeddings": dense_layout(shape)} if embeddings and shape else None
+    for layer_class, rule in _RULES:
+        if isinstance(layer, layer_class):
+            return rule(layer)
+    return None
+
+
+def find_kernels(model, *, embeddings=False, name=None):
+    """Finds the prunable kernels of a model or layer, through all nesting.
+
+    Layers are known by `isinstance`, variables by name. A layer or variable that is
+    shared appears once. Paths are made of layer names from the model's children on, so
+    they are equal for a model and its saved copy; wrapper layers of this package add
+    nothing to the path.
+
+    Args:
+        model: Built `keras.Model` or `keras.layers.Layer`.
+        embeddings: Whether embedding tables count as prunable.
+        name: First part of every path, if given.
+
+    Returns:
+        `KernelSearch`. Every variable of two or more axes is in one of its two lists,
+        or belongs to a class that has none to prune.
+    """
+    found, skipped, seen_layers, seen_variables = [], [], set(), set()
+
+    def visit(layer, prefix, owner):
+        if id(layer) in seen_layers:
+            return
+        seen_layers.add(id(layer))
+        is_wrapper = hasattr(layer, "mask_of")
+        owner = layer if is_wrapper else owner
+        layouts = {} if is_wrapper else _layouts(layer, embeddings)
+        refusal = None if is_wrapper else _refusal(layer)
+        # A rule may name variables of a sublayer that has no public class.
+        pool = own_variables(layer) if not layouts else layer.variables
+        for variable in [] if is_wrapper else pool:
+            if id(variable) in seen_variables:
+                continue
+            layout = (layouts or {}).get(variable.name)
+            path = "/".join([*prefix, variable.name])
+            shape = tuple(variable.shape)
+            if layout is not None and refusal is None:
+                reason = None
+                if math.prod(shape) > _MAX_KERNEL_SIZE:
+                    reason = "more than 2^31 - 1 weights in one kernel"
+            elif len(shape) < 2 or (layouts is not None and refusal is None):
+                continue
+            else:
+                reason = refusal or _unknown_reason(layer)
+            seen_variables.add(id(variable))
+            if reason is None:
+                found.append(Kernel(path, variable, layout, layer, owner))
+            else:
+                skipped.append(Skipped(path, shape, reason))
+        for child in _children(layer):
+            visit(child, [*prefix, *_own_name(child)], owner)
+
+    def _own_name(layer):
+        return [] if hasattr(layer, "mask_of") else [layer.name]
+
+    prefix = [] if name is None else [name]
+    if name is None and not isinstance(model, keras.Model):
+        prefix = _own_name(model)
+    visit(model, prefix, None)
+    return KernelSearch(_with_unique_paths(found), tuple(skipped))
+
+
+def _unknown_reason(layer):
+    if isinstance(layer, layers.Embedding):
+        return (
+            "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
+        )
+    return (
+        f"no rule for layer class {type(layer).__name__}: register one with "
+        "`register_kernel_rule`, or give the layer `prunable_kernels()`"
+    )
+
+
+def _with_unique_paths(kernels):
+    """Numbers the paths of layers that share a name, as subclassed models allow."""
+    counts, unique = {}, []
+    for kernel in kernels:
+        counts[kernel.path] = counts.get(kernel.path, 0) + 1
+        number = counts[kernel.path]
+        if number > 1:
+            kernel = dataclasses.replace(kernel, path=f"{kernel.path}#{number}")
+        unique.append(kernel)
+    return tuple(unique)

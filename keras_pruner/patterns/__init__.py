@@ -1,0 +1,18 @@
+"""Patterns: the shape of what is pruned together. One file each."""
+
+from keras_pruner.patterns.base import PATTERNS, Pattern, register_pattern
+from keras_pruner.patterns.unstructured import Unstructured
+from keras_pruner.patterns.block import Block  # isort: skip  (asked after "1x1")
+from keras_pruner.patterns.channel import InputChannel, OutputChannel
+from keras_pruner.patterns.n_of_m import NOfM
+
+__all__ = [
+    "PATTERNS",
+    "Block",
+    "InputChannel",
+    "NOfM",
+    "OutputChannel",
+    "Pattern",
+    "Unstructured",
+    "register_pattern",
+]

@@ -1,0 +1,79 @@
+"""The base class of patterns and their registry."""
+
+from keras_pruner.registry import Component, Registry
+
+
+class Pattern(Component):
+    """The shape of what is pruned together.
+
+    A pattern divides a kernel's matrix into groups, gives each group one score, and
+    turns a choice of groups into a mask. All its groups prune the same number of
+    weights.
+
+    Subclasses define `parse`, `num_groups`, `group_size`, `group_scores` and
+    `expand`, and `reason_to_skip` if a kernel may not fit.
+    """
+
+    # Largest sparsity that the pattern can reach.
+    max_sparsity = 1.0
+
+    @classmethod
+    def parse(cls, text):
+        """Returns the pattern that `text` names, or `None` if it names another."""
+        return cls() if text == cls.name else None
+
+    def reason_to_skip(self, layout):
+        """Returns why a kernel of this layout cannot take the pattern, or `None`."""
+        return None
+
+    def num_groups(self, layout):
+        """Returns the number of groups in a kernel of this layout."""
+        raise NotImplementedError(f"{type(self).__name__} must define `num_groups`.")
+
+    def group_size(self, layout):
+        """Returns how many weights are zeroed when one group is pruned."""
+        raise NotImplementedError(f"{type(self).__name__} must define `group_size`.")
+
+    def group_scores(self, scores, layout, reduction):
+        """Reduces the scores of weights to scores of groups.
+
+        Args:
+            scores: Float32 tensor of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+            reduction: `"mean"`, `"sum"`, `"max"` or `"l2"`.
+
+        Returns:
+            Float32 tensor with one element per group, of any shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `group_scores`.")
+
+    def expand(self, pruned, scores, layout):
+        """Turns the chosen groups into the mask of the matrix.
+
+        Args:
+            pruned: Bool tensor of the shape of `group_scores`; `True` = prune.
+            scores: The weights' scores, of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Bool tensor of shape (K, N); `True` = keep.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `expand`.")
+
+    def __str__(self):
+        return self.name
+
+
+class PatternRegistry(Registry):
+    """Patterns are named by what they say: `"4x1"` and `"2:4"` hold their sizes."""
+
+    def _from_name(self, name):
+        for pattern in self._classes.values():
+            parsed = pattern.parse(name)
+            if parsed is not None:
+                return parsed
+        raise self.unknown(name)
+
+
+PATTERNS = PatternRegistry("pattern", Pattern)
+register_pattern = PATTERNS.register

@@ -1,0 +1,20 @@
+from keras import ops
+
+from keras_pruner.patterns.base import Pattern, register_pattern
+
+
+@register_pattern("1x1")
+class Unstructured(Pattern):
+    """Every weight is a group of its own."""
+
+    def num_groups(self, layout):
+        return layout.size
+
+    def group_size(self, layout):
+        return 1
+
+    def group_scores(self, scores, layout, reduction):
+        return scores
+
+    def expand(self, pruned, scores, layout):
+        return ops.logical_not(pruned)

@@ -1,0 +1,274 @@
+"""The pruner's state machine: attributes, step hooks, schedule. It knows no framework.
+"""
+
+import abc
+
+from absl import logging
+
+from keras_pruner.config import as_config
+from keras_pruner.registry import Registry
+from keras_pruner.schedules import PruningScheduler, derive_steps
+
+FRAMEWORKS = ("pytorch", "keras")
+
+
+class BasePruner(abc.ABC):
+    """Decides at each training step whether masks change, and keeps them applied.
+
+    A training loop calls the hooks in this order:
+
+    ```
+    on_train_begin()
+        on_epoch_begin(epoch)
+            on_step_begin(local_step)                  updates the masks when due
+            ... forward and backward pass ...
+            on_before_optimizer_step(gradients)        returns masked gradients
+            ... optimizer step ...
+            on_after_optimizer_step()                  applies the masks, counts
+            on_step_end()
+        on_epoch_end()
+    on_train_end()
+    ```
+
+    Args:
+        config: `PruningConfig`, or a dict for `PruningConfig.from_dict`.
+        modules: What is pruned; see the subclass.
+        framework: `"pytorch"` or `"keras"`: what `modules` hold.
+
+    Attributes:
+        modules: The modules given.
+        config: The `PruningConfig`.
+        masks: Dict from a kernel's name to its bool mask, `True` = keep, of the
+            kernel's shape.
+        scores: Dict from a kernel's name to the scores of its weights as they are now,
+            float32, of the kernel's shape.
+        pattern: The `Pattern`.
+        scheduler: `PruningScheduler`, or `None` while its steps are not known.
+        current_sparsity_ratio: Weights that the masks zero / weights, over all kernels
+            that the pruner took. A float in [0, 1).
+        global_step: Optimizer updates applied since pruning was attached.
+        start_step: Step of the first mask update, or `None` while not known.
+        end_step: Step after which masks are frozen, or `None`.
+        pruning_frequency: Steps between mask updates, or `None`.
+        target_sparsity_ratio: Sparsity at the last update.
+        max_sparsity_ratio_per_op: Highest sparsity of any one kernel.
+    """
+
+    def __init__(self, config, modules, framework="pytorch"):
+        if framework not in FRAMEWORKS:
+            raise ValueError(
+                f"`framework` must be one of {', '.join(FRAMEWORKS)}. "
+                f"Received: framework={framework!r}"
+            )
+        self.config = as_config(config)
+        self.modules = modules
+        self.framework = framework
+        self.pattern = self.config.pattern
+        self.scheduler = None
+        self._global_step = 0
+        # Step of the latest mask update; -1 before the first.
+        self._updated_at = -1
+        if None not in (self.config.begin_step, self.config.end_step):
+            self.schedule_steps()
+
+    # What a subclass provides.
+
+    @property
+    @abc.abstractmethod
+    def masks(self):
+        """Dict from name to mask."""
+
+    @property
+    @abc.abstractmethod
+    def scores(self):
+        """Dict from name to scores."""
+
+    @property
+    @abc.abstractmethod
+    def current_sparsity_ratio(self):
+        """Share of weights that the masks zero."""
+
+    @property
+    @abc.abstractmethod
+    def target_sparsity_ratio(self):
+        """Sparsity at the last update."""
+
+    @abc.abstractmethod
+    def update_masks(self, sparsity):
+        """Makes new masks of the given sparsity and applies them."""
+
+    @abc.abstractmethod
+    def apply_masks(self):
+        """Sets every pruned weight to exactly zero."""
+
+    @abc.abstractmethod
+    def mask_gradients(self, gradients):
+        """Returns the gradients with those of pruned weights set to zero."""
+
+    # The schedule.
+
+    @property
+    def global_step(self):
+        return self._global_step
+
+    @property
+    def start_step(self):
+        return self.config.begin_step if self.scheduler is None else self.scheduler.begin
+
+    @property
+    def end_step(self):
+        return self.config.end_step if self.scheduler is None else self.scheduler.end
+
+    @property
+    def pruning_frequency(self):
+        if self.scheduler is None:
+            return self.config.frequency
+        return self.scheduler.frequency
+
+    @property
+    def max_sparsity_ratio_per_op(self):
+        return self.config.max_sparsity
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        """Fixes the steps of the schedule.
+
+        Args:
+            total_steps: Step at which training ends. Needed only if `begin_step` or
+                `end_step` is left open in the config.
+            first_step: Where an open `begin_step` is put.
+
+        Raises:
+            ValueError: If steps are open and `total_steps` is not given, or the
+                chosen `begin_step` comes after the end.
+        """
+        config = self.config
+        if total_steps is None and None in (config.begin_step, config.end_step):
+            raise ValueError(
+                "The config leaves `begin_step` or `end_step` open, which only "
+                "`model.fit` can fill in. Set both, or call "
+                "`schedule_steps(total_steps)` before training."
+            )
+        begin = first_step if config.begin_step is None else config.begin_step
+        begin, end, frequency = derive_steps(
+            total_steps, begin, config.end_step, config.frequency
+        )
+        self.scheduler = PruningScheduler(
+            config.schedule,
+            initial=min(config.initial_sparsity, self.target_sparsity_ratio),
+            target=self.target_sparsity_ratio,
+            begin=begin,
+            end=end,
+            frequency=frequency,
+        )
+
+    @property
+    def next_update(self):
+        """Step of the next mask update, or `None` when there is none left."""
+        if self.scheduler is None:
+            return None
+        due = self.scheduler.latest_update(self.global_step)
+        if due is not None and due > self._updated_at:
+            return due
+        return self.scheduler.next_update(self.global_step)
+
+    @property
+    def updated_at(self):
+        """Step of the latest mask update, or -1 before the first."""
+        return self._updated_at
+
+    @property
+    def is_done(self):
+        """Whether the last mask update, which reaches the target, has been made."""
+        if self.scheduler is None:
+            return False
+        return self._updated_at >= self.scheduler.last_update
+
+    def update_if_due(self):
+        """Updates the masks if an update step has come since the latest update.
+
+        Returns:
+            Whether the masks were updated.
+        """
+        due = self.next_update
+        if due is None or due > self.global_step:
+            return False
+        # When several updates were passed at once, only the latest is made.
+        due = self.scheduler.latest_update(self.global_step)
+        self.update_masks(self.scheduler(due))
+        self._set_updated_at(due)
+        return True
+
+    def _set_updated_at(self, step):
+        self._updated_at = step
+
+    # The hooks.
+
+    def on_train_begin(self):
+        """Called once before training."""
+        if self.scheduler is None:
+            self.schedule_steps()
+
+    def on_epoch_begin(self, epoch):
+        """Called before each epoch."""
+
+    def on_step_begin(self, local_step):
+        """Called before each step; updates the masks when the schedule says so.
+
+        Args:
+            local_step: Number of the step in its epoch. Decisions are keyed on
+                `global_step`, so it may be anything.
+        """
+        self.update_if_due()
+
+    def on_before_optimizer_step(self, gradients=None):
+        """Called between the backward pass and the optimizer's step.
+
+        Args:
+            gradients: Dict from kernel name, or list in the order of `masks`, of the
+                kernels' gradients; or `None`.
+
+        Returns:
+            The gradients, zero where the weight is pruned, so that a pruned weight
+            gathers no momentum; or `None`.
+        """
+        return None if gradients is None else self.mask_gradients(gradients)
+
+    def on_after_optimizer_step(self):
+        """Called after the optimizer's step: applies the masks, counts the step."""
+        self.apply_masks()
+        self._global_step += 1
+
+    def on_step_end(self):
+        """Called after each step."""
+
+    def on_epoch_end(self):
+        """Called after each epoch."""
+
+    def on_train_end(self):
+        """Called once after training; warns if the target was not reached."""
+        self.update_if_due()
+        self.warn_if_short()
+
+    def warn_if_short(self):
+        """Logs a warning if training ended before the target sparsity was reached."""
+        if not self.is_done:
+            logging.warning(
+                "Training ended at step %d with sparsity %.4f, before the target %.4f "
+                "was reached: the last mask update is due at step %s. Train longer, "
+                "lower `end_step`, or leave the steps to PruningCallback.",
+                self.global_step,
+                self.current_sparsity_ratio,
+                self.target_sparsity_ratio,
+                self.scheduler.last_update if self.scheduler else "unknown",
+            )
+
+    def __repr__(self):
+        return (
+            f"<{type(self).__name__} {len(self.masks)} kernels, pattern "
+            f"{self.pattern}, sparsity {self.current_sparsity_ratio:.4f} of "
+            f"{self.target_sparsity_ratio:.4f}, step {self.global_step}>"
+        )
+
+
+PRUNERS = Registry("pruner", BasePruner)
+register_pruner = PRUNERS.register

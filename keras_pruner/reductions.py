@@ -1,0 +1,58 @@
+"""Sums in a fixed order, so that scores are equal on every backend.
+
+A compiler may add the members of a group in any order, and each order rounds
+differently. Scores that differ in the last bit can prune different groups, so groups
+are summed by halving: elementwise additions only, which every backend rounds alike.
+"""
+
+from keras import ops
+
+REDUCTIONS = ("mean", "sum", "max", "l2")
+
+
+def ordered_sum(x, axis):
+    """Sums over one axis by adding halves: `x[:n/2] + x[n/2:]`, again and again.
+
+    Args:
+        x: Float tensor with a static size along `axis`.
+        axis: Integer.
+
+    Returns:
+        Tensor of the dtype of `x`, without `axis`.
+    """
+    x = ops.moveaxis(x, axis, 0)
+    size = x.shape[0]
+    while size > 1:
+        half = size // 2
+        folded = x[:half] + x[half : 2 * half]
+        # (half, ...) plus the odd one out, which waits for the next round.
+        x = ops.concatenate([folded, x[2 * half :]]) if size % 2 else folded
+        size -= half
+    return x[0]
+
+
+def reduce_groups(x, axes, reduction):
+    """Turns the scores of a group's members into the group's score.
+
+    Args:
+        x: Float32 tensor.
+        axes: Tuple of axes that run over the members of one group.
+        reduction: `"mean"`, `"sum"`, `"max"` or `"l2"` (root of the sum of squares).
+
+    Returns:
+        Float32 tensor without `axes`.
+    """
+    axes = sorted((axis % len(x.shape) for axis in axes), reverse=True)
+    size = 1
+    for axis in axes:
+        size *= x.shape[axis]
+    if reduction == "max":
+        return ops.max(x, axis=tuple(axes))
+    if reduction == "l2":
+        x = ops.square(x)
+    for axis in axes:
+        x = ordered_sum(x, axis)
+    if reduction == "l2":
+        return ops.sqrt(x)
+    # A product, not a quotient: XLA rewrites division by a constant.
+    return x * (1.0 / size) if reduction == "mean" else x

@@ -1,0 +1,159 @@
+"""One registry class for criteria, patterns, schedules, allocations and pruners."""
+
+import difflib
+from collections.abc import Mapping
+
+
+def suggest(name, known):
+    """Returns `" Did you mean 'x'?"`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+class Component:
+    """Base of everything that can be named, configured, compared and saved.
+
+    Subclasses that take constructor arguments return them from `get_config`.
+    """
+
+    # Set by `Registry.register`.
+    name = None
+
+    def get_config(self):
+        """Returns the constructor's arguments as plain Python values."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the component from what `get_config` returned."""
+        return cls(**config)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash((type(self), repr(sorted(self.get_config().items()))))
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Registry(Mapping):
+    """Names of one family of classes, e.g. all criteria.
+
+    A registry is a read-only mapping from name to class. Names are added by
+    `register`, from inside the package or from user code.
+
+    Args:
+        family: Singular noun for messages, e.g. `"criterion"`.
+        base: Class that every registered class must extend.
+    """
+
+    def __init__(self, family, base):
+        self.family = family
+        self.base = base
+        self._classes = {}
+
+    def register(self, *names):
+        """Returns a decorator that makes a class known under one or more names.
+
+        Args:
+            *names: Strings. The first is the name that is saved and printed.
+
+        Raises:
+            ValueError: If a name is taken by another class.
+            TypeError: If the class does not extend the family's base.
+        """
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(
+                f"A {self.family} is registered under one or more non-empty strings. "
+                f"Received: names={names}"
+            )
+
+        def decorate(cls):
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise TypeError(
+                    f"A {self.family} must be a class that extends "
+                    f"`{self.base.__name__}`. Received: {cls!r}"
+                )
+            for name in names:
+                taken = self._classes.get(name)
+                # A notebook cell that is run again redefines its own class.
+                same = taken is not None and (
+                    (taken.__module__, taken.__qualname__)
+                    == (cls.__module__, cls.__qualname__)
+                )
+                if taken is not None and not same:
+                    raise ValueError(
+                        f"The {self.family} name '{name}' is already taken by "
+                        f"`{taken.__module__}.{taken.__qualname__}`. Choose another."
+                    )
+            for name in names:
+                self._classes[name] = cls
+            cls.name = names[0]
+            return cls
+
+        return decorate
+
+    def __getitem__(self, name):
+        return self._classes[name]
+
+    def __iter__(self):
+        return iter(self._classes)
+
+    def __len__(self):
+        return len(self._classes)
+
+    def __repr__(self):
+        return f"Registry({self.family}: {', '.join(self._classes)})"
+
+    def unknown(self, identifier):
+        """Returns the error for a name that nobody registered."""
+        return ValueError(
+            f"Unknown {self.family} {identifier!r}. Known: {', '.join(self._classes)}."
+            f"{suggest(identifier, self._classes)}"
+        )
+
+    def get(self, identifier, default=None):
+        """Turns a name, a dict or an instance into an instance.
+
+        Args:
+            identifier: A registered name; a dict as `serialize` returns it; an
+                instance, which is returned as it is; or `None`.
+            default: What `None` stands for.
+
+        Raises:
+            ValueError: If the name is unknown or the dict malformed.
+            TypeError: If `identifier` is of no accepted type.
+        """
+        if identifier is None:
+            identifier = default
+        if isinstance(identifier, self.base):
+            return identifier
+        if isinstance(identifier, str):
+            return self._from_name(identifier)
+        if isinstance(identifier, dict):
+            if set(identifier) - {"name", "config"} or "name" not in identifier:
+                raise ValueError(
+                    f"A {self.family} given as a dict has the keys 'name' and "
+                    f"'config'. Received: {identifier}"
+                )
+            name = identifier["name"]
+            if name not in self._classes:
+                raise self.unknown(name)
+            return self._classes[name].from_config(dict(identifier.get("config") or {}))
+        raise TypeError(
+            f"A {self.family} is given by name, as a dict, or as an instance of "
+            f"`{self.base.__name__}`. Received: {identifier!r} of type "
+            f"{type(identifier).__name__}"
+        )
+
+    def _from_name(self, name):
+        if name not in self._classes:
+            raise self.unknown(name)
+        return self._classes[name]()
+
+    def serialize(self, component):
+        """Returns a dict of plain values from which `get` makes an equal instance."""
+        return {"name": component.name, "config": component.get_config()}

@@ -1,0 +1,69 @@
+"""Picks kernels by name, by layer or by a function."""
+
+import re
+
+import keras
+
+from keras_pruner.registry import suggest
+
+
+def matches_path(pattern, path):
+    """Returns whether a regular expression matches whole names of a path.
+
+    It must match one name or several that follow each other: of `"block/dense_1/kernel"`
+    it may match `dense_1`, `block/dense_.`, or all of it. `dense_1` does not match
+    `dense_10`.
+    """
+    names = path.split("/")
+    return any(
+        re.fullmatch(pattern, "/".join(names[start:end]))
+        for start in range(len(names))
+        for end in range(start + 1, len(names) + 1)
+    )
+
+
+def check_selector(selector, key):
+    """Raises if `selector` is not a regex, a layer or a function."""
+    if isinstance(selector, str):
+        try:
+            re.compile(selector)
+        except re.error as error:
+            raise ValueError(
+                f"`{key}` holds '{selector}', which is no regular expression: {error}"
+            ) from error
+    elif not isinstance(selector, keras.layers.Layer) and not callable(selector):
+        raise TypeError(
+            f"`{key}` takes regular expressions, layers, or functions from a kernel to "
+            f"a bool. Received: {selector!r} of type {type(selector).__name__}"
+        )
+
+
+def selects(selector, kernel):
+    """Returns whether one selector picks a kernel."""
+    if isinstance(selector, str):
+        return matches_path(selector, kernel.path)
+    if isinstance(selector, keras.layers.Layer):
+        return any(v is kernel.variable for v in selector.variables)
+    return bool(selector(kernel))
+
+
+def select(kernels, selectors, key):
+    """Returns the kernels that any selector picks.
+
+    Raises:
+        ValueError: If a selector picks none of `kernels`: a filter that matches
+            nothing is a mistake, not a wish.
+    """
+    chosen = set()
+    for selector in selectors:
+        hits = {kernel.path for kernel in kernels if selects(selector, kernel)}
+        if not hits:
+            names = [name for kernel in kernels for name in kernel.path.split("/")]
+            shown = selector if isinstance(selector, str) else repr(selector)
+            raise ValueError(
+                f"`{key}` has {shown!r}, which matches no prunable kernel."
+                f"{suggest(shown, names)} Kernels: "
+                f"{', '.join(kernel.path for kernel in kernels) or 'none'}"
+            )
+        chosen |= hits
+    return [kernel for kernel in kernels if kernel.path in chosen]
