@@ -20,6 +20,7 @@ from keras_pruner.criteria import CRITERIA, Criterion, register_criterion
 from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.patterns import PATTERNS, Pattern, register_pattern
+from keras_pruner.plots import plot_history, plot_report, plot_schedule
 from keras_pruner.pruners import (
     PRUNERS,
     BasePruner,
@@ -27,6 +28,7 @@ from keras_pruner.pruners import (
     create_pruners,
     register_pruner,
 )
+from keras_pruner.report import Report, report
 from keras_pruner.schedules import (
     SCHEDULES,
     PruningScheduler,
@@ -54,16 +56,21 @@ __all__ = [
     "PruningOptimizer",
     "PruningScheduler",
     "PruningSummaries",
+    "Report",
     "Schedule",
     "__version__",
     "create_pruners",
     "find_kernels",
+    "plot_history",
+    "plot_report",
+    "plot_schedule",
     "register_allocation",
     "register_criterion",
     "register_kernel_rule",
     "register_pattern",
     "register_pruner",
     "register_schedule",
+    "report",
     "strip",
     "wrap",
 ]

@@ -3,16 +3,20 @@
 import dataclasses
 import html
 import io
+import math
 import zlib
 
+import numpy as np
 from keras import ops
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_pruner.pruners.keras_base import collect_kernels
 from keras_pruner.config import as_config
-from keras_pruner.wrappers import find_wrapped
+from keras_pruner.kernels import find_kernels
+from keras_pruner.pruners.create import partition_kernels
+from keras_pruner.pruners.keras_base import collect_kernels
+from keras_pruner.wrappers import check_built, find_wrapped, masks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +110,15 @@ class Report:
         return lines
 
     def _columns(self):
-        return "kernel", "shape", "pattern", "sparsity", "parameters", "zeros", "skipped"
+        names = ("kernel", "shape", "pattern", "sparsity", "parameters", "zeros")
+        return (*names, "skipped")[: self._width()]
+
+    def _width(self):
+        return 7 if any(row.skipped for row in self.kernels) else 6
 
     def _cells(self):
         for row in self.kernels:
-            yield (
+            cells = (
                 row.path,
                 " x ".join(map(str, row.shape)),
                 row.pattern,
@@ -119,15 +127,10 @@ class Report:
                 f"{row.zeros:,}",
                 row.skipped or "",
             )
-        yield (
-            "total",
-            "",
-            "",
-            f"{self.prunable_sparsity:.2%}",
-            f"{sum(row.parameters for row in self.kernels):,}",
-            f"{self.zeros:,}",
-            "",
-        )
+            yield cells[: self._width()]
+        parameters = sum(row.parameters for row in self.kernels)
+        total = f"{self.prunable_sparsity:.2%}", f"{parameters:,}", f"{self.zeros:,}"
+        yield ("total", "", "", *total, "")[: self._width()]
 
     def __str__(self):
         table = Table(box=box.SIMPLE_HEAD)
@@ -164,42 +167,95 @@ def report(model, config=None):
     Args:
         model: Built Keras model: pruned by the callback, wrapped, stripped, or dense.
         config: `PruningConfig` or dict that it was pruned with, which tells what was
-            meant to be pruned; a wrapped model's configs are its own. Without one,
-            every prunable kernel counts, and the pattern is not known.
+            meant to be pruned and by which pattern. Without one, the wrapped layers of
+            a model count, or else every prunable kernel.
 
     Returns:
-        `Report`. Zeros are counted in the weights as the model uses them, masks
-        applied.
+        `Report`. Zeros are counted in the weights as the model computes with them,
+        masks applied.
+
+    Raises:
+        ValueError: If the model is not built, or the config selects what it has not.
     """
-    pattern_of, skipped = {}, []
-    wrapped = find_wrapped(model)
-    settings = as_config(config)
-    for part, kernels in _parts(model, settings):
-        for kernel in kernels:
-            reason = part.pattern.reason_to_skip(kernel.layout)
-            owner = kernel.owner
-            known = config is not None or owner is not None
-            pattern = part.pattern
-            if owner is not None and owner.pruning_config is not None:
-                pattern = owner.pruning_config.pattern
-            if wrapped and (owner is None or owner.mask_of(kernel.variable) is None):
-                reason = "not wrapped"
-            pattern_of[id(kernel.variable)] = (
-                kernel,
-                str(pattern) if known else "",
-                reason,
-            )
+    check_built(model)
+    patterns, reasons, embeddings = _intentions(model, config)
+    search = find_kernels(model, embeddings=embeddings)
+    masks = masks_of(model)
     rows = []
-    for kernel, pattern, reason in pattern_of.values():
-        values = _effective(kernel)
+    for kernel in search.kernels:
+        values = _effective(kernel.variable, masks)
+        key = id(kernel.variable)
+        pattern = patterns.get(key)
+        reason = None if pattern is not None else reasons.get(kernel.path, "not chosen")
+        zeros = int((values == 0).sum())
         rows.append(
             ReportRow(
                 kernel.path,
-                tuple(kernel.variable.shape),
+                values.shape,
                 "-" if reason else pattern,
                 values.size,
-                int((values == 0).sum()),
+                zeros,
                 reason,
             )
         )
-    return rows, skipped
+    for skip in search.skipped:
+        rows.append(ReportRow(skip.path, skip.shape, "-", skip.size, 0, skip.reason))
+    mask_ids = {id(mask) for mask in masks.values()}
+    weights = [v for v in model.weights if id(v) not in mask_ids]
+    raw, zipped = _sizes(_effective(weight, masks) for weight in weights)
+    return Report(
+        rows,
+        parameters=sum(math.prod(weight.shape) for weight in weights),
+        raw_bytes=raw,
+        zipped_bytes=zipped,
+    )
+
+
+def _intentions(model, config):
+    """Returns what a config, or the wrapping, meant for each kernel.
+
+    Returns:
+        Tuple of a dict from the id of a pruned variable to its pattern's name, a dict
+        from the path of a skipped kernel to the reason, and whether embeddings count.
+    """
+    patterns, reasons = {}, {}
+    wrapped = find_wrapped(model)
+    settings = as_config(config)
+    parts = [settings, *settings.local_configs]
+    parts += [w.pruning_config for w in wrapped if w.pruning_config is not None]
+    embeddings = any("Embedding" in (part.layer_types or ()) for part in parts)
+    for part, kernels in partition_kernels(config, model):
+        reasons |= {s.path: s.reason for s in collect_kernels(model, part)[1]}
+        for kernel in kernels:
+            reason = part.pattern.reason_to_skip(kernel.layout)
+            if wrapped:
+                continue
+            if reason is not None and config is not None:
+                reasons[kernel.path] = reason
+            else:
+                patterns[id(kernel.variable)] = "" if config is None else f"{part.pattern}"
+    for wrapper in wrapped:
+        pattern = str((wrapper.pruning_config or settings).pattern)
+        patterns |= dict.fromkeys(masks_of(wrapper), pattern)
+    return patterns, reasons, embeddings
+
+
+def _effective(variable, masks):
+    values = ops.convert_to_numpy(variable)
+    mask = masks.get(id(variable))
+    return values if mask is None else np.where(ops.convert_to_numpy(mask), values, 0)
+
+
+def _sizes(arrays):
+    """Returns the bytes of arrays, as they are and compressed, one at a time."""
+    raw, zipped = 0, 0
+    compressor = zlib.compressobj(level=6)
+    for array in arrays:
+        raw += array.nbytes
+        zipped += len(compressor.compress(np.ascontiguousarray(array).tobytes()))
+    return raw, zipped + len(compressor.flush())
+
+
+def _share(rows):
+    parameters = sum(row.parameters for row in rows)
+    return sum(row.zeros for row in rows) / parameters if parameters else 0.0

@@ -100,10 +100,8 @@ class PrunedLayer(keras.layers.Wrapper):
         name = self._mask_names.get(_key(variable))
         if name is None:
             return None
-        return next(mask for mask in self._own_masks() if mask.name == name)
-
-    def _own_masks(self):
-        return [v for v in self._non_trainable_variables]
+        own = self._non_trainable_variables
+        return next(mask for mask in own if mask.name == name)
 
     @property
     def masks(self):
@@ -178,7 +176,7 @@ def wrap(model, config=None):
         ValueError: If the model cannot be cloned (a subclassed one: prune it in place
             by `PruningCallback`), is wrapped already, or nothing can be pruned.
     """
-    _check_built(model)
+    check_built(model)
     if find_wrapped(model):
         raise ValueError("The model has wrapped layers already. Call `strip` first.")
     config_of = {}
@@ -226,7 +224,7 @@ def strip(model):
     Raises:
         ValueError: If the model cannot be copied.
     """
-    _check_built(model)
+    check_built(model)
     return _clone(model, _copy_of)
 
 
@@ -236,7 +234,19 @@ def find_wrapped(model):
     return [layer for layer in layers if isinstance(layer, PrunedLayer)]
 
 
-def _check_built(model):
+def masks_of(layer):
+    """Returns a dict from the id of each wrapped variable in a layer to its mask."""
+    found = {}
+    for wrapper in find_wrapped(layer):
+        for variable in wrapper.layer.variables:
+            mask = wrapper.mask_of(variable)
+            if mask is not None:
+                found[id(variable)] = mask
+    return found
+
+
+def check_built(model):
+    """Raises if `model` is no Keras model, or has no weights yet."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r}")
     if not model.built:
@@ -330,12 +340,7 @@ def _unwrapped(config):
 
 
 def _copy_weights(old, new):
-    masks = {}
-    for wrapper in find_wrapped(old):
-        for variable in wrapper.layer.variables:
-            mask = wrapper.mask_of(variable)
-            if mask is not None:
-                masks[id(variable)] = mask
+    masks = masks_of(old)
     own_masks = {id(mask) for mask in masks.values()}
     sources = [v for v in old.variables if id(v) not in own_masks]
     targets = (new.layer if isinstance(new, PrunedLayer) else new).variables

@@ -1,0 +1,42 @@
+"""The command line: `python -m keras_pruner demo`."""
+
+import argparse
+import os
+import sys
+
+
+def main(arguments=None):
+    """Runs a command and returns its exit status.
+
+    Args:
+        arguments: List of strings; the process's own by default.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_pruner", description="Pruning for Keras 3."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo", help="train, prune, strip, save and reload a ConvNet on real digits"
+    )
+    demo.add_argument(
+        "--target-sparsity", type=float, default=0.9, help="fraction of zeros, in [0, 1)"
+    )
+    demo.add_argument(
+        "--epochs", type=int, default=15, help="epochs before pruning, and again with it"
+    )
+    demo.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    # TensorFlow logs what hardware it found, which is no part of a demo.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        from keras_pruner.demo import run_demo
+
+        run_demo(options.target_sparsity, options.epochs, options.seed)
+    except (ImportError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
