@@ -73,7 +73,8 @@ def measure(options):
                     accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
                     zeros = sum((w == 0).sum() for w in model.get_weights()[::2])
                     weights = sum(w.size for w in model.get_weights()[::2])
-                    if zeros < round(sparsity * weights):
+                    # Uniform allocation rounds each of the three kernels by itself.
+                    if abs(zeros - sparsity * weights) > 3:
                         raise RuntimeError(f"{allocation}: {zeros} of {weights} zeros")
                     accuracies.setdefault((allocation, sparsity), []).append(accuracy)
                     progress.advance(bar)

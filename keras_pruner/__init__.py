@@ -28,6 +28,11 @@ from keras_pruner.pruners import (
     create_pruners,
     register_pruner,
 )
+from keras_pruner.regularizers import (
+    REGULARIZERS,
+    Regularizer,
+    register_regularizer,
+)
 from keras_pruner.report import Report, report
 from keras_pruner.schedules import (
     SCHEDULES,
@@ -43,6 +48,7 @@ __all__ = [
     "CRITERIA",
     "PATTERNS",
     "PRUNERS",
+    "REGULARIZERS",
     "SCHEDULES",
     "Allocation",
     "BasePruner",
@@ -56,6 +62,7 @@ __all__ = [
     "PruningOptimizer",
     "PruningScheduler",
     "PruningSummaries",
+    "Regularizer",
     "Report",
     "Schedule",
     "__version__",
@@ -69,6 +76,7 @@ __all__ = [
     "register_kernel_rule",
     "register_pattern",
     "register_pruner",
+    "register_regularizer",
     "register_schedule",
     "report",
     "strip",

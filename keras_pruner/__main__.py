@@ -19,10 +19,16 @@ def main(arguments=None):
         "demo", help="train, prune, strip, save and reload a ConvNet on real digits"
     )
     demo.add_argument(
-        "--target-sparsity", type=float, default=0.9, help="fraction of zeros, in [0, 1)"
+        "--target-sparsity",
+        type=float,
+        default=0.9,
+        help="fraction of zeros",
     )
     demo.add_argument(
-        "--epochs", type=int, default=15, help="epochs before pruning, and again with it"
+        "--epochs",
+        type=int,
+        default=15,
+        help="epochs before pruning, and while",
     )
     demo.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -152,7 +152,13 @@ class PruningCallback(keras.callbacks.Callback):
             for kernel in pruner.kernels
         }
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        optimizer.adopt(masks)
+        shrink = {
+            index_of[id(kernel.variable)]: pruner.shrink_functions[kernel.path]
+            for pruner in pruners
+            for kernel in pruner.kernels
+            if kernel.path in pruner.shrink_functions
+        }
+        optimizer.adopt(masks, shrink)
         optimizer.build(variables)
         if restored is not None and restored.built:
             _take_state(optimizer, restored, variables)

@@ -4,7 +4,14 @@ import dataclasses
 
 import keras
 
-from keras_pruner import allocations, criteria, patterns, reductions, schedules
+from keras_pruner import (
+    allocations,
+    criteria,
+    patterns,
+    reductions,
+    regularizers,
+    schedules,
+)
 from keras_pruner.registry import suggest
 from keras_pruner.selectors import check_selector
 
@@ -73,6 +80,10 @@ class PruningConfig:
         max_sparsity: Highest sparsity of any one kernel, in [0, 1].
         group_reduction: How a group's score follows from its members': `"mean"`,
             `"sum"`, `"max"` or `"l2"`.
+        regularizer: What draws weights towards zero after every step, from the
+            beginning on: `None` (default), `"group_lasso"`, `"l1"` or `"l2"`.
+        regularizer_strength: Its coefficient, >= 0; it is multiplied by the learning
+            rate.
         low_memory_usage: Whether scores are kept in bfloat16 while masks are made: 2
             bytes a weight instead of 4. Scores that then are equal are cut by index.
         pruning_type: Registered name of the pruner, `"basic"` by default.
@@ -101,6 +112,8 @@ class PruningConfig:
     min_sparsity: float = 0.0
     max_sparsity: float = 1.0
     group_reduction: str = "mean"
+    regularizer: regularizers.Regularizer | str | None = None
+    regularizer_strength: float = 1e-4
     low_memory_usage: bool = False
     pruning_type: str = "basic"
     resume_from_pruned_checkpoint: bool = False
@@ -116,6 +129,15 @@ class PruningConfig:
                 f"`group_reduction` must be one of {', '.join(reductions.REDUCTIONS)}."
                 f"{suggest(self.group_reduction, reductions.REDUCTIONS)} "
                 f"Received: {self.group_reduction!r}"
+            )
+        strength = self.regularizer_strength
+        if isinstance(strength, bool) or not isinstance(strength, int | float):
+            raise TypeError(
+                f"`regularizer_strength` must be a number. Received: {strength!r}"
+            )
+        if not 0 <= strength < float("inf"):
+            raise ValueError(
+                f"`regularizer_strength` must be finite and >= 0. Received: {strength}"
             )
         if not isinstance(self.pruning_type, str):
             raise TypeError(
@@ -136,6 +158,9 @@ class PruningConfig:
         self._set("pattern", patterns.PATTERNS.get(self.pattern, "1x1"))
         self._set("criterion", criteria.CRITERIA.get(self.criterion, "magnitude"))
         self._set("schedule", schedules.SCHEDULES.get(self.schedule, "polynomial"))
+        if self.regularizer is not None:
+            known = regularizers.REGULARIZERS
+            self._set("regularizer", known.get(self.regularizer))
         allocation = self.allocation
         is_spec = isinstance(allocation, dict) and set(allocation) <= {"name", "config"}
         if not isinstance(allocation, allocations.Allocation) and (
@@ -200,8 +225,8 @@ class PruningConfig:
             if getattr(self, key) > highest:
                 raise ValueError(
                     f"Pattern '{self.pattern}' prunes at most {highest:g} of a kernel, "
-                    f"so `{key}` cannot be met. Lower it to {highest:g}, or use another "
-                    f"pattern. Received: {getattr(self, key)}"
+                    f"so `{key}` cannot be met. Lower it to {highest:g}, or use "
+                    f"another pattern. Received: {getattr(self, key)}"
                 )
         if not self.allocation.is_absolute and not (
             self.min_sparsity <= self.target_sparsity <= self.max_sparsity
@@ -289,8 +314,10 @@ class PruningConfig:
             ("criterion", criteria.CRITERIA),
             ("allocation", allocations.ALLOCATIONS),
             ("schedule", schedules.SCHEDULES),
+            ("regularizer", regularizers.REGULARIZERS),
         ):
-            values[key] = registry.serialize(values[key])
+            if values[key] is not None:
+                values[key] = registry.serialize(values[key])
         for key in ("include", "exclude"):
             if values[key] is not None:
                 values[key] = [_plain_selector(s, key) for s in values[key]]

@@ -129,9 +129,7 @@ def conv_transpose_layout(shape):
     *window, outputs, inputs = shape
     rank = len(window)
     order = (*range(rank), rank + 1, rank)
-    return KernelLayout(
-        tuple(shape), tuple(window), inputs, outputs, permutation=order
-    )
+    return KernelLayout(tuple(shape), tuple(window), inputs, outputs, permutation=order)
 
 
 def depthwise_layout(shape):

@@ -45,13 +45,17 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.num_pruners = num_pruners
         self._masks = {}
         self._updates = []
+        self._shrink = {}
 
-    def adopt(self, masks):
+    def adopt(self, masks, shrink=None):
         """Uses variables that exist already as masks. Call it before `build`.
 
         Args:
             masks: Dict from index to bool `keras.Variable`.
+            shrink: Dict from index to a function of a kernel's value and a learning
+                rate, which returns the value after a regularizer's proximal step.
         """
+        self._shrink = dict(shrink or {})
         self.masked_variables = tuple(masks)
         for index, mask in masks.items():
             self._masks[str(index)] = mask
@@ -141,7 +145,16 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer.apply(grads, variables)
         applied = self.inner_optimizer.iterations - before
         self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
+        rate = self._rate_if(applied)
+        for index, shrink in self._shrink.items():
+            variable = self._trainable_variables[index]
+            variable.assign(shrink(ops.convert_to_tensor(variable), rate))
         self.enforce()
+
+    def _rate_if(self, applied):
+        """The learning rate, or 0 if gradients were only accumulated or not finite."""
+        rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
+        return rate * ops.cast(applied, "float32")
 
     def enforce(self):
         """Sets pruned weights and their moving averages to zero."""
@@ -152,7 +165,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     variable.assign(_masked(ops.convert_to_tensor(variable), mask))
 
     def _moving_averages(self):
-        """Returns a dict from index to moving average, for optimizers that keep some."""
+        """Returns a dict from index to moving average, if the optimizer keeps them."""
         optimizer = self.inner_optimizer
         while hasattr(optimizer, "inner_optimizer"):
             optimizer = optimizer.inner_optimizer
@@ -168,26 +181,32 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         masks = {index: values[id(mask)] for index, mask in self.masks.items()}
 
         grads = [_masked(g, masks.get(index)) for index, g in enumerate(grads)]
-        before = self._iterations_in(inner)
+        before = self._in_scope(inner, lambda: self.inner_optimizer.iterations)
         trainable, inner = self.inner_optimizer.stateless_apply(
             inner, grads, list(trainable_variables)
         )
-        inner = list(inner)
+        trainable, inner = list(trainable), list(inner)
+        applied = (
+            self._in_scope(inner, lambda: self.inner_optimizer.iterations) - before
+        )
+        rate = self._in_scope(inner, lambda: self._rate_if(applied))
+        for index, shrink in self._shrink.items():
+            trainable[index] = shrink(trainable[index], rate)
         trainable = [_masked(v, masks.get(index)) for index, v in enumerate(trainable)]
         positions = {id(v): i for i, v in enumerate(self.inner_optimizer.variables)}
         for index, average in self._moving_averages().items():
             if index in masks and average is not None:
                 position = positions[id(average)]
                 inner[position] = _masked(inner[position], masks[index])
-        applied = self._iterations_in(inner) - before
         step = [id(v) for v in self._variables].index(id(self._iterations))
         own[step] = own[step] + ops.cast(applied, self._iterations.dtype)
         return trainable, own + inner
 
-    def _iterations_in(self, inner_values):
+    def _in_scope(self, inner_values, read):
+        """Reads something of the inner optimizer at these values of its variables."""
         mapping = list(zip(self.inner_optimizer.variables, inner_values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
-            return ops.convert_to_tensor(self.inner_optimizer.iterations)
+            return ops.convert_to_tensor(read())
 
     def finalize_variable_values(self, var_list):
         # The averages that may now become the weights are masked after every step.

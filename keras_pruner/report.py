@@ -233,7 +233,9 @@ def _intentions(model, config):
             if reason is not None and config is not None:
                 reasons[kernel.path] = reason
             else:
-                patterns[id(kernel.variable)] = "" if config is None else f"{part.pattern}"
+                patterns[id(kernel.variable)] = (
+                    "" if config is None else f"{part.pattern}"
+                )
     for wrapper in wrapped:
         pattern = str((wrapper.pruning_config or settings).pattern)
         patterns |= dict.fromkeys(masks_of(wrapper), pattern)

@@ -10,9 +10,9 @@ from keras_pruner.registry import suggest
 def matches_path(pattern, path):
     """Returns whether a regular expression matches whole names of a path.
 
-    It must match one name or several that follow each other: of `"block/dense_1/kernel"`
-    it may match `dense_1`, `block/dense_.`, or all of it. `dense_1` does not match
-    `dense_10`.
+    It must match one name or several that follow each other: of
+    `"block/dense_1/kernel"` it may match `dense_1`, `block/dense_.`, or all of it.
+    `dense_1` does not match `dense_10`.
     """
     names = path.split("/")
     return any(

@@ -355,7 +355,5 @@ def _copy_weights(old, new):
         value = ops.convert_to_tensor(source)
         mask = masks.get(id(source))
         if mask is not None:
-            value = ops.where(
-                ops.convert_to_tensor(mask), value, ops.zeros_like(value)
-            )
+            value = ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))
         target.assign(value)

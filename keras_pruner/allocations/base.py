@@ -123,9 +123,7 @@ def _scale_densities(densities, target, plans, lower, upper):
         ]
 
     def weights(factor):
-        return sum(
-            k * p.group_size for k, p in zip(groups(factor), plans, strict=True)
-        )
+        return sum(k * p.group_size for k, p in zip(groups(factor), plans, strict=True))
 
     low, high = 0.0, 1.0 / min(densities)
     # A float64 has 53 bits: more halvings change nothing.

@@ -15,8 +15,7 @@ class Global(Allocation):
     def __init__(self, normalize=None):
         if normalize not in (None, "l2"):
             raise ValueError(
-                "`normalize` must be None or 'l2'. "
-                f"Received: normalize={normalize!r}"
+                f"`normalize` must be None or 'l2'. Received: normalize={normalize!r}"
             )
         self.normalize = normalize
 

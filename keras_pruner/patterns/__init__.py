@@ -2,6 +2,7 @@
 
 from keras_pruner.patterns.base import PATTERNS, Pattern, register_pattern
 from keras_pruner.patterns.unstructured import Unstructured
+
 from keras_pruner.patterns.block import Block  # isort: skip  (asked after "1x1")
 from keras_pruner.patterns.channel import InputChannel, OutputChannel
 from keras_pruner.patterns.n_of_m import NOfM

@@ -1,5 +1,7 @@
 """The base class of patterns and their registry."""
 
+from keras import ops
+
 from keras_pruner.registry import Component, Registry
 
 
@@ -10,8 +12,9 @@ class Pattern(Component):
     turns a choice of groups into a mask. All its groups prune the same number of
     weights.
 
-    Subclasses define `parse`, `num_groups`, `group_size`, `group_scores` and
-    `expand`, and `reason_to_skip` if a kernel may not fit.
+    Subclasses define `num_groups`, `group_size`, `group_scores` and `spread`; `parse`
+    if the name holds sizes, `reason_to_skip` if a kernel may not fit, and `expand` if
+    a pruned group keeps some of its weights.
     """
 
     # Largest sparsity that the pattern can reach.
@@ -47,6 +50,18 @@ class Pattern(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `group_scores`.")
 
+    def spread(self, values, layout):
+        """Gives every weight the value of its group.
+
+        Args:
+            values: Tensor of the shape of `group_scores`.
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Tensor of shape (K, N) and the dtype of `values`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `spread`.")
+
     def expand(self, pruned, scores, layout):
         """Turns the chosen groups into the mask of the matrix.
 
@@ -58,7 +73,12 @@ class Pattern(Component):
         Returns:
             Bool tensor of shape (K, N); `True` = keep.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define `expand`.")
+        return ops.logical_not(self.spread(pruned, layout))
+
+    def group_norms(self, weight, layout):
+        """Returns the L2 norm of each group's weights, in the shape of its scores."""
+        magnitudes = ops.abs(ops.cast(weight, "float32"))
+        return self.group_scores(magnitudes, layout, "l2")
 
     def __str__(self):
         return self.name

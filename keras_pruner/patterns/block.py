@@ -68,8 +68,8 @@ class Block(Pattern):
         )
         return reduce_groups(blocks, (1, 3), reduction)
 
-    def expand(self, pruned, scores, layout):
-        rows = ops.repeat(ops.logical_not(pruned), self.inputs, axis=0)
+    def spread(self, values, layout):
+        rows = ops.repeat(values, self.inputs, axis=0)
         return ops.repeat(rows, self.outputs, axis=1)
 
     def get_config(self):

@@ -31,10 +31,8 @@ class InputChannel(Pattern):
         )
         return reduce_groups(channels, (0, 3), reduction)
 
-    def expand(self, pruned, scores, layout):
-        outputs = ops.repeat(
-            ops.logical_not(pruned), layout.outputs // layout.groups, axis=1
-        )
+    def spread(self, values, layout):
+        outputs = ops.repeat(values, layout.outputs // layout.groups, axis=1)
         return ops.tile(outputs, (layout.window_size, 1))
 
 
@@ -51,6 +49,5 @@ class OutputChannel(Pattern):
     def group_scores(self, scores, layout, reduction):
         return reduce_groups(scores, (0,), reduction)
 
-    def expand(self, pruned, scores, layout):
-        kept = ops.expand_dims(ops.logical_not(pruned), 0)
-        return ops.tile(kept, (layout.rows, 1))
+    def spread(self, values, layout):
+        return ops.tile(ops.expand_dims(values, 0), (layout.rows, 1))

@@ -3,7 +3,7 @@ import re
 from keras import ops
 
 from keras_pruner.patterns.base import Pattern, register_pattern
-from keras_pruner.reductions import ordered_sum
+from keras_pruner.reductions import ordered_sum, reduce_groups
 
 
 @register_pattern("{n}:{m}")
@@ -56,7 +56,7 @@ class NOfM(Pattern):
         return self.n
 
     def _ranked(self, scores, layout):
-        """Returns scores as (K / m, m, N) and which are among their group's n lowest."""
+        """Returns scores as (K / m, m, N), and which are their group's n lowest."""
         grouped = ops.reshape(scores, (layout.rows // self.m, self.m, layout.outputs))
         position = ops.reshape(ops.arange(self.m), (1, self.m, 1))
         rank = ops.zeros_like(grouped, dtype="int32")
@@ -77,6 +77,16 @@ class NOfM(Pattern):
             return ops.sqrt(ordered_sum(ops.square(lost), 1))
         total = ordered_sum(lost, 1)
         return total * (1.0 / self.n) if reduction == "mean" else total
+
+    def spread(self, values, layout):
+        return ops.repeat(values, self.m, axis=0)
+
+    def group_norms(self, weight, layout):
+        # Of all m weights, not of the n that would be pruned.
+        grouped = ops.reshape(
+            ops.cast(weight, "float32"), (layout.rows // self.m, self.m, layout.outputs)
+        )
+        return reduce_groups(grouped, (1,), "l2")
 
     def expand(self, pruned, scores, layout):
         _, lowest = self._ranked(scores, layout)

@@ -1,5 +1,3 @@
-from keras import ops
-
 from keras_pruner.patterns.base import Pattern, register_pattern
 
 
@@ -16,5 +14,5 @@ class Unstructured(Pattern):
     def group_scores(self, scores, layout, reduction):
         return scores
 
-    def expand(self, pruned, scores, layout):
-        return ops.logical_not(pruned)
+    def spread(self, values, layout):
+        return values

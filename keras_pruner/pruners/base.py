@@ -1,5 +1,4 @@
-"""The pruner's state machine: attributes, step hooks, schedule. It knows no framework.
-"""
+"""The pruner's state machine: attributes, step hooks, schedule. It knows no framework."""
 
 import abc
 
@@ -113,11 +112,15 @@ class BasePruner(abc.ABC):
 
     @property
     def start_step(self):
-        return self.config.begin_step if self.scheduler is None else self.scheduler.begin
+        return (
+            self.config.begin_step if self.scheduler is None else self.scheduler.begin
+        )
 
     @property
     def end_step(self):
-        return self.config.end_step if self.scheduler is None else self.scheduler.end
+        if self.scheduler is None:
+            return self.config.end_step
+        return self.scheduler.end
 
     @property
     def pruning_frequency(self):
@@ -208,7 +211,7 @@ class BasePruner(abc.ABC):
         if self.scheduler is None:
             self.schedule_steps()
 
-    def on_epoch_begin(self, epoch):
+    def on_epoch_begin(self, epoch):  # noqa: B027 (a hook that may stay empty)
         """Called before each epoch."""
 
     def on_step_begin(self, local_step):
@@ -238,10 +241,10 @@ class BasePruner(abc.ABC):
         self.apply_masks()
         self._global_step += 1
 
-    def on_step_end(self):
+    def on_step_end(self):  # noqa: B027
         """Called after each step."""
 
-    def on_epoch_end(self):
+    def on_epoch_end(self):  # noqa: B027
         """Called after each epoch."""
 
     def on_train_end(self):

@@ -18,8 +18,8 @@ from keras_pruner.config import as_config
 from keras_pruner.kernels import (
     Kernel,
     Skipped,
-    dense_layout,
     conv_layout,
+    dense_layout,
     find_kernels,
 )
 from keras_pruner.pruners.base import BasePruner
@@ -92,10 +92,7 @@ class KerasBasePruner(BasePruner):
 
     @property
     def masks(self):
-        return {
-            name: ops.copy(mask)
-            for name, mask in self.mask_variables.items()
-        }
+        return {name: ops.copy(mask) for name, mask in self.mask_variables.items()}
 
     @property
     def scores(self):
@@ -215,9 +212,7 @@ class KerasBasePruner(BasePruner):
     def _is_zero(self, matrix, kernel):
         """Marks the groups of which nothing is left: pruning them loses nothing."""
         magnitudes = ops.abs(ops.cast(matrix, "float32"))
-        return (
-            self.pattern.group_scores(magnitudes, kernel.layout, "max") == 0
-        )
+        return self.pattern.group_scores(magnitudes, kernel.layout, "max") == 0
 
     def update_masks(self, sparsity):
         """Makes masks of the given sparsity from the weights, and applies them.
@@ -257,9 +252,13 @@ class KerasBasePruner(BasePruner):
         config, plans = self.config, self._plans
         share = sparsity / self._final_sparsity if self._final_sparsity else 1.0
         # Caps from below grow with the schedule, so that they never contradict it.
-        lower, upper = group_bounds(plans, config.min_sparsity * share, config.max_sparsity)
+        lower, upper = group_bounds(
+            plans, config.min_sparsity * share, config.max_sparsity
+        )
         if config.resume_from_pruned_checkpoint:
-            lower = [max(a, b) for a, b in zip(lower, self._pinned_groups(), strict=True)]
+            lower = [
+                max(a, b) for a, b in zip(lower, self._pinned_groups(), strict=True)
+            ]
             upper = [max(a, b) for a, b in zip(lower, upper, strict=True)]
         held = sum(k * p.group_size for k, p in zip(lower, plans, strict=True))
         target = max(target_weights(sparsity, plans), held)
@@ -318,7 +317,9 @@ class KerasBasePruner(BasePruner):
                 )
         if config.allocation.is_absolute:
             given = config.allocation.kernel_sparsities(config.target_sparsity, plans)
-            for plan, sparsity, low, high in zip(plans, given, lower, upper, strict=True):
+            for plan, sparsity, low, high in zip(
+                plans, given, lower, upper, strict=True
+            ):
                 count = round(sparsity * plan.num_weights / plan.group_size)
                 if not low <= count <= high:
                     raise ValueError(
@@ -390,6 +391,44 @@ class KerasBasePruner(BasePruner):
                 f"of `masks`. Received: {len(gradients)} for {len(masks)} kernels"
             )
         return [masked(g, m) for g, m in zip(gradients, masks.values(), strict=True)]
+
+    @property
+    def shrink_functions(self):
+        """Dict from a kernel's name to its proximal step; empty without a regularizer.
+
+        A step is a function of the kernel's value and the learning rate.
+        """
+        if self.config.regularizer is None:
+            return {}
+        return {kernel.path: self._shrink_function(kernel) for kernel in self.kernels}
+
+    def _shrink_function(self, kernel):
+        def shrink(value, learning_rate):
+            amount = ops.cast(
+                learning_rate * self.config.regularizer_strength, value.dtype
+            )
+            matrix = self.config.regularizer.shrink(
+                kernel.layout.to_matrix(value), amount, kernel, self.pattern
+            )
+            return kernel.layout.from_matrix(matrix)
+
+        return shrink
+
+    def regularize(self, learning_rate):
+        """Takes one proximal step of the config's regularizer on the kernels.
+
+        In `fit` this happens inside the training step. A loop of one's own calls it
+        between the optimizer's step and `on_after_optimizer_step`.
+
+        Args:
+            learning_rate: Float.
+        """
+        shrink = self.shrink_functions
+        with no_gradients():
+            for kernel in self.kernels:
+                if kernel.path in shrink:
+                    value = ops.convert_to_tensor(kernel.variable)
+                    kernel.variable.assign(shrink[kernel.path](value, learning_rate))
 
     def begin(self):
         """Pins what is zero already, if the config asks for that."""

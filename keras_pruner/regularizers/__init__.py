@@ -1,0 +1,19 @@
+"""Regularizers: how weights are drawn towards zero. One file each."""
+
+from keras_pruner.regularizers.base import (
+    REGULARIZERS,
+    Regularizer,
+    register_regularizer,
+)
+from keras_pruner.regularizers.group_lasso import GroupLasso
+from keras_pruner.regularizers.l1 import L1
+from keras_pruner.regularizers.l2 import L2
+
+__all__ = [
+    "L1",
+    "L2",
+    "REGULARIZERS",
+    "GroupLasso",
+    "Regularizer",
+    "register_regularizer",
+]
