@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keras_pruner.collect import collect_kernels
 from keras_pruner.config import as_config
 from keras_pruner.kernels import find_kernels
 from keras_pruner.pruners.create import partition_kernels
-from keras_pruner.pruners.keras_base import collect_kernels
 from keras_pruner.wrappers import check_built, find_wrapped, masks_of
 
 

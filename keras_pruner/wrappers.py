@@ -7,10 +7,10 @@ import re
 import keras
 from keras import ops
 
+from keras_pruner.collect import collect_kernels, fit_pattern
 from keras_pruner.config import PruningConfig, as_config
 from keras_pruner.kernels import find_kernels
 from keras_pruner.pruners.create import partition_kernels
-from keras_pruner.pruners.keras_base import collect_kernels, fit_pattern
 
 
 @keras.saving.register_keras_serializable(package="keras_pruner")

@@ -1,4 +1,4 @@
-"""The pruner's state machine: attributes, step hooks, schedule. It knows no framework."""
+"""The pruner's state machine: attributes, step hooks, schedule; no framework."""
 
 import abc
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from keras_pruner.collect import collect_kernels
 from keras_pruner.config import as_config
 from keras_pruner.pruners.base import PRUNERS
-from keras_pruner.pruners.keras_base import collect_kernels
 
 
 def partition_kernels(config, modules):

@@ -1,31 +1,15 @@
 """The pruner of Keras models: score -> pattern -> allocation -> mask, compiled."""
 
-import dataclasses
-
 import keras
 from absl import logging
 from keras import ops
 
-from keras_pruner.allocations.base import (
-    KernelPlan,
-    allocate_counts,
-    group_bounds,
-    target_weights,
-    total_weights,
-)
+from keras_pruner.collect import collect_kernels, fit_pattern
 from keras_pruner.compiled import CompiledFunction, no_gradients
 from keras_pruner.config import as_config
-from keras_pruner.kernels import (
-    Kernel,
-    Skipped,
-    conv_layout,
-    dense_layout,
-    find_kernels,
-)
+from keras_pruner.masking import make_masks, score_kernel, zero_groups
+from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner
-from keras_pruner.reductions import ordered_sum
-from keras_pruner.selection import count_lowest_jointly, select_lowest
-from keras_pruner.selectors import select
 
 
 class KerasBasePruner(BasePruner):
@@ -63,20 +47,12 @@ class KerasBasePruner(BasePruner):
                 f"{type(self).__name__} prunes Keras models: `framework` must be "
                 f"'keras'. Received: framework={framework!r}"
             )
-        # The base asks for `target_sparsity_ratio`, so the plans come first.
+        # The base asks for `target_sparsity_ratio`, so the plan comes first.
         config = as_config(config)
-        search = collect_kernels(modules, config)
-        self.kernels, self.skipped = fit_pattern(search, config)
-        self._plans = [
-            KernelPlan(
-                kernel.path,
-                kernel.layout,
-                config.pattern.num_groups(kernel.layout),
-                config.pattern.group_size(kernel.layout),
-            )
-            for kernel in self.kernels
-        ]
-        self._final_sparsity = self._check_target(config)
+        self.kernels, self.skipped = fit_pattern(
+            collect_kernels(modules, config), config
+        )
+        self.plan = PruningPlan(config, self.kernels)
         self._step_variable = None
         self._update_variable = None
         super().__init__(config, modules, framework)
@@ -98,9 +74,8 @@ class KerasBasePruner(BasePruner):
     def scores(self):
         return {
             kernel.path: kernel.layout.from_matrix(
-                self.config.criterion.scores(
-                    kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable)),
-                    kernel,
+                score_kernel(
+                    self.config, kernel, ops.convert_to_tensor(kernel.variable)
                 )
             )
             for kernel in self.kernels
@@ -112,12 +87,12 @@ class KerasBasePruner(BasePruner):
 
     @property
     def target_sparsity_ratio(self):
-        return self._final_sparsity
+        return self.plan.final_sparsity
 
     @property
     def num_weights(self):
         """Weights in all kernels that the pruner took."""
-        return total_weights(self._plans)
+        return self.plan.num_weights
 
     @property
     def num_pruned(self):
@@ -163,56 +138,19 @@ class KerasBasePruner(BasePruner):
             int(ops.convert_to_numpy(ops.sum(ops.cast(mask, "int32"))))
             for mask in self.mask_variables.values()
         )
-        self._num_pruned = total_weights(self._plans) - kept
+        self._num_pruned = self.num_weights - kept
 
     # Making masks.
 
     def make_masks(self, weights, counts, target, lower, upper):
-        """Scores, groups, allocates and selects: the maths of one update.
+        """Makes masks from weights: the pure maths of an update, run compiled.
 
-        Args:
-            weights: List of the kernels' values.
-            counts: Int tensor (kernels,): groups to prune in each; unused where the
-                allocation ranks jointly.
-            target: Int tensor: weights to prune in all, for a joint ranking.
-            lower: Int tensor (kernels,): fewest groups of each.
-            upper: Int tensor (kernels,): most groups of each.
-
-        Returns:
-            Tuple of the list of masks, an int tensor (kernels,) of the groups pruned,
-            and a bool tensor (kernels,): whether all weights are finite.
+        A subclass may override it; see `keras_pruner.masking.make_masks` for the
+        arguments and what is returned.
         """
-        config = self.config
-        scores, group_scores, finite = [], [], []
-        for kernel, weight in zip(self.kernels, weights, strict=True):
-            matrix = kernel.layout.to_matrix(weight)
-            finite.append(ops.all(ops.isfinite(matrix)))
-            score = config.criterion.scores(matrix, kernel)
-            grouped = config.pattern.group_scores(
-                score, kernel.layout, config.group_reduction
-            )
-            if getattr(config.allocation, "normalize", None) == "l2":
-                grouped = grouped / _l2_norm(matrix)
-            if config.resume_from_pruned_checkpoint:
-                grouped = ops.where(self._is_zero(matrix, kernel), -3e38, grouped)
-            if config.low_memory_usage:
-                grouped = ops.cast(grouped, "bfloat16")
-            scores.append(score)
-            group_scores.append(grouped)
-        if config.allocation.ranks_jointly:
-            sizes = [plan.group_size for plan in self._plans]
-            counts = count_lowest_jointly(group_scores, sizes, target, lower, upper)
-        masks = []
-        for index, kernel in enumerate(self.kernels):
-            pruned = select_lowest(group_scores[index], counts[index])
-            mask = config.pattern.expand(pruned, scores[index], kernel.layout)
-            masks.append(kernel.layout.from_matrix(mask))
-        return masks, ops.cast(counts, "int32"), ops.stack(finite)
-
-    def _is_zero(self, matrix, kernel):
-        """Marks the groups of which nothing is left: pruning them loses nothing."""
-        magnitudes = ops.abs(ops.cast(matrix, "float32"))
-        return self.pattern.group_scores(magnitudes, kernel.layout, "max") == 0
+        return make_masks(
+            self.config, self.kernels, weights, counts, target, lower, upper
+        )
 
     def update_masks(self, sparsity):
         """Makes masks of the given sparsity from the weights, and applies them.
@@ -224,8 +162,7 @@ class KerasBasePruner(BasePruner):
             ValueError: If a kernel holds NaN or infinity; no mask or weight changes.
         """
         weights = [ops.convert_to_tensor(kernel.variable) for kernel in self.kernels]
-        demand = self._demand(sparsity)
-        masks, counts, finite = self._compiled(weights, *demand)
+        masks, counts, finite = self._compiled(weights, *self._demand(sparsity))
         finite = ops.convert_to_numpy(finite)
         if not finite.all():
             bad = [k.path for k, ok in zip(self.kernels, finite, strict=True) if not ok]
@@ -241,7 +178,7 @@ class KerasBasePruner(BasePruner):
         self._num_pruned = sum(
             int(count) * plan.group_size
             for count, plan in zip(
-                ops.convert_to_numpy(counts), self._plans, strict=True
+                ops.convert_to_numpy(counts), self.plan.kernels, strict=True
             )
         )
         self.apply_masks()
@@ -249,105 +186,33 @@ class KerasBasePruner(BasePruner):
 
     def _demand(self, sparsity):
         """Returns what `make_masks` is asked for, as tensors of fixed shapes."""
-        config, plans = self.config, self._plans
-        share = sparsity / self._final_sparsity if self._final_sparsity else 1.0
-        # Caps from below grow with the schedule, so that they never contradict it.
-        lower, upper = group_bounds(
-            plans, config.min_sparsity * share, config.max_sparsity
-        )
-        if config.resume_from_pruned_checkpoint:
-            lower = [
-                max(a, b) for a, b in zip(lower, self._pinned_groups(), strict=True)
-            ]
-            upper = [max(a, b) for a, b in zip(lower, upper, strict=True)]
-        held = sum(k * p.group_size for k, p in zip(lower, plans, strict=True))
-        target = max(target_weights(sparsity, plans), held)
-        if config.allocation.ranks_jointly:
-            counts = [0] * len(plans)
-        elif config.allocation.is_absolute:
-            given = config.allocation.kernel_sparsities(config.target_sparsity, plans)
-            counts = [
-                min(b, max(a, round(s * share * p.num_weights / p.group_size)))
-                for s, p, a, b in zip(given, plans, lower, upper, strict=True)
-            ]
-        else:
-            effective = max(sparsity, held / total_weights(plans))
-            counts = allocate_counts(config.allocation, effective, plans, lower, upper)
-        dtype = "int32" if target < 2**31 else "int64"
+        demand = self.plan.demand(sparsity, self._pinned_groups())
+        dtype = "int32" if demand.target < 2**31 else "int64"
         return (
-            ops.convert_to_tensor(counts, dtype="int32"),
-            ops.convert_to_tensor(target, dtype=dtype),
-            ops.convert_to_tensor(lower, dtype="int32"),
-            ops.convert_to_tensor(upper, dtype="int32"),
+            ops.convert_to_tensor(demand.counts, dtype="int32"),
+            ops.convert_to_tensor(demand.target, dtype=dtype),
+            ops.convert_to_tensor(demand.lower, dtype="int32"),
+            ops.convert_to_tensor(demand.upper, dtype="int32"),
         )
 
     def _pinned_groups(self):
         """Counts, once, the groups that were already zero when pruning began."""
+        if not self.config.resume_from_pruned_checkpoint:
+            return None
         if self._pinned is None:
-            self._pinned = [
-                int(
-                    ops.convert_to_numpy(
-                        ops.sum(
-                            ops.cast(
-                                self._is_zero(
-                                    kernel.layout.to_matrix(
-                                        ops.convert_to_tensor(kernel.variable)
-                                    ),
-                                    kernel,
-                                ),
-                                "int32",
-                            )
-                        )
-                    )
-                )
-                for kernel in self.kernels
-            ]
+            self._pinned = []
+            for kernel in self.kernels:
+                weight = ops.convert_to_tensor(kernel.variable)
+                zero = zero_groups(self.config, kernel, weight)
+                count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
+                self._pinned.append(int(count))
         return self._pinned
-
-    def _check_target(self, config):
-        """Returns the sparsity that the last update makes, or raises if it cannot."""
-        plans = self._plans
-        lower, upper = group_bounds(plans, config.min_sparsity, config.max_sparsity)
-        for plan, low, high in zip(plans, lower, upper, strict=True):
-            if low > high:
-                raise ValueError(
-                    f"The caps contradict for '{plan.path}': of {plan.num_groups} "
-                    f"groups at least {low} and at most {high} would be pruned. Widen "
-                    "`min_sparsity` and `max_sparsity`, or exclude the layer."
-                )
-        if config.allocation.is_absolute:
-            given = config.allocation.kernel_sparsities(config.target_sparsity, plans)
-            for plan, sparsity, low, high in zip(
-                plans, given, lower, upper, strict=True
-            ):
-                count = round(sparsity * plan.num_weights / plan.group_size)
-                if not low <= count <= high:
-                    raise ValueError(
-                        f"The allocation gives '{plan.path}' the sparsity {sparsity}, "
-                        f"but the caps and pattern '{config.pattern}' allow "
-                        f"[{low * plan.group_size / plan.num_weights:g}, "
-                        f"{high * plan.group_size / plan.num_weights:g}]."
-                    )
-            total = sum(s * p.num_weights for s, p in zip(given, plans, strict=True))
-            return total / total_weights(plans)
-        target = target_weights(config.target_sparsity, plans)
-        most = sum(k * p.group_size for k, p in zip(upper, plans, strict=True))
-        least = sum(k * p.group_size for k, p in zip(lower, plans, strict=True))
-        largest = max(plan.group_size for plan in plans)
-        if target - most > largest / 2 or least - target > largest / 2:
-            raise ValueError(
-                f"The caps and pattern '{config.pattern}' allow a sparsity between "
-                f"{least / total_weights(plans):.4f} and "
-                f"{most / total_weights(plans):.4f} over all kernels, so the target "
-                f"cannot be met. Received: target_sparsity={config.target_sparsity}"
-            )
-        return config.target_sparsity
 
     def _warn_about_empty(self, counts):
         empty = [
             plan.path
             for plan, count in zip(
-                self._plans, ops.convert_to_numpy(counts), strict=True
+                self.plan.kernels, ops.convert_to_numpy(counts), strict=True
             )
             if int(count) * plan.group_size == plan.num_weights
         ]
@@ -440,134 +305,6 @@ class KerasBasePruner(BasePruner):
         self.begin()
 
 
-def collect_kernels(modules, config):
-    """Finds and selects the kernels of what a user gave as `modules`.
-
-    Args:
-        modules: Model, layer, or dict; see `KerasBasePruner`.
-        config: `PruningConfig`.
-
-    Returns:
-        Tuple of the list of selected `Kernel`s and the list of `Skipped`.
-    """
-    embeddings = "Embedding" in (config.layer_types or ())
-    if isinstance(modules, keras.layers.Layer):
-        modules = {None: modules}
-    if not isinstance(modules, dict):
-        raise TypeError(
-            "`modules` must be a dict from a name to a Keras layer, a keras.Variable "
-            f"or a Kernel, or a model. Received: {type(modules).__name__}"
-        )
-    kernels, skipped, seen = [], [], set()
-    for name, module in modules.items():
-        found = _kernels_of(name, module, embeddings)
-        skipped += found.skipped
-        for kernel in found.kernels:
-            # A shared layer is one layer, whatever names it goes by.
-            if id(kernel.variable) in seen:
-                continue
-            seen.add(id(kernel.variable))
-            if kernel.variable.trainable:
-                kernels.append(kernel)
-            else:
-                shape = tuple(kernel.variable.shape)
-                reason = "frozen: the layer has trainable=False"
-                skipped.append(Skipped(kernel.path, shape, reason))
-    chosen = kernels
-    if config.layer_types is not None:
-        chosen = _of_types(kernels, config.layer_types)
-    if config.include is not None:
-        included = {id(k) for k in select(kernels, config.include, "include")}
-        chosen = [kernel for kernel in chosen if id(kernel) in included]
-    excluded = {id(k) for k in select(kernels, config.exclude, "exclude")}
-    picked = {id(kernel) for kernel in chosen}
-    for kernel in kernels:
-        shape = tuple(kernel.variable.shape)
-        if id(kernel) in excluded:
-            skipped.append(Skipped(kernel.path, shape, "excluded by `exclude`"))
-        elif id(kernel) not in picked:
-            reason = "not selected by `include` or `layer_types`"
-            skipped.append(Skipped(kernel.path, shape, reason))
-    return [k for k in chosen if id(k) not in excluded], skipped
-
-
-def _kernels_of(name, module, embeddings):
-    if isinstance(module, Kernel):
-        module = dataclasses.replace(module, path=name or module.path)
-        return _Found([module], [])
-    if isinstance(module, keras.Variable):
-        shape = tuple(module.shape)
-        if len(shape) < 2:
-            raise ValueError(
-                f"Module '{name}' is a variable of shape {shape}; a prunable kernel "
-                "has two or more axes."
-            )
-        layout = dense_layout(shape) if len(shape) == 2 else conv_layout(shape)
-        return _Found([Kernel(name, module, layout)], [])
-    if not isinstance(module, keras.layers.Layer):
-        raise TypeError(
-            f"Module '{name}' must be a Keras layer, a keras.Variable or a Kernel. "
-            f"Received: {module!r} of type {type(module).__name__}"
-        )
-    if not module.built:
-        raise ValueError(
-            f"'{module.name}' is not built, so its weights do not exist yet. Call it "
-            "on data once, or `build(input_shape)`, before pruning."
-        )
-    if getattr(module, "quantization_mode", None) is not None and name is not None:
-        raise ValueError(
-            f"Layer '{module.name}' is quantized ({module.quantization_mode}), so its "
-            "kernel is computed. Prune before `quantize`."
-        )
-    found = find_kernels(module, embeddings=embeddings, name=name)
-    if name is not None and len(found.kernels) == 1:
-        kernel = dataclasses.replace(found.kernels[0], path=name)
-        return _Found([kernel], list(found.skipped))
-    return _Found(list(found.kernels), list(found.skipped))
-
-
-@dataclasses.dataclass
-class _Found:
-    kernels: list
-    skipped: list
-
-
-def _of_types(kernels, names):
-    chosen, matched = [], set()
-    for kernel in kernels:
-        classes = {cls.__name__ for cls in type(kernel.layer).__mro__}
-        if classes & set(names):
-            matched |= classes & set(names)
-            chosen.append(kernel)
-    if not matched:
-        present = sorted({type(kernel.layer).__name__ for kernel in kernels})
-        raise ValueError(
-            f"`layer_types` has {', '.join(names)}, but the prunable layers are of the "
-            f"classes: {', '.join(present) or 'none'}."
-        )
-    return chosen
-
-
-def fit_pattern(search, config):
-    """Splits kernels into those that take the pattern and those that cannot."""
-    kernels, skipped = search
-    fitting = []
-    for kernel in kernels:
-        reason = config.pattern.reason_to_skip(kernel.layout)
-        if reason is None:
-            fitting.append(kernel)
-        else:
-            shape = tuple(kernel.variable.shape)
-            skipped.append(Skipped(kernel.path, shape, reason))
-    if not fitting:
-        reasons = "\n".join(f"  {s.path} {s.shape}: {s.reason}" for s in skipped)
-        raise ValueError(
-            "Nothing in the model can be pruned with this config.\n"
-            + (reasons or "  It has no weights of two or more axes.")
-        )
-    return tuple(fitting), tuple(skipped)
-
-
 def _initial_mask(kernel):
     """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
     if kernel.owner is None:
@@ -580,8 +317,3 @@ def _initial_mask(kernel):
         trainable=False,
         name=f"{kernel.path.replace('/', '_')}_mask",
     )
-
-
-def _l2_norm(matrix):
-    values = ops.reshape(ops.cast(matrix, "float32"), (-1,))
-    return ops.maximum(ops.sqrt(ordered_sum(ops.square(values), 0)), 1e-30)
