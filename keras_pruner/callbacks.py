@@ -1,6 +1,7 @@
 """Drives pruners during `model.fit`."""
 
 import dataclasses
+import importlib.util
 import weakref
 
 import keras
@@ -58,6 +59,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._pruned_model = lambda: None
         self._optimizer = None
         self._user_train_function = None
+        self._training = False
         self._first_epoch = True
         # Most updates that can have been applied by now, and the next that matters.
         self._ceiling = 0
@@ -80,6 +82,13 @@ class PruningCallback(keras.callbacks.Callback):
 
     # The course of a run.
 
+    def set_model(self, model):
+        super().set_model(model)
+        # `fit` calls this for all callbacks before it begins. So the masks are in
+        # place when another callback restores a checkpoint, whatever the order.
+        if getattr(model, "optimizer", None) is not None:
+            self._attach(model)
+
     def on_train_begin(self, logs=None):
         model = self.model
         if getattr(model, "optimizer", None) is None:
@@ -87,14 +96,29 @@ class PruningCallback(keras.callbacks.Callback):
                 "PruningCallback needs a compiled model. Call `model.compile` with an "
                 "optimizer before `fit`."
             )
-        self._attach(model)
+        if model.optimizer is not self._optimizer:
+            self._attach(model)
+        self._training = True
         self._first_epoch = True
+
+    def on_test_begin(self, logs=None):
+        self._detach_if_idle()
+
+    def on_predict_begin(self, logs=None):
+        self._detach_if_idle()
+
+    def _detach_if_idle(self):
+        """`evaluate` and `predict` set the model too, but train nothing."""
+        if not self._training and self._optimizer is not None:
+            self._detach(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._first_epoch:
             return
         self._first_epoch = False
         model = self.model
+        # Another callback may have restored the masks and the counts.
+        self._bind()
         steps = self.params.get("steps")
         epochs = self.params.get("epochs", 1) - epoch
         if steps is None and epochs > 1:
@@ -122,7 +146,7 @@ class PruningCallback(keras.callbacks.Callback):
         if replanned:
             self._synchronise()
             per_epoch = self._read_step() - self._steps_at_start
-            self._plan(per_epoch * self._epochs_left)
+            self._plan(per_epoch * self._epochs_left, first_step=self._read_step())
         # A data set of unknown length may have ended in a step without a callback.
         if self._next_update is not None or replanned:
             self._update()
@@ -130,6 +154,7 @@ class PruningCallback(keras.callbacks.Callback):
             logs["sparsity"] = self.sparsity
 
     def on_train_end(self, logs=None):
+        self._training = False
         self._detach(self.model)
         for pruner in self.pruners:
             pruner.warn_if_short()
@@ -170,14 +195,21 @@ class PruningCallback(keras.callbacks.Callback):
         self.pruners = pruners
         self._pruned_model = weakref.ref(model)
         self._optimizer = optimizer
-        for pruner, update in zip(pruners, optimizer.updates, strict=True):
-            pruner.bind(optimizer.step, update)
-            pruner.refresh()
+        self._bind()
         self._user_train_function = getattr(model, "train_function", None)
         model.optimizer = optimizer
+        # What is saved in mid-training is compiled with the optimizer that is saved.
+        model.__dict__["get_compile_config"] = lambda: _compile_config(model)
         if self._user_train_function is not None:
             model.make_train_function(force=True)
         self._steps_per_batch = getattr(model, "steps_per_execution", 1)
+
+    def _bind(self):
+        """Lets the pruners read masks and counts from the optimizer's variables."""
+        updates = self._optimizer.updates
+        for pruner, update in zip(self.pruners, updates, strict=True):
+            pruner.bind(self._optimizer.step, update)
+            pruner.refresh()
 
     def _detach(self, model):
         """Puts the optimizer back that the model was compiled with."""
@@ -186,20 +218,21 @@ class PruningCallback(keras.callbacks.Callback):
         if model.optimizer is self._optimizer:
             model.optimizer = self._optimizer.inner_optimizer
             model.train_function = self._user_train_function
+            model.__dict__.pop("get_compile_config", None)
         self._optimizer = None
         self._user_train_function = None
 
     def _read_step(self):
         return int(ops.convert_to_numpy(self._optimizer.step))
 
-    def _plan(self, updates):
+    def _plan(self, updates, first_step=0):
         """Fixes open steps, given the updates to come, or `None` if not known."""
         self._synchronise()
         now = self._read_step()
         for pruner in self.pruners:
             if pruner.scheduler is None:
                 total = now + (updates or 0)
-                pruner.schedule_steps(total, first_step=now)
+                pruner.schedule_steps(total, first_step=first_step)
         end = max(pruner.scheduler.last_update for pruner in self.pruners)
         if updates is None and any(p.config.end_step is None for p in self.pruners):
             logging.warning(
@@ -249,6 +282,16 @@ class PruningCallback(keras.callbacks.Callback):
         """Makes the variables current where the backend trains on copies of them."""
         # Keras does so whenever a callback reads its model.
         return self.model
+
+
+def _compile_config(model):
+    """Returns a model's compile config, with the optimizer that it has now."""
+    config = type(model).get_compile_config(model)
+    if not config:
+        return config
+    optimizer = keras.saving.serialize_keras_object(model.optimizer)
+    # The optimizer inside has its loss scaling already.
+    return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
 def _accumulation(model):
@@ -308,7 +351,18 @@ class PruningSummaries(keras.callbacks.TensorBoard):
     It reads the weights themselves, so it shows what is true, whoever made the zeros.
     Scalars are named `sparsity/<path of the kernel>` and `sparsity/all`, one value per
     epoch. Takes the arguments of `keras.callbacks.TensorBoard`.
+
+    Raises:
+        ImportError: If TensorBoard is not installed.
     """
+
+    def __init__(self, *args, **kwargs):
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "PruningSummaries needs TensorBoard. Install it, or "
+                "keras-pruner[tensorboard]."
+            )
+        super().__init__(*args, **kwargs)
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)

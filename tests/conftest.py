@@ -1,0 +1,60 @@
+"""Small models and data that the tests share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+BACKEND = keras.backend.backend()
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed_and_fresh_state():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def data():
+    """96 samples of 16 features in 3 classes: 6 batches of 16."""
+    generator = np.random.default_rng(0)
+    x = generator.random((96, 16)).astype("float32")
+    return x, generator.integers(0, 3, 96)
+
+
+def build_mlp(features=16, units=8, classes=3):
+    """16 x 8 and 8 x 3: 152 weights in two kernels."""
+    return keras.Sequential(
+        [
+            keras.layers.Input((features,)),
+            keras.layers.Dense(units, activation="relu", name="hidden"),
+            keras.layers.Dense(
+                classes, activation="softmax", dtype="float32", name="head"
+            ),
+        ]
+    )
+
+
+def compile_mlp(model=None, optimizer="adam", **kwargs):
+    model = build_mlp() if model is None else model
+    model.compile(optimizer, "sparse_categorical_crossentropy", **kwargs)
+    return model
+
+
+def value_of(variable):
+    return ops.convert_to_numpy(variable)
+
+
+def kernels_of(model):
+    """The kernels of a model's layers as one flat array."""
+    return np.concatenate([value_of(layer.kernel).ravel() for layer in model.layers])
+
+
+def set_kernel(layer, value):
+    layer.kernel.assign(np.asarray(value, "float32"))
