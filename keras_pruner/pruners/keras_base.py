@@ -61,6 +61,7 @@ class KerasBasePruner(BasePruner):
         }
         self._num_pruned = 0
         self._pinned = None
+        self._warned_about_empty = False
         self._compiled = CompiledFunction(self.make_masks)
         self.refresh()
 
@@ -216,12 +217,11 @@ class KerasBasePruner(BasePruner):
             )
             if int(count) * plan.group_size == plan.num_weights
         ]
-        if empty:
-            logging.log_first_n(
-                logging.WARNING,
+        if empty and not self._warned_about_empty:
+            self._warned_about_empty = True
+            logging.warning(
                 "Every weight is pruned in %s: nothing passes through. Lower "
                 "`max_sparsity` or `target_sparsity`, or exclude the layer.",
-                1,
                 ", ".join(empty),
             )
 

@@ -1,0 +1,309 @@
+"""The reference classes: attributes, hooks, and what `modules` may hold."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, build_mlp, set_kernel, value_of
+from keras import layers, ops
+
+from keras_pruner import (
+    PRUNERS,
+    BasePruner,
+    KerasBasePruner,
+    PruningConfig,
+    create_pruners,
+    register_pruner,
+)
+from keras_pruner.kernels import find_kernels
+from keras_pruner.pruners import BasicPruner
+
+ONE_SHOT = {"begin_step": 0, "end_step": 0}
+
+
+def dense_of(value):
+    """A built Dense layer with a literal kernel."""
+    value = np.asarray(value, "float32")
+    layer = layers.Dense(value.shape[1], name="layer")
+    layer.build((None, value.shape[0]))
+    set_kernel(layer, value)
+    return layer
+
+
+def test_mask_of_a_literal_kernel():
+    layer = dense_of([[1, -5, 2], [-3, 4, 0.5]])
+    pruner = KerasBasePruner({"target_sparsity": 0.5, **ONE_SHOT}, {"fc": layer})
+    pruner.on_train_begin()
+    pruner.on_step_begin(0)
+    expected = [[False, True, False], [True, True, False]]
+    np.testing.assert_array_equal(value_of(pruner.masks["fc"]), expected)
+    np.testing.assert_array_equal(value_of(layer.kernel), [[0, -5, 0], [-3, 4, 0]])
+    np.testing.assert_array_equal(value_of(pruner.scores["fc"]), [[0, 5, 0], [3, 4, 0]])
+
+
+def test_ties_are_pruned_by_index():
+    layer = dense_of(np.ones((3, 4)))
+    pruner = KerasBasePruner({"target_sparsity": 0.5, **ONE_SHOT}, {"fc": layer})
+    pruner.update_masks(0.5)
+    expected = [[False] * 4, [False, False, True, True], [True] * 4]
+    np.testing.assert_array_equal(value_of(pruner.masks["fc"]), expected)
+
+
+def test_attributes_are_true_at_every_moment():
+    layer = dense_of(np.arange(1, 101).reshape(10, 10))
+    modules = {"fc": layer}
+    config = PruningConfig(
+        target_sparsity=0.8,
+        begin_step=2,
+        end_step=6,
+        frequency=2,
+        max_sparsity=0.9,
+        schedule="linear",
+    )
+    pruner = KerasBasePruner(config, modules)
+    assert pruner.modules is modules and pruner.config is config
+    assert str(pruner.pattern) == "1x1"
+    assert (pruner.start_step, pruner.end_step, pruner.pruning_frequency) == (2, 6, 2)
+    assert pruner.target_sparsity_ratio == 0.8
+    assert pruner.max_sparsity_ratio_per_op == 0.9
+    assert pruner.framework == "keras"
+    history = []
+    pruner.on_train_begin()
+    for step in range(8):
+        assert pruner.global_step == step
+        pruner.on_step_begin(step)
+        kept = value_of(pruner.masks["fc"]).sum()
+        assert pruner.current_sparsity_ratio == 1 - kept / 100
+        history.append(pruner.current_sparsity_ratio)
+        layer.kernel.assign(layer.kernel + 1.0)  # an optimizer that knows no masks
+        pruner.on_after_optimizer_step()
+        assert (value_of(layer.kernel) == 0).sum() == 100 - kept
+        pruner.on_step_end()
+    pruner.on_epoch_end()
+    pruner.on_train_end()
+    np.testing.assert_allclose(history, [0, 0, 0, 0, 0.4, 0.4, 0.8, 0.8], atol=1e-12)
+
+
+def test_open_steps_need_schedule_steps_in_a_loop():
+    pruner = KerasBasePruner({"target_sparsity": 0.5}, build_mlp())
+    assert pruner.scheduler is None and pruner.start_step is None
+    with pytest.raises(ValueError, match="schedule_steps"):
+        pruner.on_train_begin()
+    pruner.schedule_steps(100)
+    assert (pruner.start_step, pruner.end_step, pruner.pruning_frequency) == (0, 75, 1)
+
+
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_gradients_of_pruned_weights_become_zero(form):
+    layer = dense_of([[1, 9], [8, 2]])
+    pruner = KerasBasePruner({"target_sparsity": 0.5, **ONE_SHOT}, {"fc": layer})
+    pruner.update_masks(0.5)
+    gradient = ops.ones((2, 2))
+    if form == "dict":
+        masked = pruner.on_before_optimizer_step({"fc": gradient})["fc"]
+    else:
+        (masked,) = pruner.on_before_optimizer_step([gradient])
+    np.testing.assert_array_equal(value_of(masked), [[0, 1], [1, 0]])
+    assert pruner.on_before_optimizer_step() is None
+    with pytest.raises(ValueError, match="one per pruned kernel"):
+        pruner.on_before_optimizer_step([gradient, gradient])
+    with pytest.raises(ValueError, match="given for other, which is not pruned"):
+        pruner.on_before_optimizer_step({"other": gradient})
+
+
+def test_modules_may_be_layers_variables_and_kernels():
+    lstm = layers.LSTM(4, name="rnn")
+    lstm.build((None, 5, 3))
+    variable = keras.Variable(np.ones((4, 4), "float32"), name="free")
+    kernel = find_kernels(build_mlp()).kernels[0]
+    modules = {"a": lstm, "b": variable, "c": kernel}
+    pruner = KerasBasePruner(ONE_SHOT, modules)
+    assert list(pruner.masks) == [
+        "a/lstm_cell/kernel",
+        "a/lstm_cell/recurrent_kernel",
+        "b",
+        "c",
+    ]
+
+
+def test_a_shared_layer_is_one_module():
+    layer = dense_of(np.ones((4, 4)))
+    pruner = KerasBasePruner(ONE_SHOT, {"a": layer, "b": layer})
+    assert list(pruner.masks) == ["a"] and pruner.num_weights == 16
+
+
+def test_regularize_in_a_loop_takes_a_proximal_step():
+    layer = dense_of([[3, 1], [4, 0]])
+    config = ONE_SHOT | {
+        "pattern": "1xchannel",
+        "target_sparsity": 0,
+        "regularizer": "group_lasso",
+        "regularizer_strength": 10.0,
+    }
+    pruner = KerasBasePruner(config, {"fc": layer})
+    pruner.regularize(0.25)
+    # Norms 5 and 1, amount 2.5: factors 1/2 and 0.
+    np.testing.assert_allclose(value_of(layer.kernel), [[1.5, 0], [2, 0]])
+
+
+def test_registered_pruner_is_chosen_by_name():
+    @register_pruner("keep_all")
+    class KeepAll(KerasBasePruner):
+        def make_masks(self, weights, counts, target, lower, upper):
+            masks, counts, finite = super().make_masks(
+                weights, counts * 0, target, lower, upper
+            )
+            return masks, counts, finite
+
+    try:
+        (pruner,) = create_pruners({"pruning_type": "keep_all"}, build_mlp())
+        assert type(pruner) is KeepAll
+        pruner.update_masks(0.9)
+        assert pruner.current_sparsity_ratio == 0
+    finally:
+        PRUNERS._classes.pop("keep_all")
+    assert PRUNERS["basic"] is BasicPruner
+    with pytest.raises(ValueError, match="Unknown pruner 'basc'.*Did you mean 'basic'"):
+        create_pruners({"pruning_type": "basc"}, build_mlp())
+
+
+def test_low_memory_usage_prunes_exactly_as_many():
+    layer = dense_of(np.random.default_rng(0).normal(size=(40, 25)))
+    config = {"target_sparsity": 0.73, "low_memory_usage": True, **ONE_SHOT}
+    pruner = KerasBasePruner(config, {"fc": layer})
+    pruner.update_masks(0.73)
+    assert (value_of(layer.kernel) == 0).sum() == 730
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "2x4", "2:4", "channelx1", "1xchannel"])
+@pytest.mark.parametrize("allocation", ["uniform", "erk", "global", "global_l2"])
+@pytest.mark.parametrize("reduction", ["mean", "l2"])
+def test_eager_and_compiled_masks_are_equal(pattern, allocation, reduction):
+    if BACKEND == "torch":
+        pytest.skip("torch compiles nothing here")
+    if reduction == "l2" and allocation != "global":
+        pytest.skip("one allocation is enough for the reductions")
+    model = keras.Sequential(
+        [layers.Input((6, 6, 4)), layers.Conv2D(8, 3), layers.Flatten()]
+    )
+    model.add(layers.Dense(12))
+    config = {
+        "pattern": pattern,
+        "allocation": allocation,
+        "group_reduction": reduction,
+        "target_sparsity": 0.4,
+    }
+    pruner = KerasBasePruner(config | ONE_SHOT, model)
+    for sparsity in (0.1, 0.4):
+        weights = [ops.convert_to_tensor(k.variable) for k in pruner.kernels]
+        eager, _, _ = pruner.make_masks(weights, *pruner._demand(sparsity))
+        pruner.update_masks(sparsity)
+        for mask, expected in zip(pruner.masks.values(), eager, strict=True):
+            np.testing.assert_array_equal(value_of(mask), value_of(expected))
+    assert pruner.trace_count == 1
+
+
+def test_masks_are_the_same_on_every_backend():
+    generator = np.random.default_rng(3)
+    layer = dense_of(generator.integers(-8, 9, (16, 12)) / 4)
+    found = {}
+    for pattern in ("1x1", "4x2", "3:4", "channelx1", "1xchannel"):
+        for criterion in ("magnitude", "random"):
+            config = {"pattern": pattern, "criterion": criterion, **ONE_SHOT}
+            config["target_sparsity"] = 0.4
+            pruner = KerasBasePruner(config, {"fc": layer})
+            weights = [ops.convert_to_tensor(k.variable) for k in pruner.kernels]
+            (mask,), _, _ = pruner.make_masks(weights, *pruner._demand(0.4))
+            bits = np.packbits(value_of(mask))
+            found[f"{pattern} {criterion}"] = int(bits.astype(int) @ np.arange(24))
+    assert found == SIGNATURES
+
+
+# The masks of the test above, as one number each, made on the TensorFlow backend.
+SIGNATURES = {
+    "1x1 magnitude": 44236,
+    "1x1 random": 44017,
+    "1xchannel magnitude": 44568,
+    "1xchannel random": 29588,
+    "3:4 magnitude": 48107,
+    "3:4 random": 41925,
+    "4x2 magnitude": 45075,
+    "4x2 random": 35010,
+    "channelx1 magnitude": 50640,
+    "channelx1 random": 40545,
+}
+
+
+def test_base_pruner_is_abstract_and_checks_its_framework():
+    with pytest.raises(TypeError, match="abstract"):
+        BasePruner({}, {})
+    with pytest.raises(ValueError, match="`framework` must be 'keras'"):
+        KerasBasePruner({}, build_mlp(), framework="pytorch")
+
+
+@pytest.mark.parametrize(
+    "modules, error, message",
+    [
+        ([1], TypeError, "must be a dict from a name"),
+        ({"a": 3}, TypeError, "Module 'a' must be a Keras layer"),
+        ({"a": layers.Dense(3, name="raw")}, ValueError, "'raw' is not built"),
+        (keras.Sequential([layers.Dense(3)]), ValueError, "is not built"),
+        (
+            {"a": keras.Variable(np.ones(3, "float32"))},
+            ValueError,
+            "has two or more axes",
+        ),
+    ],
+)
+def test_bad_modules_are_errors(modules, error, message):
+    with pytest.raises(error, match=message):
+        KerasBasePruner(ONE_SHOT, modules)
+
+
+def test_nothing_prunable_names_each_layer_and_why():
+    model = keras.Sequential(
+        [layers.Input((5,)), layers.Embedding(7, 4, name="words"), layers.Flatten()]
+    )
+    model.add(layers.Dense(3, name="odd"))
+    with pytest.raises(ValueError) as error:
+        KerasBasePruner({"pattern": "3:8", **ONE_SHOT}, model)
+    text = str(error.value)
+    assert "words/embeddings (7, 4): embeddings are pruned only when asked" in text
+    assert "odd/kernel (20, 3): pattern '3:8' needs an input axis" in text
+
+
+def test_one_unsupported_layer_does_not_fail_the_model():
+    model = keras.Sequential([layers.Input((6,)), layers.Dense(8), layers.Dense(4)])
+    pruner = KerasBasePruner({"pattern": "2:4", **ONE_SHOT}, model)
+    assert [kernel.layer for kernel in pruner.kernels] == [model.layers[1]]
+    (skipped,) = pruner.skipped
+    assert "each output sees 6 inputs" in skipped.reason
+
+
+def test_caps_that_cannot_meet_the_target_are_an_error_before_any_change():
+    model = build_mlp()
+    before = value_of(model.layers[0].kernel).copy()
+    with pytest.raises(ValueError, match="caps cannot meet the target"):
+        KerasBasePruner({"target_sparsity": 0.9, "max_sparsity": 0.5}, model)
+    with pytest.raises(ValueError, match="sparsity between 0.0000 and 0.0000"):
+        config = {"pattern": "1xchannel", "max_sparsity": 0.3, "target_sparsity": 0.3}
+        KerasBasePruner(config, {"fc": dense_of(np.ones((300, 3)))})
+    np.testing.assert_array_equal(value_of(model.layers[0].kernel), before)
+
+
+def test_quantized_layer_is_refused():
+    model = build_mlp()
+    for layer in model.layers:
+        layer.quantize("int8")
+    with pytest.raises(ValueError, match=r"hidden/kernel .*quantized \(int8\)"):
+        KerasBasePruner(ONE_SHOT, model)
+    with pytest.raises(ValueError, match="Prune before `quantize`"):
+        KerasBasePruner(ONE_SHOT, {"a": model.layers[0]})
+
+
+def test_fully_pruned_kernel_warns(caplog):
+    pruner = KerasBasePruner(
+        {"pattern": "1xchannel", "target_sparsity": 0.9, **ONE_SHOT},
+        {"fc": dense_of(np.ones((3, 3)))},
+    )
+    pruner.update_masks(0.9)
+    assert "Every weight is pruned in fc" in caplog.text
