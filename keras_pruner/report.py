@@ -181,12 +181,13 @@ def report(model, config=None):
     patterns, reasons, embeddings = _intentions(model, config)
     search = find_kernels(model, embeddings=embeddings)
     masks = masks_of(model)
+    left = "not wrapped" if masks else "not chosen"
     rows = []
     for kernel in search.kernels:
         values = _effective(kernel.variable, masks)
         key = id(kernel.variable)
         pattern = patterns.get(key)
-        reason = None if pattern is not None else reasons.get(kernel.path, "not chosen")
+        reason = None if pattern is not None else reasons.get(kernel.path, left)
         zeros = int((values == 0).sum())
         rows.append(
             ReportRow(

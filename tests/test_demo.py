@@ -1,0 +1,30 @@
+"""The command line and the demo that it runs."""
+
+import pytest
+
+from keras_pruner.__main__ import main
+from keras_pruner.demo import run_demo
+
+
+def test_demo_prunes_reloads_and_shrinks(capsys):
+    result = run_demo(target_sparsity=0.9, epochs=6)
+    weights = 288 + 18432 + 36864 + 131072 + 1280
+    assert result["sparsity"] == round(0.9 * weights) / weights
+    assert result["reloaded_accuracy"] == pytest.approx(
+        result["pruned_accuracy"], abs=1e-6
+    )
+    assert result["pruned_accuracy"] > result["dense_accuracy"] - 0.05 > 0.8
+    assert result["pruned_bytes"] == result["dense_bytes"]
+    assert result["dense_zipped_bytes"] > 4 * result["pruned_zipped_bytes"]
+    printed = capsys.readouterr().out
+    assert "PruningCallback: 1x1 pattern, 5 kernels (0 skipped)" in printed
+    assert "test accuracy" in printed and "90.00%" in printed
+
+
+def test_command_line_reports_bad_input(capsys):
+    assert main(["demo", "--target-sparsity", "90"]) == 1
+    error = capsys.readouterr().err
+    assert "`target_sparsity` must be in [0, 1) (a fraction, not a percentage)" in error
+    with pytest.raises(SystemExit):
+        main(["prune"])
+    assert "invalid choice: 'prune'" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Every example in README, docs and docstrings runs."""
+
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import keras_pruner
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+
+
+def python_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def namespace():
+    """What the examples take for granted: data, a compiled model, the imports."""
+    generator = np.random.default_rng(0)
+    x = generator.random((64, 16)).astype("float32")
+    y = generator.integers(0, 3, 64)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((16,)),
+            keras.layers.Dense(32, activation="relu", name="hidden"),
+            keras.layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return {"keras": keras, "model": model, "x": x, "y": y, **vars(keras_pruner)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks((ROOT / page).read_text())
+    assert blocks or page not in ("README.md", "docs/design.md")
+    if any("tf." in block for block in blocks):
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("the page's loop is written with tf.GradientTape")
+    names = namespace()
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+
+
+def docstrings_with_examples():
+    for module in pkgutil.walk_packages(keras_pruner.__path__, "keras_pruner."):
+        if module.name.endswith("__main__"):
+            continue
+        for name, item in vars(importlib.import_module(module.name)).items():
+            doc = getattr(item, "__doc__", None) or ""
+            if getattr(item, "__module__", "") == module.name and "```python" in doc:
+                yield pytest.param(doc, id=f"{module.name}.{name}")
+
+
+@pytest.mark.parametrize("doc", list(docstrings_with_examples()))
+def test_examples_of_docstring_run(doc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = namespace()
+    for block in re.findall(r"( *)```python\n(.*?)```", doc, flags=re.DOTALL):
+        indent, body = block
+        code = re.sub(f"(?m)^{indent}", "", body)
+        exec(compile(code, "docstring", "exec"), names)
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in keras_pruner.__all__:
+        item = getattr(keras_pruner, name)
+        if callable(item) and name != "__version__":
+            assert item.__doc__, name
+
+
+def test_links_in_pages_lead_somewhere():
+    for page in PAGES:
+        path = ROOT / page
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{page}: {target}"
+
+
+def test_readme_has_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert (
+        'python -m pip install ".[tensorflow,demo]" && python -m keras_pruner demo'
+        in text
+    )
+    assert 'python -m pip install ".[tensorflow,test]" && python -m pytest' in text
