@@ -119,8 +119,9 @@ class PruningCallback(keras.callbacks.Callback):
         model = self.model
         # Another callback may have restored the masks and the counts.
         self._bind()
-        steps = self.params.get("steps")
-        epochs = self.params.get("epochs", 1) - epoch
+        params = self.params or {}
+        steps = params.get("steps")
+        epochs = params.get("epochs", epoch + 1) - epoch
         if steps is None and epochs > 1:
             # A generator: how long an epoch is shows at its end.
             self._steps_at_start = self._read_step()
@@ -196,11 +197,13 @@ class PruningCallback(keras.callbacks.Callback):
         self._pruned_model = weakref.ref(model)
         self._optimizer = optimizer
         self._bind()
-        self._user_train_function = getattr(model, "train_function", None)
+        train_function = getattr(model, "train_function", None)
+        # A function made with an earlier wrapper is of no use afterwards.
+        self._user_train_function = None if restored else train_function
         model.optimizer = optimizer
         # What is saved in mid-training is compiled with the optimizer that is saved.
         model.__dict__["get_compile_config"] = lambda: _compile_config(model)
-        if self._user_train_function is not None:
+        if train_function is not None:
             model.make_train_function(force=True)
         self._steps_per_batch = getattr(model, "steps_per_execution", 1)
 
@@ -303,23 +306,24 @@ def _accumulation(model):
 
 
 def _pruners_for(model, config):
-    wrapped = find_wrapped(model)
-    if not wrapped:
+    if not find_wrapped(model):
         return create_pruners(config, model)
     groups = []
-    for layer in wrapped:
-        layer_config = layer.pruning_config or config
+    for kernel in find_kernels(model, embeddings=True).kernels:
+        if kernel.wrapper_mask is None:
+            continue
+        own_config = kernel.owner.pruning_config or config
         # Layers of equal configs share one pruner, and so one global ranking.
-        for known, members in groups:
-            if known == layer_config:
-                members[layer.layer.name] = layer
+        for known, kernels in groups:
+            if known == own_config:
+                kernels[kernel.path] = kernel
                 break
         else:
-            groups.append((layer_config, {layer.layer.name: layer}))
+            groups.append((own_config, {kernel.path: kernel}))
     return [
         pruner
-        for layer_config, members in groups
-        for pruner in create_pruners(layer_config, members)
+        for own_config, kernels in groups
+        for pruner in create_pruners(own_config, kernels)
     ]
 
 

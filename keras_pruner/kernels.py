@@ -87,6 +87,11 @@ class Kernel:
     layer: keras.layers.Layer | None = None
     owner: keras.layers.Layer | None = None
 
+    @property
+    def wrapper_mask(self):
+        """The mask variable of the wrapper layer around the kernel, or `None`."""
+        return None if self.owner is None else self.owner.mask_of(self.variable)
+
     def __repr__(self):
         return f"<Kernel '{self.path}' {tuple(self.variable.shape)}>"
 

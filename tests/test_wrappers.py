@@ -119,6 +119,8 @@ def test_fit_prunes_wrapped_layers_by_their_own_configs(data):
     assert value_of(hidden.masks["hidden/kernel"]).sum() == 32
     assert value_of(head.masks["head/kernel"]).sum() == 12
     assert callback.sparsity == (96 + 12) / 152
+    paths = [kernel.path for p in callback.pruners for kernel in p.kernels]
+    assert paths == ["hidden/kernel", "head/kernel"]
 
 
 @pytest.mark.parametrize("form", ["keras", "weights.h5"])

@@ -73,14 +73,12 @@ class KerasBasePruner(BasePruner):
 
     @property
     def scores(self):
-        return {
-            kernel.path: kernel.layout.from_matrix(
-                score_kernel(
-                    self.config, kernel, ops.convert_to_tensor(kernel.variable)
-                )
-            )
-            for kernel in self.kernels
-        }
+        scores = {}
+        for kernel in self.kernels:
+            weight = ops.convert_to_tensor(kernel.variable)
+            matrix = score_kernel(self.config, kernel, weight)
+            scores[kernel.path] = kernel.layout.from_matrix(matrix)
+        return scores
 
     @property
     def current_sparsity_ratio(self):
@@ -174,8 +172,8 @@ class KerasBasePruner(BasePruner):
             )
         for kernel, mask in zip(self.kernels, masks, strict=True):
             self.mask_variables[kernel.path].assign(mask)
-            if kernel.owner is not None:
-                kernel.owner.mask_of(kernel.variable).assign(mask)
+            if kernel.wrapper_mask is not None:
+                kernel.wrapper_mask.assign(mask)
         self._num_pruned = sum(
             int(count) * plan.group_size
             for count, plan in zip(
@@ -307,10 +305,10 @@ class KerasBasePruner(BasePruner):
 
 def _initial_mask(kernel):
     """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
-    if kernel.owner is None:
+    if kernel.wrapper_mask is None:
         value = ops.ones(kernel.variable.shape, dtype="bool")
     else:
-        value = ops.convert_to_tensor(kernel.owner.mask_of(kernel.variable))
+        value = ops.copy(kernel.wrapper_mask)
     return keras.Variable(
         value,
         dtype="bool",
