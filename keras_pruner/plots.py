@@ -8,7 +8,9 @@ def plot_schedule(config=None, total_steps=1000, ax=None):
     """Plots the sparsity that each mask update asks for.
 
     Args:
-        config: `PruningConfig`, dict, or `None` for the defaults.
+        config: `PruningConfig`, dict, or `None` for the defaults. Where the
+            allocation gives each kernel its own sparsity, the curve is that of the
+            kernels that it leaves at `target_sparsity`.
         total_steps: Optimizer updates of the run; fills in steps left open.
         ax: Matplotlib axes, or `None` for new ones.
 

@@ -145,7 +145,11 @@ class Report:
         for cells in self._cells():
             table.add_row(*cells)
         stream = io.StringIO()
-        Console(file=stream, width=110, color_system=None).print(table)
+        # In a notebook rich would show the table instead of writing it.
+        console = Console(
+            file=stream, width=110, color_system=None, force_jupyter=False
+        )
+        console.print(table)
         return "\n".join(self.summary_lines()) + "\n" + stream.getvalue().rstrip()
 
     def __repr__(self):

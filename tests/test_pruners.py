@@ -92,7 +92,7 @@ def test_open_steps_need_schedule_steps_in_a_loop():
     assert (pruner.start_step, pruner.end_step, pruner.pruning_frequency) == (0, 75, 1)
 
 
-@pytest.mark.parametrize("form", ["dict", "list"])
+@pytest.mark.parametrize("form", ["dict", "list", "pairs"])
 def test_gradients_of_pruned_weights_become_zero(form):
     layer = dense_of([[1, 9], [8, 2]])
     pruner = KerasBasePruner({"target_sparsity": 0.5, **ONE_SHOT}, {"fc": layer})
@@ -100,8 +100,13 @@ def test_gradients_of_pruned_weights_become_zero(form):
     gradient = ops.ones((2, 2))
     if form == "dict":
         masked = pruner.on_before_optimizer_step({"fc": gradient})["fc"]
-    else:
+    elif form == "list":
         (masked,) = pruner.on_before_optimizer_step([gradient])
+    else:
+        pairs = zip([gradient, ops.ones(2)], [layer.kernel, layer.bias], strict=True)
+        (masked, variable), (bias, _) = pruner.on_before_optimizer_step(pairs)
+        assert variable is layer.kernel
+        np.testing.assert_array_equal(value_of(bias), [1, 1])
     np.testing.assert_array_equal(value_of(masked), [[0, 1], [1, 0]])
     assert pruner.on_before_optimizer_step() is None
     with pytest.raises(ValueError, match="one per pruned kernel"):
@@ -170,7 +175,7 @@ def test_low_memory_usage_prunes_exactly_as_many():
     layer = dense_of(np.random.default_rng(0).normal(size=(40, 25)))
     config = {"target_sparsity": 0.73, "low_memory_usage": True, **ONE_SHOT}
     pruner = KerasBasePruner(config, {"fc": layer})
-    pruner.update_masks(0.73)
+    pruner.update_masks()
     assert (value_of(layer.kernel) == 0).sum() == 730
 
 

@@ -93,8 +93,8 @@ class BasePruner(abc.ABC):
         """Sparsity at the last update."""
 
     @abc.abstractmethod
-    def update_masks(self, sparsity):
-        """Makes new masks of the given sparsity and applies them."""
+    def update_masks(self, sparsity=None):
+        """Makes new masks of the given sparsity, or of the target, and applies them."""
 
     @abc.abstractmethod
     def apply_masks(self):
@@ -227,12 +227,14 @@ class BasePruner(abc.ABC):
         """Called between the backward pass and the optimizer's step.
 
         Args:
-            gradients: Dict from kernel name, or list in the order of `masks`, of the
-                kernels' gradients; or `None`.
+            gradients: Pairs of a gradient and its variable, as an optimizer's
+                `apply_gradients` takes them; or only the gradients of the pruned
+                kernels, as a dict by name or a list in the order of `masks`; or
+                `None`.
 
         Returns:
-            The gradients, zero where the weight is pruned, so that a pruned weight
-            gathers no momentum; or `None`.
+            The same, zero where the weight is pruned, so that a pruned weight gathers
+            no momentum; or `None`.
         """
         return None if gradients is None else self.mask_gradients(gradients)
 

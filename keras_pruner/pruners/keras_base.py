@@ -151,15 +151,17 @@ class KerasBasePruner(BasePruner):
             self.config, self.kernels, weights, counts, target, lower, upper
         )
 
-    def update_masks(self, sparsity):
+    def update_masks(self, sparsity=None):
         """Makes masks of the given sparsity from the weights, and applies them.
 
         Args:
-            sparsity: Target over all kernels, in [0, 1).
+            sparsity: Target over all kernels, in [0, 1); the config's by default.
 
         Raises:
             ValueError: If a kernel holds NaN or infinity; no mask or weight changes.
         """
+        if sparsity is None:
+            sparsity = self.target_sparsity_ratio
         weights = [ops.convert_to_tensor(kernel.variable) for kernel in self.kernels]
         masks, counts, finite = self._compiled(weights, *self._demand(sparsity))
         finite = ops.convert_to_numpy(finite)
@@ -248,6 +250,12 @@ class KerasBasePruner(BasePruner):
                 )
             return {name: masked(g, masks[name]) for name, g in gradients.items()}
         gradients = list(gradients)
+        if gradients and isinstance(gradients[0], tuple):
+            mask_of = {id(k.variable): masks[k.path] for k in self.kernels}
+            return [
+                (masked(g, mask_of[id(v)]) if id(v) in mask_of else g, v)
+                for g, v in gradients
+            ]
         if len(gradients) != len(masks):
             raise ValueError(
                 "Gradients given as a list must be one per pruned kernel, in the order "
