@@ -1,10 +1,14 @@
 """What to prune, how far and when: one frozen, validated object."""
 
 import dataclasses
+import math
+import numbers
+import re
 
 import keras
 
 from keras_pruner import (
+    aliases,
     allocations,
     criteria,
     patterns,
@@ -16,34 +20,6 @@ from keras_pruner.registry import suggest
 from keras_pruner.selectors import check_selector
 
 DEFAULT_TARGET_SPARSITY = 0.9
-
-# Intel Neural Compressor's key -> the field's name here.
-KEY_ALIASES = {
-    "op_names": "include",
-    "excluded_op_names": "exclude",
-    "pruning_op_types": "layer_types",
-    "start_step": "begin_step",
-    "pruning_frequency": "frequency",
-    "pruning_scope": "allocation",
-    "sparsity_decay_type": "schedule",
-    "criterion_type": "criterion",
-    "criterion_reduce_type": "group_reduction",
-    "min_sparsity_ratio_per_op": "min_sparsity",
-    "max_sparsity_ratio_per_op": "max_sparsity",
-    "reg_type": "regularizer",
-    "reg_coeff": "regularizer_strength",
-    "pruning_configs": "local_configs",
-}
-# Values that are spelled otherwise there, by field.
-VALUE_ALIASES = {
-    "allocation": {"local": "uniform"},
-    "regularizer": {"none": None},
-}
-# Type names there -> the Keras classes they stand for.
-TYPE_ALIASES = {
-    "Linear": ("Dense",),
-    "Conv": ("Conv1D", "Conv2D", "Conv3D"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +163,9 @@ class PruningConfig:
         if self.layer_types is not None:
             names = []
             for name in _as_tuple(self.layer_types):
-                names += TYPE_ALIASES.get(name, (name,))
+                names += aliases.TYPE_ALIASES.get(name, (name,))
+            if not names:
+                raise ValueError("`layer_types` is empty, so nothing would be pruned.")
             for name in names:
                 _check_layer_type(name)
             self._set("layer_types", tuple(dict.fromkeys(names)))
@@ -243,7 +221,7 @@ class PruningConfig:
             value = getattr(self, key)
             if value is None:
                 continue
-            if isinstance(value, bool) or int(value) != value:
+            if not _is_whole(value):
                 raise TypeError(f"`{key}` must be an integer. Received: {value!r}")
             if value < lowest:
                 raise ValueError(f"`{key}` must be >= {lowest}. Received: {value}")
@@ -262,8 +240,8 @@ class PruningConfig:
                 changes = rename_keys(local)
                 own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
                 own |= {"local_configs": (), "include": None, "exclude": ()}
-                if "pattern" in changes and "target_sparsity" not in changes:
-                    own["target_sparsity"] = None
+                if "target_sparsity" not in changes:
+                    own["target_sparsity"] = self._target_for(changes.get("pattern"))
                 local = PruningConfig(**(own | changes))
             if not isinstance(local, PruningConfig):
                 raise TypeError(
@@ -279,6 +257,12 @@ class PruningConfig:
                 )
             made.append(local)
         self._set("local_configs", tuple(made))
+
+    def _target_for(self, pattern):
+        """Returns this target, or `None` if a local pattern cannot meet it."""
+        pattern = patterns.PATTERNS.get(pattern, self.pattern)
+        meets = self.target_sparsity <= pattern.max_sparsity
+        return self.target_sparsity if meets else None
 
     @classmethod
     def from_dict(cls, config):
@@ -349,6 +333,12 @@ def _defaults():
     return PruningConfig()
 
 
+def _is_whole(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value) and int(value) == value
+
+
 def _as_tuple(value):
     if value is None:
         return ()
@@ -368,7 +358,7 @@ def _plain_selector(selector, key):
     if isinstance(selector, str):
         return selector
     if isinstance(selector, keras.layers.Layer):
-        return selector.name
+        return re.escape(selector.name)
     raise ValueError(
         f"`{key}` holds a function, which cannot be saved. Use a regular expression. "
         f"Received: {selector!r}"
@@ -377,23 +367,5 @@ def _plain_selector(selector, key):
 
 def rename_keys(config):
     """Returns a copy of a dict of settings with the fields' names as its keys."""
-    known = {field.name for field in dataclasses.fields(PruningConfig)}
-    values = {}
-    for key, value in config.items():
-        name = KEY_ALIASES.get(key, key)
-        if name not in known:
-            raise ValueError(
-                f"Unknown pruning config key '{key}'."
-                f"{suggest(key, [*known, *KEY_ALIASES])} "
-                f"Known: {', '.join(sorted(known))}; and Intel's names: "
-                f"{', '.join(sorted(KEY_ALIASES))}."
-            )
-        if name in values:
-            raise ValueError(f"'{key}' and '{name}' are the same setting, given twice.")
-        if isinstance(value, str):
-            value = VALUE_ALIASES.get(name, {}).get(value, value)
-        values[name] = value
-    if values.get("include") == [] or values.get("include") == ():
-        # Intel's empty `op_names` means every layer.
-        values["include"] = None
-    return values
+    known = [field.name for field in dataclasses.fields(PruningConfig)]
+    return aliases.rename_keys(config, known)

@@ -274,8 +274,8 @@ def _layouts(layer, embeddings):
     if hasattr(layer, "prunable_kernels"):
         return layer.prunable_kernels()
     if isinstance(layer, layers.Embedding):
-        shape = _shape_of(layer, "embeddings")
-        return {"embeddings": dense_layout(shape)} if embeddings and shape else None
+        rule = _simple_rule(dense_layout, "embeddings", "reverse_embeddings")
+        return rule(layer) if embeddings else None
     for layer_class, rule in _RULES:
         if isinstance(layer, layer_class):
             return rule(layer)

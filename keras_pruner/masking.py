@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_pruner.reductions import ordered_sum
+from keras_pruner.reductions import ordered_sum, rounded_square
 from keras_pruner.selection import count_lowest_jointly, select_lowest
 
 # Below every finite score, and finite itself.
@@ -68,4 +68,4 @@ def zero_groups(config, kernel, weight):
 
 def _l2_norm(weight):
     values = ops.reshape(ops.cast(weight, "float32"), (-1,))
-    return ops.maximum(ops.sqrt(ordered_sum(ops.square(values), 0)), 1e-30)
+    return ops.maximum(ops.sqrt(ordered_sum(rounded_square(values), 0)), 1e-30)

@@ -31,6 +31,16 @@ def ordered_sum(x, axis):
     return x[0]
 
 
+def rounded_square(x):
+    """Squares float32 values so that a sum of squares is equal on every backend.
+
+    A compiler may fuse a product and a sum into one operation, which rounds once, not
+    twice. Clearing the last bit of the square keeps the two apart.
+    """
+    bits = ops.view(ops.square(x), "int32")
+    return ops.view(ops.bitwise_and(bits, -2), "float32")
+
+
 def reduce_groups(x, axes, reduction):
     """Turns the scores of a group's members into the group's score.
 
@@ -49,7 +59,7 @@ def reduce_groups(x, axes, reduction):
     if reduction == "max":
         return ops.max(x, axis=tuple(axes))
     if reduction == "l2":
-        x = ops.square(x)
+        x = rounded_square(x)
     for axis in axes:
         x = ordered_sum(x, axis)
     if reduction == "l2":

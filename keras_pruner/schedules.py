@@ -175,9 +175,8 @@ class PruningScheduler:
 def derive_steps(total, begin=0, end=None, frequency=None):
     """Chooses the steps that a user left open, for a run of known length.
 
-    Pruning ends after three quarters of the steps that follow
-    `begin`, so that a quarter is left to fine-tune; there are about fifty updates, at
-    most 100 steps apart.
+    Pruning ends after three quarters of the steps that follow `begin`, which leaves a
+    quarter to fine-tune; there are about a hundred updates, at most 100 steps apart.
 
     Args:
         total: Step at which the run ends; read only if `end` is `None`.
@@ -191,5 +190,5 @@ def derive_steps(total, begin=0, end=None, frequency=None):
     if end is None:
         end = begin + max(0, total - begin) * 3 // 4
     if frequency is None:
-        frequency = max(1, min(100, (end - begin) // 50))
+        frequency = max(1, min(100, (end - begin) // 100))
     return begin, end, frequency

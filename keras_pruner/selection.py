@@ -31,8 +31,11 @@ def ordered_keys(scores):
     else:
         scores = ops.cast(scores, "float32")
         integer, largest = "int32", 2**31 - 1
-    bits = ops.view(ops.where(scores == 0, ops.zeros_like(scores), scores), integer)
+    bits = ops.view(scores, integer)
+    # All on integers, since a backend may take the smallest floats for zero.
     backwards = ops.bitwise_xor(bits, ops.cast(largest, integer))
+    negative_zero = ops.cast(-largest - 1, integer)
+    backwards = ops.where(bits == negative_zero, ops.zeros_like(bits), backwards)
     return ops.where(bits < 0, backwards, bits)
 
 

@@ -3,7 +3,7 @@ import re
 from keras import ops
 
 from keras_pruner.patterns.base import Pattern, register_pattern
-from keras_pruner.reductions import ordered_sum, reduce_groups
+from keras_pruner.reductions import ordered_sum, reduce_groups, rounded_square
 
 
 @register_pattern("{n}:{m}")
@@ -74,7 +74,7 @@ class NOfM(Pattern):
             lost = ops.where(lowest, grouped, ops.full_like(grouped, -float("inf")))
             return ops.max(lost, axis=1)
         if reduction == "l2":
-            return ops.sqrt(ordered_sum(ops.square(lost), 1))
+            return ops.sqrt(ordered_sum(rounded_square(lost), 1))
         total = ordered_sum(lost, 1)
         return total * (1.0 / self.n) if reduction == "mean" else total
 

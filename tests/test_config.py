@@ -1,0 +1,774 @@
+"""`PruningConfig`: what it takes, what it refuses, and what selectors select."""
+
+import copy
+import dataclasses
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_pruner.aliases import KEY_ALIASES
+from keras_pruner.collect import collect_kernels
+from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.pruners import KerasBasePruner, create_pruners
+from keras_pruner.pruners.create import partition_kernels
+from keras_pruner.selectors import matches_path
+
+FIELDS = [field.name for field in dataclasses.fields(PruningConfig)]
+
+
+def refuses(message, error=ValueError, /, **values):
+    """Asserts that a config of these values is refused with this text."""
+    with pytest.raises(error) as raised:
+        PruningConfig(**values)
+    assert message in str(raised.value)
+
+
+def ten_dense():
+    """dense_1 (4 x 4), dense_10 (4 x 2) and the head (2 x 3): 16, 8 and 6 weights."""
+    return keras.Sequential(
+        [
+            layers.Input((4,)),
+            layers.Dense(4, name="dense_1"),
+            layers.Dense(2, name="dense_10"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def selected(model, **values):
+    kernels, _ = collect_kernels(model, PruningConfig(**values))
+    return [kernel.path for kernel in kernels]
+
+
+# Defaults.
+
+
+def test_defaults():
+    config = PruningConfig()
+    assert config.target_sparsity == 0.9
+    assert str(config.pattern) == "1x1"
+    assert config.criterion.name == "magnitude"
+    assert config.allocation.name == "erk"
+    assert config.schedule.name == "polynomial"
+    assert config.schedule.power == 3.0
+    assert (config.begin_step, config.end_step, config.frequency) == (None, None, None)
+    assert (config.include, config.exclude, config.local_configs) == (None, (), ())
+    assert (config.min_sparsity, config.max_sparsity) == (0.0, 1.0)
+    assert repr(config) == "PruningConfig(target_sparsity=0.9)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [("1x1", 0.9), ("4x1", 0.9), ("1:4", 0.25), ("2:4", 0.5), ("3:4", 0.75)],
+)
+def test_default_target_is_the_most_that_the_pattern_prunes(pattern, target):
+    assert PruningConfig(pattern=pattern).target_sparsity == target
+
+
+def test_none_stands_for_the_default_of_a_component():
+    config = PruningConfig(pattern=None, criterion=None, allocation=None, schedule=None)
+    assert config == PruningConfig()
+
+
+def test_changed_fields_are_printed():
+    config = PruningConfig(target_sparsity=0.5, pattern="4x1", include="head")
+    assert repr(config) == (
+        "PruningConfig(target_sparsity=0.5, pattern=Block(outputs=4, inputs=1), "
+        "include=('head',))"
+    )
+
+
+# Values that are refused.
+
+
+@pytest.mark.parametrize("key", ["target_sparsity", "initial_sparsity"])
+@pytest.mark.parametrize("value", [1, 1.0, -0.1])
+def test_sparsity_outside_its_range_is_an_error(key, value):
+    message = f"`{key}` must be in [0, 1). Received: {value}"
+    refuses(message, **{key: value})
+
+
+@pytest.mark.parametrize("key", ["min_sparsity", "max_sparsity"])
+@pytest.mark.parametrize("value", [-0.1, 101])
+def test_cap_outside_its_range_is_an_error(key, value):
+    message = f"`{key}` must be in [0, 1]. Received: {value}"
+    refuses(message, **{key: value})
+
+
+@pytest.mark.parametrize("value", [90, 1.5, 100])
+def test_sparsity_that_looks_like_a_percentage_says_so(value):
+    message = (
+        "`target_sparsity` must be in [0, 1) (a fraction, not a percentage). "
+        f"Received: {value}"
+    )
+    refuses(message, target_sparsity=value)
+    message = "`max_sparsity` must be in [0, 1] (a fraction, not a percentage)."
+    refuses(message, max_sparsity=value)
+
+
+def test_sparsity_that_is_nan_is_an_error():
+    message = "`target_sparsity` must be in [0, 1). Received: nan"
+    refuses(message, target_sparsity=float("nan"))
+
+
+@pytest.mark.parametrize("value", ["0.9", True, [0.9]])
+def test_sparsity_that_is_no_number_is_an_error(value):
+    message = f"`target_sparsity` must be a number. Received: {value!r}"
+    refuses(message, TypeError, target_sparsity=value)
+
+
+@pytest.mark.parametrize("key", ["begin_step", "end_step"])
+def test_step_below_zero_is_an_error(key):
+    refuses(f"`{key}` must be >= 0. Received: -1", **{key: -1})
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_frequency_below_one_is_an_error(value):
+    refuses(f"`frequency` must be >= 1. Received: {value}", frequency=value)
+
+
+@pytest.mark.parametrize("key", ["begin_step", "end_step", "frequency"])
+@pytest.mark.parametrize(
+    "value", [1.5, "10", "ten", True, [10], float("nan"), float("inf")]
+)
+def test_step_that_is_no_integer_is_an_error(key, value):
+    message = f"`{key}` must be an integer. Received: {value!r}"
+    refuses(message, TypeError, **{key: value})
+
+
+def test_steps_that_are_whole_floats_become_integers():
+    config = PruningConfig(begin_step=1.0, end_step=np.int64(10), frequency=2.0)
+    steps = (config.begin_step, config.end_step, config.frequency)
+    assert steps == (1, 10, 2)
+    assert {type(step) for step in steps} == {int}
+
+
+def test_end_before_begin_is_an_error():
+    refuses(
+        "`end_step` must not come before `begin_step`. "
+        "Received: begin_step=10, end_step=9",
+        begin_step=10,
+        end_step=9,
+    )
+    assert PruningConfig(begin_step=10, end_step=10).end_step == 10
+
+
+def test_initial_sparsity_above_the_target_is_an_error():
+    refuses(
+        "`initial_sparsity` must not exceed `target_sparsity`. Received: 0.6 > 0.5",
+        initial_sparsity=0.6,
+        target_sparsity=0.5,
+    )
+
+
+def test_caps_that_contradict_each_other_are_an_error():
+    refuses(
+        "`min_sparsity` must not exceed `max_sparsity`. Received: 0.6 > 0.4",
+        min_sparsity=0.6,
+        max_sparsity=0.4,
+    )
+
+
+@pytest.mark.parametrize("caps", [(0.0, 0.8), (0.95, 1.0)])
+def test_caps_that_cannot_meet_the_target_are_an_error(caps):
+    lowest, highest = caps
+    refuses(
+        "The caps cannot meet the target: kernels that each have a sparsity in "
+        f"[{lowest}, {highest}] cannot have 0.9 together.",
+        target_sparsity=0.9,
+        min_sparsity=lowest,
+        max_sparsity=highest,
+    )
+
+
+def test_target_above_what_the_pattern_prunes_is_an_error():
+    refuses(
+        "Pattern '1:4' prunes at most 0.25 of a kernel, so `target_sparsity` cannot be "
+        "met. Lower it to 0.25, or use another pattern. Received: 0.5",
+        pattern="1:4",
+        target_sparsity=0.5,
+    )
+    assert PruningConfig(pattern="3:4", target_sparsity=0.75).target_sparsity == 0.75
+
+
+def test_lowest_sparsity_above_what_the_pattern_prunes_is_an_error():
+    refuses(
+        "Pattern '2:4' prunes at most 0.5 of a kernel, so `min_sparsity` cannot be "
+        "met. Lower it to 0.5, or use another pattern. Received: 0.6",
+        pattern="2:4",
+        min_sparsity=0.6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pattern", "chanelx1", "Unknown pattern 'chanelx1'."),
+        ("criterion", "magnitud", "Unknown criterion 'magnitud'."),
+        ("schedule", "polynom", "Unknown schedule 'polynom'."),
+        ("allocation", "globl", "Unknown allocation 'globl'."),
+        ("regularizer", "group_laso", "Unknown regularizer 'group_laso'."),
+    ],
+)
+def test_unknown_name_is_an_error_that_names_the_nearest(key, value, message):
+    nearest = {
+        "pattern": "channelx1",
+        "criterion": "magnitude",
+        "schedule": "polynomial",
+        "allocation": "global",
+        "regularizer": "group_lasso",
+    }
+    refuses(message, **{key: value})
+    refuses(f"Did you mean '{nearest[key]}'?", **{key: value})
+
+
+def test_unknown_pattern_is_an_error():
+    refuses("Unknown pattern 'abc'. Known: 1x1, {n}x{m}", pattern="abc")
+
+
+def test_unknown_group_reduction_is_an_error_that_names_the_nearest():
+    refuses(
+        "`group_reduction` must be one of mean, sum, max, l2. Did you mean 'mean'? "
+        "Received: 'meen'",
+        group_reduction="meen",
+    )
+
+
+@pytest.mark.parametrize("key", ["low_memory_usage", "resume_from_pruned_checkpoint"])
+def test_flag_that_is_no_bool_is_an_error(key):
+    refuses(f"`{key}` must be True or False. Received: 1", TypeError, **{key: 1})
+
+
+def test_pruning_type_that_is_no_name_is_an_error():
+    message = "`pruning_type` is the registered name of a pruner. Received: 3"
+    refuses(message, TypeError, pruning_type=3)
+
+
+def test_unknown_pruning_type_is_an_error_when_pruners_are_made():
+    config = PruningConfig(pruning_type="basik")
+    with pytest.raises(ValueError, match="Unknown pruner 'basik'.* mean 'basic'"):
+        create_pruners(config, ten_dense())
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_regularizer_strength_outside_its_range_is_an_error(value):
+    refuses(
+        f"`regularizer_strength` must be finite and >= 0. Received: {value}",
+        regularizer_strength=value,
+    )
+
+
+@pytest.mark.parametrize("value", ["1e-4", None, True])
+def test_regularizer_strength_that_is_no_number_is_an_error(value):
+    refuses(
+        f"`regularizer_strength` must be a number. Received: {value!r}",
+        TypeError,
+        regularizer_strength=value,
+    )
+
+
+def test_include_of_nothing_is_an_error():
+    refuses("`include` is empty, so nothing would be pruned.", include=[])
+
+
+def test_selector_that_is_no_regular_expression_is_an_error():
+    message = "`exclude` holds 'dense(', which is no regular expression: missing ),"
+    refuses(message, exclude=["dense("])
+
+
+def test_selector_of_another_type_is_an_error():
+    refuses(
+        "`include` takes regular expressions, layers, or functions from a kernel to a "
+        "bool. Received: 3 of type int",
+        TypeError,
+        include=["head", 3],
+    )
+
+
+def test_layer_type_that_is_a_class_is_an_error():
+    message = "`layer_types` takes names of layer classes. Received: <class"
+    refuses(message, TypeError, layer_types=[layers.Dense])
+
+
+def test_layer_types_of_nothing_is_an_error():
+    refuses("`layer_types` is empty", layer_types=[])
+
+
+# Dicts.
+
+
+def test_unknown_key_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError) as raised:
+        PruningConfig.from_dict({"targt_sparsity": 0.5})
+    text = str(raised.value)
+    assert text.startswith(
+        "Unknown pruning config key 'targt_sparsity'. Did you mean 'target_sparsity'? "
+        "Known: allocation, begin_step, criterion, "
+    )
+    assert "; and Intel's names: criterion_reduce_type, criterion_type, " in text
+
+
+def test_unknown_key_can_be_nearest_to_one_of_intel():
+    with pytest.raises(ValueError, match="Did you mean 'pruning_frequency'"):
+        PruningConfig.from_dict({"pruning_frequencies": 5})
+
+
+def test_config_that_is_no_dict_is_an_error():
+    message = r"A pruning config is given as a dict. Received: \['target_sparsity'\]"
+    with pytest.raises(TypeError, match=message):
+        PruningConfig.from_dict(["target_sparsity"])
+
+
+def test_setting_given_under_two_names_is_an_error():
+    message = "'start_step' and 'begin_step' are the same setting, given twice."
+    with pytest.raises(ValueError, match=message):
+        PruningConfig.from_dict({"begin_step": 1, "start_step": 1})
+
+
+# A value for each of Intel's keys, and what it becomes.
+INTEL = {
+    "op_names": (["head"], {"include": ("head",)}),
+    "excluded_op_names": (["head"], {"exclude": ("head",)}),
+    "pruning_op_types": (["Linear"], {"layer_types": ("Dense",)}),
+    "start_step": (5, {"begin_step": 5}),
+    "pruning_frequency": (7, {"frequency": 7}),
+    "pruning_scope": ("local", {"allocation": "uniform"}),
+    "sparsity_decay_type": ("exp", {"schedule": "exp"}),
+    "criterion_type": ("random", {"criterion": "random"}),
+    "criterion_reduce_type": ("max", {"group_reduction": "max"}),
+    "min_sparsity_ratio_per_op": (0.2, {"min_sparsity": 0.2}),
+    "max_sparsity_ratio_per_op": (0.98, {"max_sparsity": 0.98}),
+    "reg_type": ("group_lasso", {"regularizer": "group_lasso"}),
+    "reg_coeff": (0.01, {"regularizer_strength": 0.01}),
+    "pruning_configs": (
+        [{"op_names": ["head"], "pattern": "4x1"}],
+        {"local_configs": [{"include": ["head"], "pattern": "4x1"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("key", INTEL)
+def test_key_of_intel_is_mapped(key):
+    given, fields = INTEL[key]
+    config = PruningConfig.from_dict({key: given})
+    assert config == PruningConfig(**fields)
+    assert config != PruningConfig()
+
+
+def test_every_key_of_intel_has_a_test_and_a_field():
+    assert sorted(KEY_ALIASES) == sorted(INTEL)
+    assert set(KEY_ALIASES.values()) <= set(FIELDS)
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_field_is_a_key_of_its_own_name(key):
+    value = getattr(PruningConfig(), key)
+    assert PruningConfig.from_dict({key: value}) == PruningConfig()
+
+
+def test_values_that_intel_spells_otherwise_are_mapped():
+    def mapped(**values):
+        return PruningConfig.from_dict(values)
+
+    assert mapped(pruning_scope="global").allocation.name == "global"
+    assert mapped(reg_type="none").regularizer is None
+    assert mapped(op_names=[]).include is None
+    assert mapped(pruning_op_types=["Conv", "Linear"]).layer_types == (
+        "Conv1D",
+        "Conv2D",
+        "Conv3D",
+        "Dense",
+    )
+
+
+def test_the_dict_given_is_not_changed():
+    given = {
+        "op_names": [],
+        "pattern": "2:4",
+        "pruning_scope": "local",
+        "pruning_configs": [{"op_names": ["head"], "target_sparsity": 0.2}],
+    }
+    before = copy.deepcopy(given)
+    PruningConfig.from_dict(given)
+    assert given == before
+
+
+def test_the_lists_given_are_not_kept():
+    names, locals_given = ["head"], [{"include": "dense_1"}]
+    config = PruningConfig(include=names, local_configs=locals_given)
+    names.append("dense_10")
+    locals_given.append({"include": "dense_10"})
+    assert config.include == ("head",)
+    assert len(config.local_configs) == 1
+
+
+def test_as_config_takes_a_config_a_dict_or_nothing():
+    config = PruningConfig(target_sparsity=0.5)
+    assert as_config(config) is config
+    assert as_config({"target_sparsity": 0.5}) == config
+    assert as_config(None) == PruningConfig()
+
+
+# Frozen.
+
+
+def test_config_cannot_be_changed():
+    config = PruningConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError, match="target_sparsity"):
+        config.target_sparsity = 0.5
+    assert config.target_sparsity == 0.9
+
+
+def test_config_is_given_by_keyword():
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        PruningConfig(0.5)
+
+
+def test_defaults_are_not_shared_or_mutable():
+    for field in dataclasses.fields(PruningConfig):
+        hash(field.default)
+    assert PruningConfig().schedule is not PruningConfig().schedule
+    assert PruningConfig().allocation is not PruningConfig().allocation
+
+
+def test_equal_configs_have_equal_hashes():
+    one = PruningConfig(pattern="4x1", allocation={"head": 0.5}, include="head")
+    other = PruningConfig(pattern="4x1", allocation={"head": 0.5}, include=["head"])
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != PruningConfig(pattern="1x4", allocation={"head": 0.5}, include="head")
+
+
+def test_replace_makes_a_changed_copy():
+    config = PruningConfig(target_sparsity=0.5, frequency=3)
+    changed = dataclasses.replace(config, target_sparsity=0.8)
+    assert (config.target_sparsity, changed.target_sparsity) == (0.5, 0.8)
+    assert changed.frequency == 3
+
+
+def test_replace_checks_the_changed_copy():
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
+        dataclasses.replace(PruningConfig(), target_sparsity=2)
+
+
+# Saved.
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"pattern": "4x1", "allocation": "uniform", "criterion": "random"},
+        {"pattern": "1:4", "schedule": "cos", "begin_step": 3, "end_step": 9},
+        {"schedule": {"name": "polynomial", "config": {"power": 2.0}}},
+        {"allocation": {"dense_1": 0.5, "head": 0.25}, "group_reduction": "l2"},
+        {"allocation": "global_l2", "min_sparsity": 0.1, "max_sparsity": 0.95},
+        {"include": ["dense_.*"], "exclude": "dense_10", "layer_types": "Linear"},
+        {"regularizer": "group_lasso", "regularizer_strength": 0.01},
+        {"low_memory_usage": True, "resume_from_pruned_checkpoint": True},
+        {
+            "target_sparsity": 0.8,
+            "local_configs": [
+                {"include": "head", "pattern": "2:4"},
+                {"layer_types": "Conv2D", "target_sparsity": 0.3},
+            ],
+        },
+    ],
+)
+def test_config_reloads_from_json(values):
+    config = PruningConfig(**values)
+    saved = json.loads(json.dumps(config.to_dict()))
+    assert sorted(saved) == sorted(FIELDS)
+    assert PruningConfig.from_dict(saved) == config
+
+
+def test_saved_dict_is_a_copy():
+    config = PruningConfig(include=["head"], allocation={"head": 0.5})
+    saved = config.to_dict()
+    saved["include"].append("dense_1")
+    saved["allocation"]["config"]["sparsities"]["head"] = 0.1
+    assert config == PruningConfig(include=["head"], allocation={"head": 0.5})
+
+
+def test_layers_are_saved_by_name():
+    model = ten_dense()
+    config = PruningConfig(include=[model.get_layer("dense_1")])
+    saved = PruningConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert saved.include == ("dense_1",)
+    assert selected(model, include=saved.include) == ["dense_1/kernel"]
+
+
+def test_layer_saved_by_name_is_found_again_whatever_its_name():
+    model = keras.Sequential(
+        [layers.Input((4,)), layers.Dense(4, name="conv+relu"), layers.Dense(2)]
+    )
+    config = PruningConfig(include=[model.get_layer("conv+relu")])
+    saved = PruningConfig.from_dict(config.to_dict())
+    assert selected(model, include=saved.include) == ["conv+relu/kernel"]
+
+
+def test_function_cannot_be_saved():
+    message = "`include` holds a function, which cannot be saved. Use a regular expr"
+    with pytest.raises(ValueError, match=message):
+        PruningConfig(include=lambda kernel: True).to_dict()
+
+
+# Selectors.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("dense_1", True),
+        ("kernel", True),
+        ("block/dense_.", True),
+        ("dense_1/kernel", True),
+        ("block/dense_1/kernel", True),
+        (".*", True),
+        ("block|head", True),
+        ("dense", False),
+        ("ense_1", False),
+        ("dense_1/", False),
+        ("block/kernel", False),
+        ("Block", False),
+    ],
+)
+def test_regular_expression_matches_whole_names(pattern, matches):
+    assert matches_path(pattern, "block/dense_1/kernel") is matches
+
+
+def test_dense_1_does_not_select_dense_10():
+    assert selected(ten_dense(), include="dense_1") == ["dense_1/kernel"]
+    assert selected(ten_dense(), include="dense_1.*") == [
+        "dense_1/kernel",
+        "dense_10/kernel",
+    ]
+
+
+def test_selectors_are_layers_names_or_functions():
+    model = ten_dense()
+    assert selected(model, include=model.layers[1]) == ["dense_10/kernel"]
+    assert selected(model, include=lambda k: k.layout.outputs > 2) == [
+        "dense_1/kernel",
+        "head/kernel",
+    ]
+    assert selected(model, include=["head", model.layers[0]]) == [
+        "dense_1/kernel",
+        "head/kernel",
+    ]
+
+
+def test_selected_model_means_all_its_layers():
+    inner = keras.Sequential(
+        [layers.Input((4,)), layers.Dense(3, name="x"), layers.Dense(3, name="y")],
+        name="inner",
+    )
+    model = keras.Sequential([layers.Input((4,)), inner, layers.Dense(2, name="head")])
+    assert selected(model, include=inner) == ["inner/x/kernel", "inner/y/kernel"]
+    assert selected(model, exclude=inner) == ["head/kernel"]
+
+
+def test_exclude_wins_over_include():
+    model = ten_dense()
+    kernels, skipped = collect_kernels(
+        model, PruningConfig(include="dense_.*", exclude="dense_10")
+    )
+    assert [kernel.path for kernel in kernels] == ["dense_1/kernel"]
+    assert [(s.path, s.reason) for s in skipped] == [
+        ("dense_10/kernel", "excluded by `exclude`"),
+        ("head/kernel", "not selected by `include` or `layer_types`"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["include", "exclude"])
+def test_selector_that_matches_nothing_is_an_error_that_names_the_nearest(key):
+    with pytest.raises(ValueError) as raised:
+        selected(ten_dense(), **{key: ["head", "dense10"]})
+    assert str(raised.value) == (
+        f"`{key}` has 'dense10', which matches no prunable kernel. Did you mean "
+        "'dense_10'? Kernels: dense_1/kernel, dense_10/kernel, head/kernel"
+    )
+
+
+def test_layer_of_another_model_matches_nothing():
+    stranger = layers.Dense(2, name="stranger")
+    stranger.build((None, 4))
+    with pytest.raises(ValueError, match="stranger.*which matches no prunable kernel"):
+        selected(ten_dense(), include=stranger)
+
+
+def test_function_that_selects_nothing_is_an_error():
+    with pytest.raises(ValueError, match="lambda.*which matches no prunable kernel"):
+        selected(ten_dense(), exclude=lambda kernel: False)
+
+
+def test_layer_types_select_by_class_and_base_class():
+    class Projection(layers.Dense):
+        pass
+
+    model = keras.Sequential(
+        [
+            layers.Input((6, 3)),
+            layers.Conv1D(4, 2, name="conv"),
+            layers.Dense(4, name="dense"),
+            Projection(2, name="projection"),
+        ]
+    )
+    assert selected(model, layer_types="Conv1D") == ["conv/kernel"]
+    assert selected(model, layer_types=["Linear"]) == [
+        "dense/kernel",
+        "projection/kernel",
+    ]
+    assert selected(model, layer_types=["Projection"]) == ["projection/kernel"]
+    assert selected(model, layer_types=["Conv"], exclude="dense") == ["conv/kernel"]
+
+
+def test_layer_types_that_are_not_there_are_an_error():
+    message = (
+        "`layer_types` has Conv2D, but the prunable layers are of the classes: Dense."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        selected(ten_dense(), layer_types="Conv2D")
+
+
+def test_embedding_is_selected_by_its_type():
+    model = keras.Sequential(
+        [
+            layers.Input((5,), dtype="int32"),
+            layers.Embedding(10, 4, name="table"),
+            layers.Dense(2, name="head"),
+        ]
+    )
+    assert selected(model) == ["head/kernel"]
+    assert selected(model, layer_types=["Embedding"]) == ["table/embeddings"]
+
+
+# Local configs.
+
+
+def test_local_configs_take_their_kernels_from_the_main_one():
+    config = PruningConfig(
+        target_sparsity=0.5,
+        local_configs=[
+            {"include": "dense_1", "target_sparsity": 0.25},
+            {"include": "head", "pattern": "3x1", "target_sparsity": 0.5},
+        ],
+    )
+    main, first, second = create_pruners(config, ten_dense())
+    assert [list(p.masks) for p in (main, first, second)] == [
+        ["dense_10/kernel"],
+        ["dense_1/kernel"],
+        ["head/kernel"],
+    ]
+    assert first.target_sparsity_ratio == 0.25
+    assert str(second.pattern) == "3x1"
+
+
+def test_local_configs_that_take_all_leave_no_main_one():
+    config = PruningConfig(local_configs=[{"include": ".*", "target_sparsity": 0.25}])
+    (only,) = create_pruners(config, ten_dense())
+    assert only.target_sparsity_ratio == 0.25
+    assert only.num_weights == 30
+
+
+def test_local_dict_keeps_what_it_does_not_change():
+    config = PruningConfig(
+        target_sparsity=0.5,
+        schedule="linear",
+        frequency=7,
+        include="dense_.*",
+        exclude="head",
+        local_configs=[{"include": "head", "criterion": "random"}],
+    )
+    (local,) = config.local_configs
+    assert local == PruningConfig(
+        target_sparsity=0.5,
+        schedule="linear",
+        frequency=7,
+        include="head",
+        criterion="random",
+    )
+
+
+def test_local_dict_with_another_pattern_keeps_a_target_that_it_can_meet():
+    config = PruningConfig(
+        target_sparsity=0.5, local_configs=[{"include": "head", "pattern": "4x1"}]
+    )
+    assert config.local_configs[0].target_sparsity == 0.5
+
+
+def test_local_dict_of_n_of_m_under_a_default_target_takes_its_own():
+    config = PruningConfig(local_configs=[{"include": "head", "pattern": "2:4"}])
+    assert config.local_configs[0].target_sparsity == 0.5
+
+
+def test_local_configs_that_overlap_are_an_error_that_names_both():
+    config = PruningConfig(
+        local_configs=[
+            {"include": "head"},
+            {"include": "dense_1"},
+            {"include": "dense_.*"},
+        ]
+    )
+    message = (
+        "Local configs 1 and 2 both select 'dense_1/kernel'. Each kernel belongs to "
+        "one config: exclude it from one of them."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        partition_kernels(config, ten_dense())
+
+
+def test_local_config_that_would_take_all_is_an_error():
+    refuses(
+        "Local config 1 must name its layers by `include` (op_names) or `layer_types`, "
+        "else it would take them all.",
+        local_configs=[{"include": "head"}, {"target_sparsity": 0.3}],
+    )
+
+
+def test_local_config_of_another_type_is_an_error():
+    message = "`local_configs` holds PruningConfigs or dicts. Received: 'head'"
+    refuses(message, TypeError, local_configs=["head"])
+
+
+def test_local_config_with_local_configs_is_an_error():
+    nested = PruningConfig(include="dense.*", local_configs=[{"include": "dense_1"}])
+    message = "A local config has no local configs of its own."
+    refuses(message, local_configs=[nested])
+
+
+def test_local_config_with_an_unknown_key_is_an_error():
+    refuses(
+        "Unknown pruning config key 'patern'. Did you mean 'pattern'?",
+        local_configs=[{"include": "head", "patern": "4x1"}],
+    )
+
+
+# Nothing to prune.
+
+
+def test_model_in_which_nothing_fits_the_pattern_is_an_error_that_says_why():
+    with pytest.raises(ValueError) as raised:
+        KerasBasePruner(PruningConfig(pattern="5x1", exclude="head"), ten_dense())
+    assert str(raised.value) == (
+        "Nothing in the model can be pruned with this config.\n"
+        "  head/kernel (2, 3): excluded by `exclude`\n"
+        "  dense_1/kernel (4, 4): pattern '5x1' needs an output axis divisible by 5, "
+        "but it has 4 outputs\n"
+        "  dense_10/kernel (4, 2): pattern '5x1' needs an output axis divisible by 5, "
+        "but it has 2 outputs"
+    )
+
+
+def test_kernel_that_does_not_fit_the_pattern_is_listed_as_skipped():
+    pruner = KerasBasePruner(PruningConfig(pattern="4x1"), ten_dense())
+    assert list(pruner.masks) == ["dense_1/kernel"]
+    assert [skipped.path for skipped in pruner.skipped] == [
+        "dense_10/kernel",
+        "head/kernel",
+    ]
+    assert pruner.num_weights == 16

@@ -1,0 +1,319 @@
+"""The exact k lowest scores, of one tensor and of many, against sorting in NumPy."""
+
+import numpy as np
+import pytest
+from conftest import BACKEND
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_pruner.compiled import CompiledFunction
+from keras_pruner.selection import (
+    count_lowest_jointly,
+    ordered_keys,
+    select_lowest,
+)
+
+property_test = settings(max_examples=30, deadline=None, derandomize=True)
+IS_TRACED = BACKEND in ("tensorflow", "jax")
+
+
+def tensor(values, dtype="float32"):
+    return ops.cast(ops.convert_to_tensor(np.array(values, "float32")), dtype)
+
+
+def keys_of(values, dtype="float32"):
+    return ops.convert_to_numpy(ordered_keys(tensor(values, dtype)))
+
+
+def lowest(values, k, dtype="float32"):
+    return ops.convert_to_numpy(select_lowest(tensor(values, dtype), k)).tolist()
+
+
+def lowest_by_sorting(scores, k):
+    selected = np.zeros(scores.size, bool)
+    selected[np.argsort(scores.ravel(), kind="stable")[:k]] = True
+    return selected.reshape(scores.shape)
+
+
+def jointly(scores, sizes, target, lower, upper):
+    counts = count_lowest_jointly(
+        [tensor(s) for s in scores],
+        sizes,
+        ops.convert_to_tensor(target, dtype="int32"),
+        ops.convert_to_tensor(lower, dtype="int32"),
+        ops.convert_to_tensor(upper, dtype="int32"),
+    )
+    return ops.convert_to_numpy(counts).tolist()
+
+
+def jointly_by_sorting(scores, sizes, target, lower, upper):
+    """Walks down the ranking group by group, as the docstring tells it."""
+    counts = list(lower)
+    missing = target - sum(k * size for k, size in zip(counts, sizes, strict=True))
+    ranking = sorted(
+        (score, index, place)
+        for index, values in enumerate(scores)
+        for place, score in enumerate(sorted(values))
+    )
+    refused_at = None
+    for score, index, place in ranking:
+        if refused_at is not None and score > refused_at:
+            break
+        if not lower[index] <= place < upper[index]:
+            continue
+        if missing > sizes[index] / 2:
+            counts[index] += 1
+            missing -= sizes[index]
+        else:
+            refused_at = score
+    return counts
+
+
+# Keys.
+
+
+def test_ordered_keys_of_zero_and_one_are_the_bits():
+    # 1.0 is 0x3F800000; -1.0 is one below its negative: runs backwards from -1.
+    assert keys_of([0.0, 1.0, -1.0]).tolist() == [0, 0x3F800000, -0x3F800000 - 1]
+
+
+def test_ordered_keys_rise_with_the_scores():
+    keys = keys_of([-3e38, -7.5, -1.0, -2e-38, 0.0, 2e-38, 0.5, 0.50000006, 1.0, 3e38])
+    assert keys.dtype == "int32"
+    assert (np.diff(keys.astype("int64")) > 0).all()
+
+
+def test_ordered_keys_of_both_zeros_are_equal():
+    assert keys_of([-0.0, 0.0]).tolist() == [0, 0]
+
+
+def test_ordered_keys_of_denormals_keep_their_order():
+    # Below 1.18e-38 a compiler may flush to zero; the bits need no arithmetic.
+    keys = keys_of([-1e-38, -1e-39, -1e-45, 0.0, 1e-45, 1e-39, 1e-38, 1.2e-38])
+    assert (np.diff(keys) > 0).all()
+
+
+def test_ordered_keys_of_bfloat16_are_int16():
+    # 1.0 is 0x3F80 in bfloat16.
+    keys = keys_of([-1.0, -0.0, 0.0, 1.0], "bfloat16")
+    assert keys.dtype == "int16"
+    assert keys.tolist() == [-0x3F80 - 1, 0, 0, 0x3F80]
+
+
+def test_ordered_keys_of_bfloat16_rise_with_the_scores():
+    values = [-3e38, -7.5, -1.0, -2e-38, 0.0, 2e-38, 0.5, 1.0, 3e38]
+    assert (np.diff(keys_of(values, "bfloat16").astype(int)) > 0).all()
+
+
+def test_ordered_keys_of_float16_are_those_of_float32():
+    assert keys_of([0.5, -2.0], "float16").tolist() == keys_of([0.5, -2.0]).tolist()
+
+
+@property_test
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8)
+    # Flushed to zero by some compilers; they have a test of their own.
+    .map(lambda values: [0.0 if abs(v) < 1.2e-38 else v for v in values[:8]])
+)
+def test_ordered_keys_sort_as_the_scores_do(values):
+    scores = np.array(values, "float32")
+    keys = keys_of(scores)
+    assert np.array_equal(
+        np.argsort(keys, kind="stable"), np.argsort(scores, kind="stable")
+    )
+
+
+# One tensor.
+
+
+def test_select_lowest_marks_the_smallest_in_place():
+    assert lowest([[3.0, 1.0], [-2.0, 5.0]], 2) == [[False, True], [True, False]]
+
+
+def test_select_lowest_cuts_ties_by_index():
+    assert lowest([2.0, 1.0, 2.0, 2.0, 0.0], 3) == [True, True, False, False, True]
+
+
+def test_select_lowest_of_equal_scores_takes_the_first():
+    assert lowest([7.0] * 5, 2) == [True, True, False, False, False]
+
+
+def test_select_lowest_ties_both_zeros():
+    assert lowest([0.0, -0.0, -0.0, 1.0], 2) == [True, True, False, False]
+
+
+def test_select_lowest_tells_neighbouring_floats_apart():
+    assert lowest([1.0000001, 1.0], 1) == [False, True]
+
+
+def test_select_lowest_in_bfloat16_ties_neighbouring_floats():
+    assert lowest([1.001, 1.0], 1, "bfloat16") == [True, False]
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_select_lowest_of_none_marks_nothing(k):
+    assert lowest([1.0, 1.0, -2.0], k) == [False, False, False]
+
+
+@pytest.mark.parametrize("k", [3, 99])
+def test_select_lowest_of_all_marks_everything(k):
+    assert lowest([1.0, 1.0, -2.0], k) == [True, True, True]
+
+
+def test_select_lowest_of_a_single_score():
+    assert lowest([5.0], 0) == [False]
+    assert lowest([5.0], 1) == [True]
+
+
+def test_select_lowest_compiled_equals_sorting_for_every_k_and_traces_once():
+    scores = np.random.default_rng(0).integers(-4, 5, (13, 7)).astype("float32")
+    select = CompiledFunction(select_lowest)
+    for k in (0, 1, 17, 45, 46, 90, 91):
+        count = ops.convert_to_tensor(k, dtype="int32")
+        compiled = ops.convert_to_numpy(select(tensor(scores), count))
+        eager = ops.convert_to_numpy(select_lowest(tensor(scores), count))
+        assert compiled.sum() == k
+        assert np.array_equal(compiled, lowest_by_sorting(scores, k))
+        assert np.array_equal(compiled, eager)
+    if IS_TRACED:
+        assert select.trace_count == 1
+
+
+def test_select_lowest_of_many_scores_equals_sorting():
+    scores = np.random.default_rng(1).standard_normal((101, 257)).astype("float32")
+    selected = ops.convert_to_numpy(select_lowest(tensor(scores), 23456))
+    assert selected.sum() == 23456
+    assert np.array_equal(selected, lowest_by_sorting(scores, 23456))
+
+
+@property_test
+@given(
+    st.lists(
+        st.sampled_from([-3e38, -1.5, -1.0, -0.0, 0.0, 1e-30, 1.0, 2.0, 3e38]),
+        min_size=9,
+        max_size=9,
+    ),
+    st.integers(0, 9),
+)
+def test_select_lowest_takes_exactly_k_as_sorting_does(values, k):
+    scores = np.array(values, "float32")
+    selected = ops.convert_to_numpy(select_lowest(tensor(scores), k))
+    assert selected.sum() == k
+    assert np.array_equal(selected, lowest_by_sorting(scores, k))
+
+
+# Many tensors.
+
+
+def test_jointly_ranks_all_scores_together():
+    assert jointly([[1, 4, 5], [2, 3, 6]], [1, 1], 3, [0, 0], [3, 3]) == [1, 2]
+
+
+def test_jointly_takes_ties_tensor_by_tensor():
+    assert jointly([[1, 1, 1], [1, 1, 1]], [1, 1], 4, [0, 0], [3, 3]) == [3, 1]
+
+
+def test_jointly_below_a_lower_bound_takes_it_from_the_other():
+    assert jointly([[8, 9, 10], [1, 2, 3]], [1, 1], 3, [2, 0], [3, 3]) == [2, 1]
+
+
+def test_jointly_above_an_upper_bound_gives_it_to_the_other():
+    assert jointly([[8, 9, 10], [1, 2, 3]], [1, 1], 3, [0, 0], [3, 1]) == [2, 1]
+
+
+def test_jointly_of_nothing_takes_the_lower_bounds():
+    assert jointly([[1, 2, 3], [4, 5, 6]], [1, 1], 0, [0, 0], [3, 3]) == [0, 0]
+    assert jointly([[1, 2, 3], [4, 5, 6]], [1, 1], 1, [1, 2], [3, 3]) == [1, 2]
+
+
+def test_jointly_of_more_than_there_is_takes_the_upper_bounds():
+    assert jointly([[1, 2, 3], [4, 5, 6]], [1, 1], 6, [0, 0], [3, 3]) == [3, 3]
+    assert jointly([[1, 2, 3], [4, 5, 6]], [1, 1], 6, [0, 0], [2, 1]) == [2, 1]
+
+
+def test_jointly_counts_weights_where_groups_differ_in_size():
+    # In order: 4 weights, 1 weight, 4 weights, ...
+    scores = [[1, 3], [2, 4, 5]]
+    assert jointly(scores, [4, 1], 5, [0, 0], [2, 3]) == [1, 1]
+    assert jointly(scores, [4, 1], 9, [0, 0], [2, 3]) == [2, 1]
+
+
+@pytest.mark.parametrize(("target", "taken"), [(1, 0), (2, 0), (3, 1), (4, 1)])
+def test_jointly_inside_a_group_goes_to_the_nearer_side(target, taken):
+    # A group of 4 weights: 2 are as near to 0 as to 4, and stay.
+    assert jointly([[1, 3], [2, 4]], [4, 1], target, [0, 0], [2, 2]) == [taken, 0]
+
+
+def test_jointly_in_bfloat16_ties_neighbouring_floats():
+    # 1.001 and 1.0 are one number in bfloat16, so the first tensor gives first.
+    scores = [tensor([1.001, 1.001], "bfloat16"), tensor([1.0, 1.0], "bfloat16")]
+    bounds = ops.convert_to_tensor([2, 2], dtype="int32")
+    counts = count_lowest_jointly(scores, [1, 1], 3, bounds * 0, bounds)
+    assert ops.convert_to_numpy(counts).tolist() == [2, 1]
+
+
+def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
+    generator = np.random.default_rng(2)
+    scores = [generator.integers(0, 9, size).astype("float32") for size in (40, 7, 90)]
+    counts = jointly(scores, [1, 1, 1], 60, [0, 0, 0], [40, 7, 90])
+    selected = [lowest(s, k) for s, k in zip(scores, counts, strict=True)]
+    expected = lowest_by_sorting(np.concatenate(scores), 60)
+    assert sum(counts) == 60
+    assert np.concatenate(selected).tolist() == expected.tolist()
+
+
+def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
+    generator = np.random.default_rng(3)
+    scores = [generator.integers(0, 5, size).astype("float32") for size in (11, 6, 8)]
+    sizes = [1, 4, 2]
+    count = CompiledFunction(
+        lambda scores, *demand: count_lowest_jointly(scores, sizes, *demand)
+    )
+    for target, lower, upper in (
+        (0, [0, 0, 0], [11, 6, 8]),
+        (20, [0, 0, 0], [11, 6, 8]),
+        (21, [3, 0, 5], [11, 2, 8]),
+        (51, [0, 0, 0], [11, 6, 8]),
+    ):
+        demand = [
+            ops.convert_to_tensor(value, dtype="int32")
+            for value in (target, lower, upper)
+        ]
+        counts = ops.convert_to_numpy(count([tensor(s) for s in scores], *demand))
+        expected = jointly_by_sorting(scores, sizes, target, lower, upper)
+        assert counts.tolist() == expected
+        assert counts.tolist() == jointly(scores, sizes, target, lower, upper)
+    if IS_TRACED:
+        assert count.trace_count == 1
+
+
+@st.composite
+def joint_demands(draw, group_sizes):
+    numbers = (3, 5, 4)
+    scores = [
+        draw(st.lists(st.integers(-2, 3), min_size=n, max_size=n)) for n in numbers
+    ]
+    sizes = [draw(group_sizes) for _ in numbers]
+    upper = [draw(st.integers(0, n)) for n in numbers]
+    lower = [draw(st.integers(0, most)) for most in upper]
+    most = sum(size * n for size, n in zip(sizes, numbers, strict=True))
+    return scores, sizes, draw(st.integers(0, most)), lower, upper
+
+
+@property_test
+@given(joint_demands(group_sizes=st.just(1)))
+def test_jointly_is_exact_within_any_bounds(demand):
+    _, _, target, lower, upper = demand
+    counts = jointly(*demand)
+    assert counts == jointly_by_sorting(*demand)
+    assert sum(counts) == min(max(target, sum(lower)), sum(upper))
+
+
+@property_test
+@given(joint_demands(group_sizes=st.integers(1, 4)))
+def test_jointly_with_groups_of_any_sizes_equals_the_ranking(demand):
+    _, _, _, lower, upper = demand
+    counts = jointly(*demand)
+    assert counts == jointly_by_sorting(*demand)
+    assert all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True))
