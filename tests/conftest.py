@@ -17,7 +17,8 @@ def _fixed_seed_and_fresh_state():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.backend.clear_session()
+    # Collecting garbage after each test would take most of the time.
+    keras.backend.clear_session(free_memory=False)
 
 
 @pytest.fixture
