@@ -260,6 +260,28 @@ def test_erk_never_prunes_less_at_a_higher_target(shapes):
         assert sum(low) <= sum(high)
 
 
+class Even(Allocation):
+    """The same density everywhere, rounded to the total rather than by kernel."""
+
+    def relative_densities(self, plans):
+        return [1.0] * len(plans)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "target"),
+    [
+        # 14 weights each: 1.4 groups of 10 round down, and the small groups add 4.
+        (0.7, 28),
+        # 16 weights each: 1.6 groups of 10 round up, and the small ones give back 4.
+        (0.8, 32),
+    ],
+)
+def test_total_is_exact_where_small_groups_make_up_for_a_large_one(sparsity, target):
+    plans = [plan_of((10, 2), group_size=10), plan_of((1, 20))]
+    large, small = allocate_counts(Even(), sparsity, plans, [0, 0], [2, 20])
+    assert 10 * large + small == target
+
+
 # Custom.
 
 

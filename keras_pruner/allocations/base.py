@@ -134,20 +134,29 @@ def _scale_densities(densities, target, plans, lower, upper):
 
 
 def _round_to_total(ideal, target, plans, lower, upper):
-    """Rounds to whole groups by largest remainder, towards the exact total."""
-    counts = [
-        min(b, max(a, math.floor(x + 1e-9)))
-        for x, a, b in zip(ideal, lower, upper, strict=True)
-    ]
+    """Rounds to whole groups so that the total comes nearest to the target.
+
+    Large groups are rounded by themselves. The smallest make up for what that leaves,
+    by largest remainder; larger ones only where the smaller have no room.
+    """
+    smallest = min(plan.group_size for plan in plans)
+    counts = []
+    for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
+        whole = math.floor(x + 1e-9) if plan.group_size == smallest else round(x)
+        counts.append(min(high, max(low, whole)))
     missing = target - sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
-    # Largest remainder first, then by index; each gets one group more.
-    order = sorted(range(len(plans)), key=lambda i: (counts[i] - ideal[i], i))
-    # Whatever a full kernel or a large group leaves, the second round hands out.
-    for most in (1, missing):
-        for index in order:
-            size = plans[index].group_size
-            nearest = max(0, missing + (size - 1) // 2) // size
-            taken = min(most, nearest, upper[index] - counts[index])
-            counts[index] += taken
-            missing -= taken * size
+    for size in sorted({plan.group_size for plan in plans}):
+        members = [i for i, plan in enumerate(plans) if plan.group_size == size]
+        # Largest remainder first, then by index; each gives one group, then any number.
+        members.sort(key=lambda i: (counts[i] - ideal[i], i))
+        for most in (1, abs(missing)):
+            for index in members:
+                sign = 1 if missing > 0 else -1
+                room = upper[index] - counts[index]
+                if missing < 0:
+                    room = counts[index] - lower[index]
+                nearest = (abs(missing) + (size - 1) // 2) // size
+                change = sign * min(most, nearest, room)
+                counts[index] += change
+                missing -= change * size
     return counts
