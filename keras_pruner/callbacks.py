@@ -12,7 +12,7 @@ from keras_pruner.config import as_config, rename_keys
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.create import create_pruners
-from keras_pruner.wrappers import find_wrapped
+from keras_pruner.wrappers import check_built, find_wrapped
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -79,6 +79,9 @@ class PruningCallback(keras.callbacks.Callback):
         taken = {kernel.path for p in self.pruners for kernel in p.kernels}
         skipped = {s.path: s for p in self.pruners for s in p.skipped}
         return tuple(s for path, s in skipped.items() if path not in taken)
+
+    def __repr__(self):
+        return f"PruningCallback({self.config!r}, sparsity {self.sparsity:.4f})"
 
     # The course of a run.
 
@@ -306,6 +309,7 @@ def _accumulation(model):
 
 
 def _pruners_for(model, config):
+    check_built(model)
     if not find_wrapped(model):
         return create_pruners(config, model)
     groups = []
@@ -320,6 +324,8 @@ def _pruners_for(model, config):
                 break
         else:
             groups.append((own_config, {kernel.path: kernel}))
+    if not groups:
+        raise ValueError("Nothing in the model's wrapped layers can be pruned.")
     return [
         pruner
         for own_config, kernels in groups

@@ -178,7 +178,7 @@ class PruningConfig:
             ("max_sparsity", False),
         ):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise TypeError(f"`{key}` must be a number. Received: {value!r}")
             inside = 0 <= value < 1 if highest_is_open else 0 <= value <= 1
             if not inside:

@@ -54,6 +54,8 @@ class Registry(Mapping):
         self.family = family
         self.base = base
         self._classes = {}
+        # How a message begins: "A pattern", "An allocation".
+        self._one = f"{'An' if family[0] in 'aeiou' else 'A'} {family}"
 
     def register(self, *names):
         """Returns a decorator that makes a class known under one or more names.
@@ -67,14 +69,14 @@ class Registry(Mapping):
         """
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(
-                f"A {self.family} is registered under one or more non-empty strings. "
-                f"Received: names={names}"
+                f"{self._one} is registered under one or more non-empty "
+                f"strings. Received: names={names}"
             )
 
         def decorate(cls):
             if not (isinstance(cls, type) and issubclass(cls, self.base)):
                 raise TypeError(
-                    f"A {self.family} must be a class that extends "
+                    f"{self._one} must be a class that extends "
                     f"`{self.base.__name__}`. Received: {cls!r}"
                 )
             for name in names:
@@ -136,7 +138,7 @@ class Registry(Mapping):
         if isinstance(identifier, dict):
             if set(identifier) - {"name", "config"} or "name" not in identifier:
                 raise ValueError(
-                    f"A {self.family} given as a dict has the keys 'name' and "
+                    f"{self._one} given as a dict has the keys 'name' and "
                     f"'config'. Received: {identifier}"
                 )
             name = identifier["name"]
@@ -144,7 +146,7 @@ class Registry(Mapping):
                 raise self.unknown(name)
             return self._classes[name].from_config(dict(identifier.get("config") or {}))
         raise TypeError(
-            f"A {self.family} is given by name, as a dict, or as an instance of "
+            f"{self._one} is given by name, as a dict, or as an instance of "
             f"`{self.base.__name__}`. Received: {identifier!r} of type "
             f"{type(identifier).__name__}"
         )

@@ -251,8 +251,8 @@ def check_built(model):
         raise TypeError(f"Expected a Keras model. Received: {model!r}")
     if not model.built:
         raise ValueError(
-            f"'{model.name}' is not built, so its weights do not exist yet. Call it on "
-            "data once, or `build(input_shape)`."
+            f"'{model.name}' is not built, so its weights do not exist yet. Begin it "
+            "with `keras.Input`, call it on data once, or `build(input_shape)`."
         )
 
 

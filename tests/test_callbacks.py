@@ -337,6 +337,17 @@ def test_callback_on_uncompiled_model_is_an_error():
         callback.on_train_begin()
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX and torch build in fit")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_model_that_is_not_built_is_an_error(wrapped, data):
+    layer = keras.layers.Dense(3, activation="softmax")
+    layer = keras_pruner.PrunedLayer(layer) if wrapped else layer
+    model = compile_mlp(keras.Sequential([layer]))
+    x, y = data
+    with pytest.raises(ValueError, match="is not built.*keras.Input"):
+        model.fit(x, y, verbose=0, callbacks=[PruningCallback()])
+
+
 def test_failed_attach_leaves_the_model_as_it_was(data):
     model = compile_mlp(optimizer=adam())
     before, optimizer = kernels_of(model), model.optimizer
@@ -347,10 +358,11 @@ def test_failed_attach_leaves_the_model_as_it_was(data):
     np.testing.assert_array_equal(kernels_of(model), before)
 
 
-def test_nan_weights_are_an_error_and_masks_stay(data):
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_not_finite_are_an_error_and_masks_stay(bad, data):
     model = compile_mlp(optimizer=adam())
     value = value_of(model.layers[0].kernel).copy()
-    value[3, 5] = np.nan
+    value[3, 5] = bad
     model.layers[0].kernel.assign(value)
     pruner = keras_pruner.KerasBasePruner({"begin_step": 0, "end_step": 0}, model)
     with pytest.raises(ValueError, match="NaN or infinite weights in hidden/kernel"):

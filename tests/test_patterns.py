@@ -594,3 +594,14 @@ def test_pattern_without_a_method_says_what_to_define(method, arguments):
 
     with pytest.raises(NotImplementedError, match=f"Diagonal must define `{method}`."):
         getattr(Diagonal(), method)(*arguments)
+
+
+def test_blocks_do_not_span_outputs_that_share_no_input():
+    grouped = conv_layout((1, 1, 3, 6), groups=2)
+    reason = Block(2, 1).reason_to_skip(grouped)
+    assert reason == (
+        "pattern '2x1' needs 2 outputs that share inputs, but 2 groups of the "
+        "convolution have 3 each"
+    )
+    assert Block(3, 1).reason_to_skip(grouped) is None
+    assert "4 groups" in Block(4, 1).reason_to_skip(depthwise_layout((3, 3, 4, 1)))

@@ -22,7 +22,7 @@ class Block(Pattern):
     """
 
     def __init__(self, outputs, inputs):
-        if outputs < 1 or inputs < 1:
+        if not all(isinstance(n, int) and n >= 1 for n in (outputs, inputs)):
             raise ValueError(
                 "A block pattern 'NxM' needs N >= 1 outputs and M >= 1 inputs. "
                 f"Received: '{outputs}x{inputs}'"
@@ -41,6 +41,12 @@ class Block(Pattern):
             return (
                 f"pattern '{self}' needs an output axis divisible by {self.outputs}, "
                 f"but it has {layout.outputs} outputs"
+            )
+        if layout.outputs // layout.groups % self.outputs:
+            return (
+                f"pattern '{self}' needs {self.outputs} outputs that share inputs, "
+                f"but {layout.groups} groups of the convolution have "
+                f"{layout.outputs // layout.groups} each"
             )
         if layout.rows % self.inputs:
             return (
