@@ -1,8 +1,9 @@
 """The command line: `python -m keras_pruner demo`."""
 
 import argparse
-import os
 import sys
+
+from keras_pruner.demo import run_demo
 
 
 def main(arguments=None):
@@ -32,11 +33,7 @@ def main(arguments=None):
     )
     demo.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    # TensorFlow logs what hardware it found, which is no part of a demo.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        from keras_pruner.demo import run_demo
-
         run_demo(options.target_sparsity, options.epochs, options.seed)
     except (ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
