@@ -349,10 +349,10 @@ def _take_state(optimizer, restored, variables):
             f"this callback has {len(optimizer.updates)}."
         )
     for index, mask in optimizer.masks.items():
-        mask.assign(restored.masks[index])
-    optimizer.step.assign(restored.step)
+        mask.assign(ops.copy(restored.masks[index]))
+    optimizer.step.assign(ops.copy(restored.step))
     for new, old in zip(optimizer.updates, restored.updates, strict=True):
-        new.assign(old)
+        new.assign(ops.copy(old))
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):

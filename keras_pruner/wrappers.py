@@ -352,7 +352,8 @@ def _copy_weights(old, new):
             "its constructor was given?"
         )
     for source, target in zip(sources, targets, strict=True):
-        value = ops.convert_to_tensor(source)
+        # A copy, since JAX may donate the buffer of either to a training step.
+        value = ops.copy(source)
         mask = masks.get(id(source))
         if mask is not None:
             value = ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))

@@ -175,7 +175,8 @@ class KerasBasePruner(BasePruner):
         for kernel, mask in zip(self.kernels, masks, strict=True):
             self.mask_variables[kernel.path].assign(mask)
             if kernel.wrapper_mask is not None:
-                kernel.wrapper_mask.assign(mask)
+                # JAX donates buffers to the training step, each but once.
+                kernel.wrapper_mask.assign(ops.copy(mask))
         self._num_pruned = sum(
             int(count) * plan.group_size
             for count, plan in zip(
@@ -321,5 +322,7 @@ def _initial_mask(kernel):
         value,
         dtype="bool",
         trainable=False,
+        # Where kernels are sharded over devices, their masks are sharded alike.
+        layout=getattr(kernel.variable, "_layout", None),
         name=f"{kernel.path.replace('/', '_')}_mask",
     )
