@@ -69,6 +69,7 @@ def plot_history(history, metric="accuracy", ax=None):
     twin.fill_between(epochs, logs["sparsity"], alpha=0.15, color="gray")
     twin.set(ylabel="sparsity", ylim=(0, 1))
     ax.set(xlabel="epoch", ylabel=metric)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="lower right")
     return ax
 
