@@ -181,12 +181,12 @@ class PruningCallback(keras.callbacks.Callback):
             for kernel in pruner.kernels
         }
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        shrink = {
-            index_of[id(kernel.variable)]: pruner.shrink_functions[kernel.path]
-            for pruner in pruners
-            for kernel in pruner.kernels
-            if kernel.path in pruner.shrink_functions
-        }
+        shrink = {}
+        for pruner in pruners:
+            functions = pruner.shrink_functions
+            for kernel in pruner.kernels:
+                if kernel.path in functions:
+                    shrink[index_of[id(kernel.variable)]] = functions[kernel.path]
         optimizer.adopt(masks, shrink)
         optimizer.build(variables)
         if restored is not None and restored.built:

@@ -6,6 +6,7 @@ import keras
 
 from keras_pruner.kernels import (
     Kernel,
+    KernelSearch,
     Skipped,
     conv_layout,
     dense_layout,
@@ -68,7 +69,7 @@ def collect_kernels(modules, config):
 def _kernels_of(name, module, embeddings):
     if isinstance(module, Kernel):
         module = dataclasses.replace(module, path=name or module.path)
-        return _Found([module], [])
+        return KernelSearch((module,), ())
     if isinstance(module, keras.Variable):
         shape = tuple(module.shape)
         if len(shape) < 2:
@@ -77,7 +78,7 @@ def _kernels_of(name, module, embeddings):
                 "has two or more axes."
             )
         layout = dense_layout(shape) if len(shape) == 2 else conv_layout(shape)
-        return _Found([Kernel(name, module, layout)], [])
+        return KernelSearch((Kernel(name, module, layout),), ())
     if not isinstance(module, keras.layers.Layer):
         raise TypeError(
             f"Module '{name}' must be a Keras layer, a keras.Variable or a Kernel. "
@@ -96,14 +97,8 @@ def _kernels_of(name, module, embeddings):
     found = find_kernels(module, embeddings=embeddings, name=name)
     if name is not None and len(found.kernels) == 1:
         kernel = dataclasses.replace(found.kernels[0], path=name)
-        return _Found([kernel], list(found.skipped))
-    return _Found(list(found.kernels), list(found.skipped))
-
-
-@dataclasses.dataclass
-class _Found:
-    kernels: list
-    skipped: list
+        return KernelSearch((kernel,), found.skipped)
+    return found
 
 
 def _of_types(kernels, names):

@@ -311,11 +311,12 @@ class PruningConfig:
         return values
 
     def __repr__(self):
+        defaults = PruningConfig()
         changed = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
             if field.name == "target_sparsity"
-            or getattr(self, field.name) != getattr(_defaults(), field.name)
+            or getattr(self, field.name) != getattr(defaults, field.name)
         ]
         return f"PruningConfig({', '.join(changed)})"
 
@@ -327,10 +328,6 @@ def as_config(config):
     if isinstance(config, PruningConfig):
         return config
     return PruningConfig.from_dict(config)
-
-
-def _defaults():
-    return PruningConfig()
 
 
 def _is_whole(value):

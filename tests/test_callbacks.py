@@ -188,24 +188,6 @@ def test_fit_with_generator_of_unknown_length_prunes_in_one_shot(data, caplog):
     assert (kernels_of(model) == 0).sum() == TARGET
 
 
-class UnknownLength(keras.utils.PyDataset):
-    """Six batches, but does not say so."""
-
-    def __init__(self, data):
-        super().__init__()
-        self.data = data
-
-    @property
-    def num_batches(self):
-        return None
-
-    def __getitem__(self, index):
-        if index >= 6:
-            raise IndexError
-        x, y = self.data
-        return x[index * 16 : index * 16 + 16], y[index * 16 : index * 16 + 16]
-
-
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data is TensorFlow's")
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

@@ -239,9 +239,10 @@ class KerasBasePruner(BasePruner):
         def masked(gradient, mask):
             if gradient is None:
                 return None
+            mask = ops.convert_to_tensor(mask)
             return ops.where(mask, gradient, ops.zeros_like(gradient))
 
-        masks = self.masks
+        masks = self.mask_variables
         if isinstance(gradients, dict):
             unknown = sorted(set(gradients) - set(masks))
             if unknown:
