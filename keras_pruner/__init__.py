@@ -14,9 +14,14 @@ except ImportError as error:
     ) from error
 
 from keras_pruner.allocations import ALLOCATIONS, Allocation, register_allocation
-from keras_pruner.callbacks import PruningCallback, PruningSummaries
+from keras_pruner.callbacks import PruningCallback
 from keras_pruner.config import PruningConfig
-from keras_pruner.criteria import CRITERIA, Criterion, register_criterion
+from keras_pruner.criteria import (
+    CRITERIA,
+    Criterion,
+    GradientCriterion,
+    register_criterion,
+)
 from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.patterns import PATTERNS, Pattern, register_pattern
@@ -24,6 +29,7 @@ from keras_pruner.plots import plot_history, plot_report, plot_schedule
 from keras_pruner.pruners import (
     PRUNERS,
     BasePruner,
+    DynamicPruner,
     KerasBasePruner,
     create_pruners,
     register_pruner,
@@ -40,6 +46,7 @@ from keras_pruner.schedules import (
     Schedule,
     register_schedule,
 )
+from keras_pruner.summaries import PruningSummaries
 from keras_pruner.version import __version__
 from keras_pruner.wrappers import PrunedLayer, strip, wrap
 
@@ -53,6 +60,8 @@ __all__ = [
     "Allocation",
     "BasePruner",
     "Criterion",
+    "DynamicPruner",
+    "GradientCriterion",
     "KerasBasePruner",
     "KernelLayout",
     "Pattern",

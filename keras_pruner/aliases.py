@@ -60,3 +60,20 @@ def rename_keys(config, known):
         # Intel's empty `op_names` means every layer.
         values["include"] = None
     return values
+
+
+def split_pruning_type(name, criteria):
+    """Reads a `pruning_type` that names a criterion, as Intel's do.
+
+    Args:
+        name: E.g. `"snip_momentum_progressive"`, `"snip_momentum"` or `"rigl"`.
+        criteria: Names of the criteria.
+
+    Returns:
+        Tuple of the pruner's name and of the criterion's, or `None` if none is named.
+    """
+    stem = name.removesuffix("_progressive")
+    # These name a pruner and a criterion alike, and the pruner chooses the criterion.
+    if stem not in criteria or name in ("block_mask", "retrain_free"):
+        return name, None
+    return ("progressive" if name != stem else "basic"), stem

@@ -1,7 +1,6 @@
 """Drives pruners during `model.fit`."""
 
 import dataclasses
-import importlib.util
 import weakref
 
 import keras
@@ -12,6 +11,7 @@ from keras_pruner.config import as_config, rename_keys
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.create import create_pruners
+from keras_pruner.slots import innermost
 from keras_pruner.wrappers import check_built, find_wrapped
 
 
@@ -175,19 +175,23 @@ class PruningCallback(keras.callbacks.Callback):
             pruners = _pruners_for(model, self.config)
         variables = model.trainable_variables
         index_of = {id(variable): index for index, variable in enumerate(variables)}
-        masks = {
-            index_of[id(kernel.variable)]: pruner.mask_variables[kernel.path]
+        kernels = {
+            index_of[id(kernel.variable)]: (
+                pruner.mask_variables[kernel.path],
+                pruner.rules[kernel.path],
+                pruner.state_variables[kernel.path],
+            )
             for pruner in pruners
             for kernel in pruner.kernels
         }
+        extra = [
+            (index_of[id(variable)], states)
+            for pruner in pruners
+            for variable, states in pruner.extra_states()
+        ]
+        freezes = any(pruner.freezes_weights for pruner in pruners)
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        shrink = {}
-        for pruner in pruners:
-            functions = pruner.shrink_functions
-            for kernel in pruner.kernels:
-                if kernel.path in functions:
-                    shrink[index_of[id(kernel.variable)]] = functions[kernel.path]
-        optimizer.adopt(masks, shrink)
+        optimizer.adopt(kernels, extra, freezes)
         optimizer.build(variables)
         if restored is not None and restored.built:
             _take_state(optimizer, restored, variables)
@@ -214,7 +218,7 @@ class PruningCallback(keras.callbacks.Callback):
         """Lets the pruners read masks and counts from the optimizer's variables."""
         updates = self._optimizer.updates
         for pruner, update in zip(self.pruners, updates, strict=True):
-            pruner.bind(self._optimizer.step, update)
+            pruner.bind(self._optimizer.step, update, self._optimizer)
             pruner.refresh()
 
     def _detach(self, model):
@@ -302,10 +306,7 @@ def _compile_config(model):
 
 def _accumulation(model):
     """Returns how many batches make one optimizer update."""
-    optimizer = model.optimizer
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer.gradient_accumulation_steps or 1
+    return innermost(model.optimizer).gradient_accumulation_steps or 1
 
 
 def _pruners_for(model, config):
@@ -348,42 +349,18 @@ def _take_state(optimizer, restored, variables):
             f"The model was saved with {len(restored.updates)} pruning configs, but "
             f"this callback has {len(optimizer.updates)}."
         )
+    if {(*k, *v.shape) for k, v in restored.states.items()} != {
+        (*k, *v.shape) for k, v in optimizer.states.items()
+    }:
+        raise ValueError(
+            "The model was saved with another criterion, pattern or pruner, which kept "
+            "other states than this config. Use the same config, or load the model "
+            "with `compile=False` and compile it anew."
+        )
     for index, mask in optimizer.masks.items():
         mask.assign(ops.copy(restored.masks[index]))
+    for key, state in optimizer.states.items():
+        state.assign(ops.copy(restored.states[key]))
     optimizer.step.assign(ops.copy(restored.step))
     for new, old in zip(optimizer.updates, restored.updates, strict=True):
         new.assign(ops.copy(old))
-
-
-class PruningSummaries(keras.callbacks.TensorBoard):
-    """TensorBoard callback that also writes the sparsity of every prunable kernel.
-
-    It reads the weights themselves, so it shows what is true, whoever made the zeros.
-    Scalars are named `sparsity/<path of the kernel>` and `sparsity/all`, one value per
-    epoch. Takes the arguments of `keras.callbacks.TensorBoard`.
-
-    Raises:
-        ImportError: If TensorBoard is not installed.
-    """
-
-    def __init__(self, *args, **kwargs):
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "PruningSummaries needs TensorBoard. Install it, or "
-                "keras-pruner[tensorboard]."
-            )
-        super().__init__(*args, **kwargs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        zeros = total = 0
-        with self._train_writer.as_default():
-            for kernel in find_kernels(self.model).kernels:
-                values = ops.convert_to_numpy(kernel.variable)
-                count = int((values == 0).sum())
-                zeros, total = zeros + count, total + values.size
-                self.summary.scalar(
-                    f"sparsity/{kernel.path}", count / values.size, step=epoch
-                )
-            if total:
-                self.summary.scalar("sparsity/all", zeros / total, step=epoch)

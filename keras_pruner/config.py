@@ -1,8 +1,6 @@
 """What to prune, how far and when: one frozen, validated object."""
 
 import dataclasses
-import math
-import numbers
 import re
 
 import keras
@@ -10,6 +8,7 @@ import keras
 from keras_pruner import (
     aliases,
     allocations,
+    checks,
     criteria,
     patterns,
     reductions,
@@ -35,12 +34,16 @@ class PruningConfig:
         pattern: Shape of what is pruned together: `"1x1"` (single weights, the
             default), `"NxM"` blocks of N outputs by M inputs, `"n:m"` (n of every m
             inputs pruned), `"channelx1"` (input channels), `"1xchannel"` (outputs).
-        criterion: How weights are scored: `"magnitude"` (default) or `"random"`.
-        allocation: How the target is divided over the kernels: `"erk"` (default),
-            `"uniform"`, `"global"`, `"global_l2"`, or a dict from regular expressions
-            to sparsities, or a function from a `KernelPlan` to a sparsity.
-        schedule: How sparsity grows: `"polynomial"` (default), `"linear"`, `"cos"`,
-            `"exp"`, `"cube"`, `"constant"`.
+        criterion: How weights are scored, e.g. `"magnitude"`, `"snip_momentum"`;
+            `docs/algorithms.md` lists all. `None` leaves it to the pruner, and means
+            `"magnitude"` for most.
+        allocation: How the target is divided over the kernels: `"erk"`, `"uniform"`,
+            `"global"`, `"global_l2"`, or a dict from regular expressions to
+            sparsities, or a function from a `KernelPlan` to a sparsity. `None` leaves
+            it to the criterion, and means `"erk"` for most.
+        schedule: How sparsity grows: `"polynomial"`, `"linear"`, `"cos"`, `"exp"`,
+            `"cube"`, `"constant"`. `None` leaves it to the pruner, and means
+            `"polynomial"` for those that prune gradually.
         initial_sparsity: Sparsity at the first update, in [0, target_sparsity].
         begin_step: Optimizer updates before the first mask update, or `None` to let
             the callback choose.
@@ -56,13 +59,17 @@ class PruningConfig:
         max_sparsity: Highest sparsity of any one kernel, in [0, 1].
         group_reduction: How a group's score follows from its members': `"mean"`,
             `"sum"`, `"max"` or `"l2"`.
-        regularizer: What draws weights towards zero after every step, from the
-            beginning on: `None` (default), `"group_lasso"`, `"l1"` or `"l2"`.
+        regularizer: What draws weights towards zero after every step: `None`
+            (default), `"group_lasso"`, `"l1"` or `"l2"` on all weights from the
+            beginning on; `"growing_l1"` or `"growing_l2"` on what will be pruned.
         regularizer_strength: Its coefficient, >= 0; it is multiplied by the learning
             rate.
         low_memory_usage: Whether scores are kept in bfloat16 while masks are made: 2
             bytes a weight instead of 4. Scores that then are equal are cut by index.
-        pruning_type: Registered name of the pruner, `"basic"` by default.
+        pruning_type: Registered name of the pruner, `"basic"` by default. As in Intel
+            Neural Compressor the name of a gradient criterion is taken too, alone or
+            with the suffix `"_progressive"`: `"snip_momentum_progressive"`.
+        pruner_options: Dict of settings of the pruner, by name.
         resume_from_pruned_checkpoint: Whether zeros that the model already has stay
             pruned, and count.
         local_configs: Configs, or dicts of changed keys, for some of the layers. Each
@@ -75,9 +82,9 @@ class PruningConfig:
 
     target_sparsity: float | None = None
     pattern: patterns.Pattern | str = "1x1"
-    criterion: criteria.Criterion | str = "magnitude"
-    allocation: allocations.Allocation | str = "erk"
-    schedule: schedules.Schedule | str = "polynomial"
+    criterion: criteria.Criterion | str | None = None
+    allocation: allocations.Allocation | str | None = None
+    schedule: schedules.Schedule | str | None = None
     initial_sparsity: float = 0.0
     begin_step: int | None = None
     end_step: int | None = None
@@ -92,14 +99,16 @@ class PruningConfig:
     regularizer_strength: float = 1e-4
     low_memory_usage: bool = False
     pruning_type: str = "basic"
+    pruner_options: dict = dataclasses.field(default_factory=dict, hash=False)
     resume_from_pruned_checkpoint: bool = False
     local_configs: tuple = ()
 
     def __post_init__(self):
+        self._normalise_pruner()
         self._normalise_components()
         self._normalise_selection()
-        self._check_sparsities()
-        self._check_steps()
+        checks.check_sparsities(self, self._set)
+        checks.check_steps(self, self._set)
         if self.group_reduction not in reductions.REDUCTIONS:
             raise ValueError(
                 f"`group_reduction` must be one of {', '.join(reductions.REDUCTIONS)}."
@@ -115,11 +124,6 @@ class PruningConfig:
             raise ValueError(
                 f"`regularizer_strength` must be finite and >= 0. Received: {strength}"
             )
-        if not isinstance(self.pruning_type, str):
-            raise TypeError(
-                "`pruning_type` is the registered name of a pruner. "
-                f"Received: {self.pruning_type!r}"
-            )
         for key in ("low_memory_usage", "resume_from_pruned_checkpoint"):
             if not isinstance(getattr(self, key), bool):
                 raise TypeError(
@@ -130,20 +134,73 @@ class PruningConfig:
     def _set(self, name, value):
         object.__setattr__(self, name, value)
 
+    def _normalise_pruner(self):
+        if not isinstance(self.pruning_type, str):
+            raise TypeError(
+                "`pruning_type` is the registered name of a pruner. "
+                f"Received: {self.pruning_type!r}"
+            )
+        name, criterion = aliases.split_pruning_type(
+            self.pruning_type, criteria.CRITERIA
+        )
+        if criterion is not None:
+            if self.criterion not in (None, criterion):
+                raise ValueError(
+                    f"`pruning_type='{self.pruning_type}'` says the criterion "
+                    f"'{criterion}', but `criterion` is {self.criterion!r}. Give one."
+                )
+            self._set("criterion", criterion)
+        self._set("pruning_type", name)
+        options = self.pruner_options
+        if not isinstance(options, dict) or not all(
+            isinstance(k, str) for k in options
+        ):
+            raise TypeError(
+                "`pruner_options` is a dict from names to values. "
+                f"Received: {options!r}"
+            )
+        self._set("pruner_options", dict(options))
+
+    def completed(self, criterion, schedule, allocation=None):
+        """Returns a config with nothing left open that a pruner has a default for.
+
+        Args:
+            criterion: Name that an open `criterion` stands for.
+            schedule: Name that an open `schedule` stands for.
+            allocation: Name that an open `allocation` stands for, or `None` to leave it
+                to the criterion.
+
+        Raises:
+            ValueError: If the criterion cannot work with the rest.
+        """
+        criterion = criteria.CRITERIA.get(self.criterion, criterion)
+        allocation = allocation or criterion.default_allocation
+        config = dataclasses.replace(
+            self,
+            criterion=criterion,
+            schedule=schedules.SCHEDULES.get(self.schedule, schedule),
+            allocation=allocations.ALLOCATIONS.get(self.allocation, allocation),
+        )
+        criterion.check(config)
+        return config
+
     def _normalise_components(self):
         self._set("pattern", patterns.PATTERNS.get(self.pattern, "1x1"))
-        self._set("criterion", criteria.CRITERIA.get(self.criterion, "magnitude"))
-        self._set("schedule", schedules.SCHEDULES.get(self.schedule, "polynomial"))
-        if self.regularizer is not None:
-            known = regularizers.REGULARIZERS
-            self._set("regularizer", known.get(self.regularizer))
+        for key, registry in (
+            ("criterion", criteria.CRITERIA),
+            ("schedule", schedules.SCHEDULES),
+            ("regularizer", regularizers.REGULARIZERS),
+        ):
+            if getattr(self, key) is not None:
+                self._set(key, registry.get(getattr(self, key)))
         allocation = self.allocation
         is_spec = isinstance(allocation, dict) and set(allocation) <= {"name", "config"}
         if not isinstance(allocation, allocations.Allocation) and (
             callable(allocation) or (isinstance(allocation, dict) and not is_spec)
         ):
             allocation = allocations.Custom(allocation)
-        self._set("allocation", allocations.ALLOCATIONS.get(allocation, "erk"))
+        if allocation is not None:
+            self._set("allocation", allocations.ALLOCATIONS.get(allocation))
         if self.target_sparsity is None:
             highest = self.pattern.max_sparsity
             default = highest if highest < 1 else DEFAULT_TARGET_SPARSITY
@@ -170,69 +227,6 @@ class PruningConfig:
                 _check_layer_type(name)
             self._set("layer_types", tuple(dict.fromkeys(names)))
 
-    def _check_sparsities(self):
-        for key, highest_is_open in (
-            ("target_sparsity", True),
-            ("initial_sparsity", True),
-            ("min_sparsity", False),
-            ("max_sparsity", False),
-        ):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise TypeError(f"`{key}` must be a number. Received: {value!r}")
-            inside = 0 <= value < 1 if highest_is_open else 0 <= value <= 1
-            if not inside:
-                hint = " (a fraction, not a percentage)" if 1 < value <= 100 else ""
-                raise ValueError(
-                    f"`{key}` must be in [0, 1{')' if highest_is_open else ']'}{hint}. "
-                    f"Received: {value}"
-                )
-            self._set(key, float(value))
-        if self.initial_sparsity > self.target_sparsity:
-            raise ValueError(
-                "`initial_sparsity` must not exceed `target_sparsity`. Received: "
-                f"{self.initial_sparsity} > {self.target_sparsity}"
-            )
-        if self.min_sparsity > self.max_sparsity:
-            raise ValueError(
-                "`min_sparsity` must not exceed `max_sparsity`. Received: "
-                f"{self.min_sparsity} > {self.max_sparsity}"
-            )
-        highest = self.pattern.max_sparsity
-        for key in ("target_sparsity", "min_sparsity"):
-            if getattr(self, key) > highest:
-                raise ValueError(
-                    f"Pattern '{self.pattern}' prunes at most {highest:g} of a kernel, "
-                    f"so `{key}` cannot be met. Lower it to {highest:g}, or use "
-                    f"another pattern. Received: {getattr(self, key)}"
-                )
-        if not self.allocation.is_absolute and not (
-            self.min_sparsity <= self.target_sparsity <= self.max_sparsity
-        ):
-            raise ValueError(
-                "The caps cannot meet the target: kernels that each have a sparsity in "
-                f"[{self.min_sparsity}, {self.max_sparsity}] cannot have "
-                f"{self.target_sparsity} together. Change `min_sparsity`, "
-                "`max_sparsity` or `target_sparsity`."
-            )
-
-    def _check_steps(self):
-        for key, lowest in (("begin_step", 0), ("end_step", 0), ("frequency", 1)):
-            value = getattr(self, key)
-            if value is None:
-                continue
-            if not _is_whole(value):
-                raise TypeError(f"`{key}` must be an integer. Received: {value!r}")
-            if value < lowest:
-                raise ValueError(f"`{key}` must be >= {lowest}. Received: {value}")
-            self._set(key, int(value))
-        if None not in (self.begin_step, self.end_step):
-            if self.end_step < self.begin_step:
-                raise ValueError(
-                    "`end_step` must not come before `begin_step`. Received: "
-                    f"begin_step={self.begin_step}, end_step={self.end_step}"
-                )
-
     def _normalise_local_configs(self):
         made = []
         for number, local in enumerate(_as_tuple(self.local_configs)):
@@ -240,6 +234,8 @@ class PruningConfig:
                 changes = rename_keys(local)
                 own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
                 own |= {"local_configs": (), "include": None, "exclude": ()}
+                if "pruning_type" in changes:
+                    own |= {"criterion": None, "pruner_options": {}}
                 if "target_sparsity" not in changes:
                     own["target_sparsity"] = self._target_for(changes.get("pattern"))
                 local = PruningConfig(**(own | changes))
@@ -328,12 +324,6 @@ def as_config(config):
     if isinstance(config, PruningConfig):
         return config
     return PruningConfig.from_dict(config)
-
-
-def _is_whole(value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    return math.isfinite(value) and int(value) == value
 
 
 def _as_tuple(value):

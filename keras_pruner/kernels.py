@@ -1,72 +1,22 @@
-"""Which variables of a Keras model are prunable, and how each is seen as a matrix.
-
-Every prunable kernel is viewed as a 2-D matrix `(K, N)`: K the reduction (fan-in)
-axis, N the output axis. All pruning maths runs on this matrix and only there.
-"""
+"""Which variables of a Keras model are prunable, through all nesting."""
 
 import dataclasses
 import math
 
 import keras
-from keras import layers, ops
+from keras import layers
+
+from keras_pruner.layouts import (
+    KernelLayout,
+    conv_layout,
+    conv_transpose_layout,
+    dense_layout,
+    depthwise_layout,
+    einsum_layout,
+)
 
 _RULES = []
 _MAX_KERNEL_SIZE = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelLayout:
-    """How a kernel's axes form its matrix of `K = window * inputs` by `N = outputs`.
-
-    In the matrix, inputs run fastest along K, within one window position; the outputs
-    of one group of a grouped convolution stand together along N.
-
-    Args:
-        shape: The kernel's shape.
-        window: Tuple of window sizes; `()` for a layer without a window.
-        inputs: Input channels that one output sees.
-        outputs: Number of outputs.
-        groups: Groups of a convolution (its depth for a depthwise one).
-        permutation: Order of the kernel's axes in the matrix, or `None` for as is.
-    """
-
-    shape: tuple
-    window: tuple
-    inputs: int
-    outputs: int
-    groups: int = 1
-    permutation: tuple | None = None
-
-    @property
-    def window_size(self):
-        return math.prod(self.window)
-
-    @property
-    def rows(self):
-        return self.window_size * self.inputs
-
-    @property
-    def size(self):
-        return math.prod(self.shape)
-
-    @property
-    def dimensions(self):
-        """Sizes that the ERK formula sums and multiplies: window, inputs, outputs."""
-        return (*self.window, self.inputs, self.outputs)
-
-    def to_matrix(self, kernel):
-        """Views a tensor of the kernel's shape as its `(K, N)` matrix."""
-        if self.permutation is not None:
-            kernel = ops.transpose(kernel, self.permutation)
-        return ops.reshape(kernel, (self.rows, self.outputs))
-
-    def from_matrix(self, matrix):
-        """Inverse of `to_matrix`."""
-        if self.permutation is None:
-            return ops.reshape(matrix, self.shape)
-        permuted = ops.reshape(matrix, [self.shape[axis] for axis in self.permutation])
-        inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
-        return ops.transpose(permuted, inverse)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +29,7 @@ class Kernel:
         layout: `KernelLayout`.
         layer: The layer that owns the variable, or `None`.
         owner: The wrapper layer that masks the variable, or `None`.
+        attention: Path of the attention layer whose heads the kernel holds, or `None`.
     """
 
     path: str
@@ -86,6 +37,7 @@ class Kernel:
     layout: KernelLayout
     layer: keras.layers.Layer | None = None
     owner: keras.layers.Layer | None = None
+    attention: str | None = None
 
     @property
     def wrapper_mask(self):
@@ -115,60 +67,6 @@ class KernelSearch:
 
     kernels: tuple
     skipped: tuple
-
-
-def dense_layout(shape):
-    """Layout of a kernel whose last axis is the output and the others the input."""
-    shape = tuple(shape)
-    return KernelLayout(shape, (), math.prod(shape[:-1]), shape[-1])
-
-
-def conv_layout(shape, groups=1):
-    """Layout of `(*window, inputs, outputs)`."""
-    *window, inputs, outputs = shape
-    return KernelLayout(tuple(shape), tuple(window), inputs, outputs, groups)
-
-
-def conv_transpose_layout(shape):
-    """Layout of `(*window, outputs, inputs)`."""
-    *window, outputs, inputs = shape
-    rank = len(window)
-    order = (*range(rank), rank + 1, rank)
-    return KernelLayout(tuple(shape), tuple(window), inputs, outputs, permutation=order)
-
-
-def depthwise_layout(shape):
-    """Layout of `(*window, inputs, multiplier)`: each output sees one input."""
-    *window, inputs, multiplier = shape
-    outputs = inputs * multiplier
-    return KernelLayout(tuple(shape), tuple(window), 1, outputs, groups=inputs)
-
-
-def einsum_layout(equation, shape):
-    """Layout of an einsum kernel: K are its letters that the output has not.
-
-    Letters that input, kernel and output share are groups, like those of a grouped
-    convolution, and stand first along N.
-    """
-    left, output = equation.replace(" ", "").split("->")
-    inputs, kernel = left.split(",")
-    axes = range(len(kernel))
-    reduced = [a for a in axes if kernel[a] not in output]
-    shared = [a for a in axes if a not in reduced and kernel[a] in inputs]
-    rest = [a for a in axes if a not in reduced and a not in shared]
-    order = (*reduced, *shared, *rest)
-
-    def size(members):
-        return math.prod(shape[axis] for axis in members)
-
-    return KernelLayout(
-        tuple(shape),
-        (),
-        size(reduced),
-        size(shared) * size(rest),
-        groups=size(shared),
-        permutation=None if order == tuple(axes) else order,
-    )
 
 
 def register_kernel_rule(layer_class, rule=None):
@@ -300,6 +198,8 @@ def find_kernels(model, *, embeddings=False, name=None):
         or belongs to a class that has none to prune.
     """
     found, skipped, seen_layers, seen_variables = [], [], set(), set()
+    # From the id of an attention layer's part to the layer's path and heads.
+    attention = {}
 
     def visit(layer, prefix, owner):
         if id(layer) in seen_layers:
@@ -307,6 +207,10 @@ def find_kernels(model, *, embeddings=False, name=None):
         seen_layers.add(id(layer))
         is_wrapper = hasattr(layer, "mask_of")
         owner = layer if is_wrapper else owner
+        heads = _num_heads(layer)
+        if heads:
+            path = "/".join(prefix)
+            attention.update({id(part): (path, heads) for part in _children(layer)})
         layouts = {} if is_wrapper else _layouts(layer, embeddings)
         refusal = None if is_wrapper else _refusal(layer)
         # A rule may name variables of a sublayer that has no public class.
@@ -327,7 +231,10 @@ def find_kernels(model, *, embeddings=False, name=None):
                 reason = refusal or _unknown_reason(layer)
             seen_variables.add(id(variable))
             if reason is None:
-                found.append(Kernel(path, variable, layout, layer, owner))
+                kernel = Kernel(path, variable, layout, layer, owner)
+                if id(layer) in attention:
+                    kernel = _with_heads(kernel, *attention[id(layer)])
+                found.append(kernel)
             else:
                 skipped.append(Skipped(path, shape, reason))
         for child in _children(layer):
@@ -341,6 +248,24 @@ def find_kernels(model, *, embeddings=False, name=None):
         prefix = _own_name(model)
     visit(model, prefix, None)
     return KernelSearch(_with_unique_paths(found), tuple(skipped))
+
+
+def _num_heads(layer):
+    """Returns how many heads of an attention layer can be cut, or 0 for another."""
+    if isinstance(layer, layers.GroupQueryAttention):
+        # Query heads that share one key and value head go together.
+        return layer.num_key_value_heads
+    return layer.num_heads if isinstance(layer, layers.MultiHeadAttention) else 0
+
+
+def _with_heads(kernel, path, heads):
+    """Marks a kernel of an attention layer with the heads that its matrix holds."""
+    axes = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
+    axis = axes.get(kernel.layer.name)
+    if axis is None:
+        return kernel
+    layout = dataclasses.replace(kernel.layout, heads=heads, head_axis=axis)
+    return dataclasses.replace(kernel, layout=layout, attention=path)
 
 
 def _unknown_reason(layer):

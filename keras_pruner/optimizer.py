@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_pruner.slots import innermost
+from keras_pruner.training import keep
+
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
 class PruningOptimizer(keras.optimizers.Optimizer):
@@ -13,16 +16,20 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     saved and restored with the model. `PruningCallback` puts it in place for `fit` and
     takes it out at the end; the wrapped optimizer and its state are never copied.
 
-    A step: gradients of pruned weights are set to zero, so that they leave no momentum
-    and no share in a gradient norm; the inner optimizer steps; pruned weights, and
-    their moving averages if the optimizer keeps some, are set to zero; and the step is
-    counted if the inner optimizer counted one.
+    A step: the kernel's `TrainingRule` makes the gradient that the inner optimizer gets
+    (pruned weights get none, so that they leave no momentum and no share in a gradient
+    norm); the inner optimizer steps; the rule takes in the true gradient if it wants
+    to, draws weights towards zero if it shall, and masks them; so are their moving
+    averages, if the optimizer keeps some; and the step is counted if the inner
+    optimizer counted one. An optimizer that was loaded with a model has no rules: it
+    masks gradients and weights.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`.
         masked_variables: Indices, among the variables that the optimizer is built
             with, of those that have a mask.
         num_pruners: Number of pruners whose latest mask update is remembered.
+        states: List of `(index, name, shape, dtype)`: further tensors to keep.
         name: Name of the optimizer.
     """
 
@@ -31,6 +38,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         inner_optimizer,
         masked_variables=(),
         num_pruners=1,
+        states=(),
         name="pruning_optimizer",
     ):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -43,22 +51,42 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.masked_variables = tuple(int(index) for index in masked_variables)
         self.num_pruners = num_pruners
+        self.state_specs = [
+            (int(index), key, tuple(shape), dtype)
+            for index, key, shape, dtype in states
+        ]
         self._masks = {}
+        self._states = {}
         self._updates = []
-        self._shrink = {}
+        # Of the true gradients, where the inner optimizer accumulates.
+        self._sums = {}
+        self._rules = {}
+        self._freezes = False
+        self._is_stateless = False
 
-    def adopt(self, masks, shrink=None):
-        """Uses variables that exist already as masks. Call it before `build`.
+    def adopt(self, kernels, extra=(), freezes=False):
+        """Uses variables that exist already. Call it before `build`.
 
         Args:
-            masks: Dict from index to bool `keras.Variable`.
-            shrink: Dict from index to a function of a kernel's value and a learning
-                rate, which returns the value after a regularizer's proximal step.
+            kernels: Dict from the index of a variable to the tuple of its mask (a bool
+                `keras.Variable`), its `TrainingRule`, and a dict of its states.
+            extra: Pairs of an index and a dict of states, for variables without mask.
+            freezes: Whether the inner optimizer never steps.
         """
-        self._shrink = dict(shrink or {})
-        self.masked_variables = tuple(masks)
-        for index, mask in masks.items():
+        self._freezes = freezes
+        self.masked_variables = tuple(kernels)
+        for index, (mask, rule, states) in kernels.items():
             self._masks[str(index)] = mask
+            self._rules[index] = rule
+            self._adopt_states(index, states)
+        for index, states in extra:
+            self._adopt_states(index, states)
+
+    def _adopt_states(self, index, states):
+        for key, variable in states.items():
+            self._states[f"{index}/{key}"] = variable
+            spec = (index, key, tuple(variable.shape), str(variable.dtype))
+            self.state_specs.append(spec)
 
     def build(self, variables):
         for index in self.masked_variables:
@@ -72,6 +100,25 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index in self.masked_variables:
             if str(index) not in self._masks:
                 self._masks[str(index)] = self._add_mask(variables[index])
+        for index, key, shape, dtype in self.state_specs:
+            if f"{index}/{key}" not in self._states:
+                self._states[f"{index}/{key}"] = self.add_variable(
+                    shape=shape,
+                    dtype=dtype,
+                    initializer="zeros",
+                    layout=_layout_for(shape, variables[index]),
+                    name=f"{variables[index].path.replace('/', '_')}_{key}",
+                )
+        if innermost(self.inner_optimizer).gradient_accumulation_steps:
+            for index, rule in self._rules.items():
+                if rule.needs_gradients:
+                    self._sums[str(index)] = self.add_variable(
+                        shape=variables[index].shape,
+                        dtype="float32",
+                        initializer="zeros",
+                        layout=_layout_for(variables[index].shape, variables[index]),
+                        name=f"{variables[index].path.replace('/', '_')}_sum",
+                    )
         for number in range(self.num_pruners):
             self._updates.append(
                 self.add_variable(
@@ -128,6 +175,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)
 
+    @property
+    def states(self):
+        """Dict from (index of a trainable variable, name) to a state variable."""
+        return {(i, key): self._states[f"{i}/{key}"] for i, key, *_ in self.state_specs}
+
+    def _states_of(self, index):
+        return {key: v for (i, key), v in self.states.items() if i == index}
+
     def apply(self, grads, trainable_variables=None):
         if trainable_variables is None:
             variables = self._trainable_variables
@@ -135,78 +190,152 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             variables = list(trainable_variables)
             if not self.built:
                 self.build(variables)
+        scale = self._loss_scale()
+        before, shaped = {}, []
+        for gradient, variable in zip(grads, variables, strict=True):
+            index = self._get_variable_index(variable)
+            rule = self._rules.get(index)
+            if rule is None or gradient is None:
+                shaped.append(_masked(gradient, self._masks.get(str(index))))
+                continue
+            states = self._states_of(index)
+            dense = states.get("dense")
+            weight = ops.convert_to_tensor(variable if dense is None else dense)
+            if rule.needs_gradients:
+                # Also TensorFlow's sparse gradients, of embeddings.
+                gradient = ops.convert_to_tensor(gradient)
+                before[index] = weight, ops.cast(gradient, "float32") / scale
+            if rule.keeps_dense:
+                variable.assign(weight)
+            if hasattr(gradient, "dense_shape"):
+                # What it changes is masked after the step.
+                shaped.append(gradient)
+                continue
+            mask = self._masks[str(index)]
+            shaped.append(rule.shape_gradient(gradient, weight, mask, states, scale))
+        ticked, applied = self._step_inner(shaped, variables)
+        self._observe(before, ticked, applied)
+        if applied is None:
+            self._iterations.assign_add(1)
+        else:
+            self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
+        self._mask_weights(applied)
+
+    def _loss_scale(self):
+        """Returns the factor that the loss was multiplied with, as float32."""
+        scale, optimizer = 1.0, self.inner_optimizer
+        while optimizer is not None:
+            if hasattr(optimizer, "dynamic_scale"):
+                scale = ops.convert_to_tensor(optimizer.dynamic_scale) * scale
+            elif optimizer.loss_scale_factor is not None:
+                scale = scale * optimizer.loss_scale_factor
+            optimizer = getattr(optimizer, "inner_optimizer", None)
+        return scale
+
+    @property
+    def _may_skip(self):
+        """Whether a call may leave the weights as they are."""
+        wrapped = hasattr(self.inner_optimizer, "inner_optimizer")
+        return wrapped or bool(self.inner_optimizer.gradient_accumulation_steps)
+
+    def _step_inner(self, gradients, variables):
+        """Lets the inner optimizer step.
+
+        Returns:
+            Tuple of whether it took the gradients in, and whether it applied a step, as
+            bool tensors; both `None` if it always does.
+        """
+        if self._freezes:
+            return None, None
+        inner, counter = self.inner_optimizer, innermost(self.inner_optimizer)
         # A sum is a value; the variable itself would change under our hands.
-        before = self.inner_optimizer.iterations + 0
-        masks = [
-            self._masks.get(str(self._get_variable_index(variable)))
-            for variable in variables
-        ]
-        grads = [_masked(g, mask) for g, mask in zip(grads, masks, strict=True)]
-        self.inner_optimizer.apply(grads, variables)
-        applied = self.inner_optimizer.iterations - before
-        self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
-        rate = self._rate_if(applied)
-        for index, shrink in self._shrink.items():
-            variable = self._trainable_variables[index]
-            variable.assign(shrink(ops.convert_to_tensor(variable), rate))
-        self.enforce()
+        ticks, iterations = counter._iterations + 0, inner.iterations + 0
+        if self._is_stateless:
+            values, state = inner.stateless_apply(
+                [ops.convert_to_tensor(v) for v in inner.variables],
+                gradients,
+                [ops.convert_to_tensor(v) for v in self._trainable_variables],
+            )
+            new = zip(self._trainable_variables, values, strict=True)
+            for variable, value in (*new, *zip(inner.variables, state, strict=True)):
+                variable.assign(value)
+        else:
+            inner.apply(gradients, variables)
+        if not self._may_skip:
+            return None, None
+        return counter._iterations + 0 > ticks, inner.iterations + 0 > iterations
 
-    def _rate_if(self, applied):
-        """The learning rate, or 0 if gradients were only accumulated or not finite."""
+    def _observe(self, before, ticked, applied):
+        """Shows the rules the true gradients of an applied step."""
+        steps = innermost(self.inner_optimizer).gradient_accumulation_steps
+        for index, (weight, gradient) in before.items():
+            states = self._states_of(index)
+            if str(index) in self._sums:
+                sums = self._sums[str(index)]
+                old = ops.convert_to_tensor(sums)
+                total = old + gradient
+                # A batch that was not finite is skipped, not summed.
+                kept = ops.where(ticked, total, old)
+                sums.assign(ops.where(applied, ops.zeros_like(old), kept))
+                gradient = total / steps
+            changed = self._rules[index].observe(states, weight, gradient)
+            for key, value in changed.items():
+                state = states[key]
+                if applied is not None:
+                    value = ops.where(applied, value, ops.convert_to_tensor(state))
+                state.assign(value)
+
+    def _mask_weights(self, applied):
+        """Draws weights to zero where a rule does so, and masks them."""
         rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
-        return rate * ops.cast(applied, "float32")
-
-    def enforce(self):
-        """Sets pruned weights and their moving averages to zero."""
+        if applied is not None:
+            rate = rate * ops.cast(applied, "float32")
         averages = self._moving_averages()
         for index, mask in self.masks.items():
-            for variable in (self._trainable_variables[index], averages.get(index)):
-                if variable is not None:
-                    variable.assign(_masked(ops.convert_to_tensor(variable), mask))
+            variable = self._trainable_variables[index]
+            rule, average = self._rules.get(index), averages.get(index)
+            weight = ops.convert_to_tensor(variable)
+            if rule is None:
+                variable.assign(_masked(weight, mask))
+            else:
+                states = self._states_of(index)
+                if not self._freezes:
+                    weight = rule.regularize(weight, mask, states, rate)
+                    if rule.keeps_dense:
+                        states["dense"].assign(weight)
+                elif rule.keeps_dense:
+                    weight = ops.convert_to_tensor(states["dense"])
+                value, new_mask = rule.effective(weight, mask, states)
+                variable.assign(value)
+                if new_mask is not None:
+                    mask.assign(new_mask)
+            if average is not None:
+                average.assign(_masked(ops.convert_to_tensor(average), mask))
+
+    def enforce(self):
+        """Sets the moving averages of pruned weights to zero, after a mask update."""
+        averages = self._moving_averages()
+        for index, mask in self.masks.items():
+            if averages.get(index) is not None:
+                average = averages[index]
+                average.assign(_masked(ops.convert_to_tensor(average), mask))
 
     def _moving_averages(self):
         """Returns a dict from index to moving average, if the optimizer keeps them."""
-        optimizer = self.inner_optimizer
-        while hasattr(optimizer, "inner_optimizer"):
-            optimizer = optimizer.inner_optimizer
+        optimizer = innermost(self.inner_optimizer)
         if not optimizer.use_ema:
             return {}
         return dict(enumerate(optimizer._model_variables_moving_average))
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        own_count = len(self._variables)
-        own = list(optimizer_variables[:own_count])
-        inner = list(optimizer_variables[own_count:])
-        values = {id(v): x for v, x in zip(self._variables, own, strict=True)}
-        masks = {index: values[id(mask)] for index, mask in self.masks.items()}
-
-        grads = [_masked(g, masks.get(index)) for index, g in enumerate(grads)]
-        before = self._in_scope(inner, lambda: self.inner_optimizer.iterations)
-        trainable, inner = self.inner_optimizer.stateless_apply(
-            inner, grads, list(trainable_variables)
-        )
-        trainable, inner = list(trainable), list(inner)
-        applied = (
-            self._in_scope(inner, lambda: self.inner_optimizer.iterations) - before
-        )
-        rate = self._in_scope(inner, lambda: self._rate_if(applied))
-        for index, shrink in self._shrink.items():
-            trainable[index] = shrink(trainable[index], rate)
-        trainable = [_masked(v, masks.get(index)) for index, v in enumerate(trainable)]
-        positions = {id(v): i for i, v in enumerate(self.inner_optimizer.variables)}
-        for index, average in self._moving_averages().items():
-            if index in masks and average is not None:
-                position = positions[id(average)]
-                inner[position] = _masked(inner[position], masks[index])
-        step = [id(v) for v in self._variables].index(id(self._iterations))
-        own[step] = own[step] + ops.cast(applied, self._iterations.dtype)
-        return trainable, own + inner
-
-    def _in_scope(self, inner_values, read):
-        """Reads something of the inner optimizer at these values of its variables."""
-        mapping = list(zip(self.inner_optimizer.variables, inner_values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return ops.convert_to_tensor(read())
+        # Keras runs `apply` in a scope that maps variables to these values.
+        self._is_stateless = True
+        try:
+            return super().stateless_apply(
+                optimizer_variables, grads, trainable_variables
+            )
+        finally:
+            self._is_stateless = False
 
     def finalize_variable_values(self, var_list):
         # The averages that may now become the weights are masked after every step.
@@ -235,6 +364,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             ),
             "masked_variables": list(self.masked_variables),
             "num_pruners": self.num_pruners,
+            "states": [list(spec) for spec in self.state_specs],
         }
 
     @classmethod
@@ -248,10 +378,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
 def _masked(value, mask):
     """Sets the pruned entries of a dense tensor to zero; `True` in a mask keeps."""
-    # TensorFlow's sparse gradients (of embeddings) are left: what they change is masked
-    # after the step.
+    # TensorFlow's sparse gradients are left: what they change is masked after the step.
     if value is None or mask is None or hasattr(value, "dense_shape"):
         return value
-    return ops.where(
-        ops.convert_to_tensor(mask), value, ops.zeros_like(ops.convert_to_tensor(value))
-    )
+    return keep(value, mask)
+
+
+def _layout_for(shape, variable):
+    """What is as large as a kernel is laid out over devices as the kernel."""
+    same = tuple(shape) == tuple(variable.shape)
+    return getattr(variable, "_layout", None) if same else None

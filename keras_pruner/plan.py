@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras import ops
+
 from keras_pruner.allocations.base import (
     KernelPlan,
     allocate_counts,
@@ -27,6 +29,16 @@ class Demand:
     lower: list
     upper: list
 
+    def tensors(self):
+        """Returns the fields as a dict of tensors, of fixed shapes and dtypes."""
+        dtype = "int32" if self.target < 2**31 else "int64"
+        return {
+            "counts": ops.convert_to_tensor(self.counts, dtype="int32"),
+            "target": ops.convert_to_tensor(self.target, dtype=dtype),
+            "lower": ops.convert_to_tensor(self.lower, dtype="int32"),
+            "upper": ops.convert_to_tensor(self.upper, dtype="int32"),
+        }
+
 
 class PruningPlan:
     """Divides sparsities over kernels, within the caps of a config.
@@ -36,7 +48,8 @@ class PruningPlan:
         kernels: The `Kernel`s that are pruned.
 
     Attributes:
-        kernels: List of `KernelPlan`.
+        kernels: List of `KernelPlan`, one per unit: a kernel, or several that the
+            pattern couples.
         final_sparsity: Sparsity over all kernels that the config asks for.
 
     Raises:
@@ -46,13 +59,8 @@ class PruningPlan:
     def __init__(self, config, kernels):
         self.config = config
         self.kernels = [
-            KernelPlan(
-                kernel.path,
-                kernel.layout,
-                config.pattern.num_groups(kernel.layout),
-                config.pattern.group_size(kernel.layout),
-            )
-            for kernel in kernels
+            _plan_unit(config.pattern, [kernels[index] for index in unit])
+            for unit in config.pattern.couple(kernels)
         ]
         lower, upper = group_bounds(
             self.kernels, config.min_sparsity, config.max_sparsity
@@ -148,3 +156,15 @@ class PruningPlan:
                 f"Received: target_sparsity={config.target_sparsity}"
             )
         return config.target_sparsity
+
+
+def _plan_unit(pattern, kernels):
+    """Returns the `KernelPlan` of kernels that lose the same groups together."""
+    layouts = [kernel.layout for kernel in kernels]
+    return KernelPlan(
+        kernels[0].path if len(kernels) == 1 else kernels[0].attention,
+        layouts[0],
+        pattern.num_groups(layouts[0]),
+        sum(pattern.group_size(layout) for layout in layouts),
+        coupled=tuple(layouts[1:]),
+    )

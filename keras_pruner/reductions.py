@@ -66,3 +66,23 @@ def reduce_groups(x, axes, reduction):
         return ops.sqrt(x)
     # A product, not a quotient: XLA rewrites division by a constant.
     return x * (1.0 / size) if reduction == "mean" else x
+
+
+def running_sum(x):
+    """Sums from the first element to each, in a fixed order.
+
+    The elements are added in log2(n) rounds of shifted vectors, so that each sum is
+    rounded alike on every backend; a compiler's own cumulative sum is not.
+
+    Args:
+        x: Float tensor of shape (n,).
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    size, reach = x.shape[0], 1
+    while reach < size:
+        shifted = ops.concatenate([ops.zeros((reach,), x.dtype), x[:-reach]])
+        x = x + shifted
+        reach *= 2
+    return x

@@ -6,6 +6,7 @@ Steps count applied optimizer updates. Sparsities are Python floats, computed in
 precision, so that the counts that follow from them are exact.
 """
 
+import dataclasses
 import math
 
 from keras_pruner.registry import Component, Registry
@@ -172,23 +173,43 @@ class PruningScheduler:
         )
 
 
-def derive_steps(total, begin=0, end=None, frequency=None):
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How a pruner likes its steps where the user left them open.
+
+    Args:
+        end: Pair (a, b): the last update comes after a / b of the run.
+        num_updates: About how many updates there are.
+        most_apart: Most steps between two updates, or `None`.
+    """
+
+    end: tuple = (3, 4)
+    num_updates: int = 100
+    most_apart: int | None = 100
+
+
+def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa: B008
     """Chooses the steps that a user left open, for a run of known length.
 
-    Pruning ends after three quarters of the steps that follow `begin`, which leaves a
-    quarter to fine-tune; there are about a hundred updates, at most 100 steps apart.
+    Unless the pace says otherwise, pruning ends after three quarters of the steps that
+    follow `begin`, which leaves a quarter to fine-tune; there are about a hundred
+    updates, at most 100 steps apart.
 
     Args:
         total: Step at which the run ends; read only if `end` is `None`.
         begin: Step of the first update.
         end: Step of the last update, or `None`.
         frequency: Steps between updates, or `None`.
+        pace: `Pace`.
 
     Returns:
         Tuple of integers `(begin, end, frequency)`.
     """
     if end is None:
-        end = begin + max(0, total - begin) * 3 // 4
+        part, whole = pace.end
+        end = begin + max(0, total - begin) * part // whole
     if frequency is None:
-        frequency = max(1, min(100, (end - begin) // 100))
+        frequency = max(1, (end - begin) // pace.num_updates)
+        if pace.most_apart is not None:
+            frequency = min(pace.most_apart, frequency)
     return begin, end, frequency

@@ -46,6 +46,8 @@ class PrunedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.pruning_config = None if config is None else as_config(config)
         self.supports_masking = layer.supports_masking
+        # Whether gradients pass by the mask, for a pruner that looks at all of them.
+        self.straight_through = False
         # Pairs of names and shapes cannot tell two equal variables apart; ids can.
         self._mask_names = {}
         if layer.built:
@@ -119,7 +121,11 @@ class PrunedLayer(keras.layers.Wrapper):
             value = ops.convert_to_tensor(variable)
             mask = self.mask_of(variable)
             if mask is not None:
-                value = value * ops.cast(ops.convert_to_tensor(mask), value.dtype)
+                masked = value * ops.cast(ops.convert_to_tensor(mask), value.dtype)
+                if self.straight_through:
+                    # The same values, but the gradient of the sum is one.
+                    masked = value + ops.stop_gradient(masked - value)
+                value = masked
             values[_key(variable)] = value
         mapping = [(variable, values[_key(variable)]) for variable in variables]
         with keras.StatelessScope(state_mapping=mapping) as scope:

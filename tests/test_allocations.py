@@ -27,7 +27,7 @@ from keras_pruner.allocations.base import (
 from keras_pruner.compiled import CompiledFunction
 from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import Kernel, conv_layout, dense_layout
-from keras_pruner.masking import score_groups
+from keras_pruner.masking import score_units
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners import KerasBasePruner
 
@@ -452,8 +452,7 @@ def joint_masks(sparsity, first, second, **config):
     """Masks of a jointly ranked update, made eagerly."""
     config = PruningConfig(target_sparsity=sparsity, **config)
     pruner = KerasBasePruner(config, two_dense(first, second))
-    weights = [ops.convert_to_tensor(kernel.variable) for kernel in pruner.kernels]
-    masks, counts, _ = pruner.make_masks(weights, *pruner._demand(sparsity))
+    masks, counts, *_ = pruner.make_masks(pruner.update_inputs(sparsity))
     masks = [value_of(mask) for mask in masks]
     return masks, value_of(counts).tolist()
 
@@ -561,7 +560,7 @@ def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
     kernel = Kernel("a", None, dense_layout((64, 48)))
 
     def scores(weight):
-        return score_groups(config, kernel, weight, ops.abs(weight))
+        return score_units(config, [kernel], [weight], [ops.abs(weight)])[0]
 
     compiled = CompiledFunction(scores)
     weights = [

@@ -8,15 +8,15 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
     ["version", "registry"],
-    ["reductions", "compiled", "aliases"],
+    ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
     ["selection", "schedules", "kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
-    ["collect", "masking", "plan"],
+    ["collect", "masking", "plan", "training"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
-    ["callbacks", "report"],
+    ["callbacks", "report", "summaries"],
     ["demo"],
     ["__main__", "__init__"],
 ]

@@ -8,6 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from conftest import build_mlp
 from keras import layers
 
 from keras_pruner.aliases import KEY_ALIASES
@@ -51,10 +52,13 @@ def test_defaults():
     config = PruningConfig()
     assert config.target_sparsity == 0.9
     assert str(config.pattern) == "1x1"
-    assert config.criterion.name == "magnitude"
-    assert config.allocation.name == "erk"
-    assert config.schedule.name == "polynomial"
-    assert config.schedule.power == 3.0
+    # Left to the pruner and the criterion.
+    assert (config.criterion, config.allocation, config.schedule) == (None,) * 3
+    complete = KerasBasePruner(config, build_mlp()).config
+    assert complete.criterion.name == "magnitude"
+    assert complete.allocation.name == "erk"
+    assert complete.schedule.name == "polynomial"
+    assert complete.schedule.power == 3.0
     assert (config.begin_step, config.end_step, config.frequency) == (None, None, None)
     assert (config.include, config.exclude, config.local_configs) == (None, (), ())
     assert (config.min_sparsity, config.max_sparsity) == (0.0, 1.0)
@@ -431,8 +435,8 @@ def test_config_is_given_by_keyword():
 def test_defaults_are_not_shared_or_mutable():
     for field in dataclasses.fields(PruningConfig):
         hash(field.default)
-    assert PruningConfig().schedule is not PruningConfig().schedule
-    assert PruningConfig().allocation is not PruningConfig().allocation
+    assert PruningConfig().pruner_options is not PruningConfig().pruner_options
+    assert PruningConfig().pattern is not PruningConfig().pattern
 
 
 def test_equal_configs_have_equal_hashes():

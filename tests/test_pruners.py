@@ -60,7 +60,8 @@ def test_attributes_are_true_at_every_moment():
         schedule="linear",
     )
     pruner = KerasBasePruner(config, modules)
-    assert pruner.modules is modules and pruner.config is config
+    assert pruner.modules is modules and config.allocation is None
+    assert pruner.config == config.completed("magnitude", "polynomial")
     assert str(pruner.pattern) == "1x1"
     assert (pruner.start_step, pruner.end_step, pruner.pruning_frequency) == (2, 6, 2)
     assert pruner.target_sparsity_ratio == 0.8
@@ -153,11 +154,8 @@ def test_regularize_in_a_loop_takes_a_proximal_step():
 def test_registered_pruner_is_chosen_by_name():
     @register_pruner("keep_all")
     class KeepAll(KerasBasePruner):
-        def make_masks(self, weights, counts, target, lower, upper):
-            masks, counts, finite = super().make_masks(
-                weights, counts * 0, target, lower, upper
-            )
-            return masks, counts, finite
+        def make_masks(self, inputs):
+            return super().make_masks(inputs._replace(counts=inputs.counts * 0))
 
     try:
         (pruner,) = create_pruners({"pruning_type": "keep_all"}, build_mlp())
@@ -198,8 +196,7 @@ def test_eager_and_compiled_masks_are_equal(pattern, allocation, reduction):
     }
     pruner = KerasBasePruner(config | ONE_SHOT, model)
     for sparsity in (0.1, 0.4):
-        weights = [ops.convert_to_tensor(k.variable) for k in pruner.kernels]
-        eager, _, _ = pruner.make_masks(weights, *pruner._demand(sparsity))
+        eager = pruner.make_masks(pruner.update_inputs(sparsity)).masks
         pruner.update_masks(sparsity)
         for mask, expected in zip(pruner.masks.values(), eager, strict=True):
             np.testing.assert_array_equal(value_of(mask), value_of(expected))
@@ -215,8 +212,7 @@ def test_masks_are_the_same_on_every_backend():
             config = {"pattern": pattern, "criterion": criterion, **ONE_SHOT}
             config["target_sparsity"] = 0.4
             pruner = KerasBasePruner(config, {"fc": layer})
-            weights = [ops.convert_to_tensor(k.variable) for k in pruner.kernels]
-            (mask,), _, _ = pruner.make_masks(weights, *pruner._demand(0.4))
+            (mask,) = pruner.make_masks(pruner.update_inputs(0.4)).masks
             bits = np.packbits(value_of(mask))
             found[f"{pattern} {criterion}"] = int(bits.astype(int) @ np.arange(24))
     assert found == SIGNATURES

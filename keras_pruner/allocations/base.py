@@ -16,16 +16,23 @@ class KernelPlan:
         layout: `KernelLayout`.
         num_groups: Groups that the pattern makes of it.
         group_size: Weights zeroed when one group is pruned.
+        coupled: Layouts of further kernels that lose the same groups; `layout` is that
+            of the first.
     """
 
     path: str
     layout: KernelLayout
     num_groups: int
     group_size: int
+    coupled: tuple = ()
+
+    @property
+    def layouts(self):
+        return (self.layout, *self.coupled)
 
     @property
     def num_weights(self):
-        return self.layout.size
+        return sum(layout.size for layout in self.layouts)
 
 
 class Allocation(Component):

@@ -19,5 +19,7 @@ class ERK(Allocation):
 
     def relative_densities(self, plans):
         return [
-            sum(p.layout.dimensions) / math.prod(p.layout.dimensions) for p in plans
+            sum(sum(layout.dimensions) for layout in plan.layouts)
+            / sum(math.prod(layout.dimensions) for layout in plan.layouts)
+            for plan in plans
         ]

@@ -1,3 +1,4 @@
+import math
 import zlib
 
 from keras import ops
@@ -25,13 +26,26 @@ class Random(Criterion):
         self.seed = seed
 
     def scores(self, weight, kernel):
-        salt = _as_int32(zlib.crc32(f"{self.seed}/{kernel.path}".encode()))
-        rows, columns = weight.shape
-        index = ops.reshape(ops.arange(rows * columns, dtype="int32"), (rows, columns))
-        return ops.cast(_mix(_mix(index) ^ salt), "float32") / 2.0**24
+        return uniform_hash(weight.shape, salt_of(f"{self.seed}/{kernel.path}"))
 
     def get_config(self):
         return {"seed": self.seed}
+
+
+def salt_of(text):
+    """Returns an int32, as a Python integer, that differs from text to text."""
+    return _as_int32(zlib.crc32(text.encode()))
+
+
+def uniform_hash(shape, salt):
+    """Returns numbers in [0, 1) that look random, the same on every backend.
+
+    Args:
+        shape: Shape of the float32 tensor to return.
+        salt: Integer or int32 tensor; another salt gives other numbers.
+    """
+    index = ops.reshape(ops.arange(math.prod(shape), dtype="int32"), shape)
+    return ops.cast(_mix(ops.bitwise_xor(_mix(index), salt)), "float32") / 2.0**24
 
 
 def _as_int32(value):

@@ -5,11 +5,13 @@ from keras_pruner.patterns.unstructured import Unstructured
 
 from keras_pruner.patterns.block import Block  # isort: skip  (asked after "1x1")
 from keras_pruner.patterns.channel import InputChannel, OutputChannel
+from keras_pruner.patterns.heads import Heads
 from keras_pruner.patterns.n_of_m import NOfM
 
 __all__ = [
     "PATTERNS",
     "Block",
+    "Heads",
     "InputChannel",
     "NOfM",
     "OutputChannel",

@@ -19,6 +19,8 @@ class Pattern(Component):
 
     # Largest sparsity that the pattern can reach.
     max_sparsity = 1.0
+    # Whether it chooses single weights, also where it counts in groups.
+    chooses_weights = False
 
     @classmethod
     def parse(cls, text):
@@ -28,6 +30,17 @@ class Pattern(Component):
     def reason_to_skip(self, layout):
         """Returns why a kernel of this layout cannot take the pattern, or `None`."""
         return None
+
+    def couple(self, kernels):
+        """Returns which kernels lose the same groups together.
+
+        Args:
+            kernels: List of `Kernel`s that take the pattern.
+
+        Returns:
+            List of tuples of indices into `kernels`; each index once.
+        """
+        return [(index,) for index in range(len(kernels))]
 
     def num_groups(self, layout):
         """Returns the number of groups in a kernel of this layout."""
@@ -74,6 +87,21 @@ class Pattern(Component):
             Bool tensor of shape (K, N); `True` = keep.
         """
         return ops.logical_not(self.spread(pruned, layout))
+
+    def pool(self, values, layout):
+        """Sums values over what the pattern prunes as one.
+
+        Args:
+            values: Float32 tensor of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Float32 tensor of the shape of `group_scores`; or `values` as they are,
+            where the pattern chooses single weights.
+        """
+        if self.chooses_weights:
+            return values
+        return self.group_scores(values, layout, "sum")
 
     def group_norms(self, weight, layout):
         """Returns the L2 norm of each group's weights, in the shape of its scores."""

@@ -23,6 +23,8 @@ class NOfM(Pattern):
         [Learning N:M fine-grained sparse networks, Zhou et al., 2021](https://arxiv.org/abs/2102.04010)
     """
 
+    chooses_weights = True
+
     def __init__(self, n, m):
         if not 1 <= n < m:
             raise ValueError(

@@ -5,6 +5,8 @@ from keras_pruner.patterns.base import Pattern, register_pattern
 class Unstructured(Pattern):
     """Every weight is a group of its own."""
 
+    chooses_weights = True
+
     def num_groups(self, layout):
         return layout.size
 

@@ -5,8 +5,8 @@ import abc
 from absl import logging
 
 from keras_pruner.config import as_config
-from keras_pruner.registry import Registry
-from keras_pruner.schedules import PruningScheduler, derive_steps
+from keras_pruner.registry import Registry, suggest
+from keras_pruner.schedules import Pace, PruningScheduler, derive_steps
 
 FRAMEWORKS = ("pytorch", "keras")
 
@@ -36,7 +36,8 @@ class BasePruner(abc.ABC):
 
     Attributes:
         modules: The modules given.
-        config: The `PruningConfig`.
+        config: The `PruningConfig`, with what was left open filled in.
+        options: Dict of the pruner's options, with their defaults.
         masks: Dict from a kernel's name to its bool mask, `True` = keep, of the
             kernel's shape.
         scores: Dict from a kernel's name to the scores of its weights as they are now,
@@ -53,13 +54,23 @@ class BasePruner(abc.ABC):
         max_sparsity_ratio_per_op: Highest sparsity of any one kernel.
     """
 
+    # Names that an open `criterion`, `schedule` or `allocation` stands for; `None`
+    # leaves the allocation to the criterion.
+    default_criterion = "magnitude"
+    default_schedule = "polynomial"
+    default_allocation = None
+    # Options that `pruner_options` may set, with their defaults.
+    default_options = {}  # noqa: RUF012
+    # How the steps are laid where the config leaves them open.
+    pace = Pace()
+
     def __init__(self, config, modules, framework="pytorch"):
         if framework not in FRAMEWORKS:
             raise ValueError(
                 f"`framework` must be one of {', '.join(FRAMEWORKS)}. "
                 f"Received: framework={framework!r}"
             )
-        self.config = as_config(config)
+        self.config, self.options = self.complete(config)
         self.modules = modules
         self.framework = framework
         self.pattern = self.config.pattern
@@ -69,6 +80,42 @@ class BasePruner(abc.ABC):
         self._updated_at = -1
         if None not in (self.config.begin_step, self.config.end_step):
             self.schedule_steps()
+
+    @classmethod
+    def complete(cls, config):
+        """Fills in what a config leaves to the pruner.
+
+        Args:
+            config: `PruningConfig` or dict.
+
+        Returns:
+            Tuple of the complete `PruningConfig` and the dict of options.
+
+        Raises:
+            ValueError: If an option is unknown, or the pruner cannot take the config.
+        """
+        config = as_config(config).completed(
+            cls.default_criterion, cls.default_schedule, cls.default_allocation
+        )
+        for name in config.pruner_options:
+            if name not in cls.default_options:
+                known = ", ".join(cls.default_options) or "none"
+                raise ValueError(
+                    f"Unknown option '{name}' of pruner '{cls.name or cls.__name__}'."
+                    f"{suggest(name, cls.default_options)} Its options: {known}."
+                )
+        options = cls.default_options | config.pruner_options
+        cls.check(config, options)
+        return config, options
+
+    @classmethod  # noqa: B027 (a hook that may stay empty)
+    def check(cls, config, options):
+        """Raises if the pruner cannot work with a config.
+
+        Args:
+            config: Complete `PruningConfig`.
+            options: Dict of all options.
+        """
 
     # What a subclass provides.
 
@@ -153,7 +200,7 @@ class BasePruner(abc.ABC):
             )
         begin = first_step if config.begin_step is None else config.begin_step
         begin, end, frequency = derive_steps(
-            total_steps, begin, config.end_step, config.frequency
+            total_steps, begin, config.end_step, config.frequency, self.pace
         )
         self.scheduler = PruningScheduler(
             config.schedule,
@@ -197,9 +244,17 @@ class BasePruner(abc.ABC):
             return False
         # When several updates were passed at once, only the latest is made.
         due = self.scheduler.latest_update(self.global_step)
-        self.update_masks(self.scheduler(due))
+        self.update_masks(self.sparsity_at(due))
         self._set_updated_at(due)
         return True
+
+    def sparsity_at(self, step):
+        """Returns the sparsity that the masks shall have after an update.
+
+        Args:
+            step: Step of the update.
+        """
+        return self.scheduler(step)
 
     def _set_updated_at(self, step):
         self._updated_at = step

@@ -62,9 +62,13 @@ def create_pruners(config, modules):
         ValueError: As `partition_kernels` and `KerasBasePruner`; or if the
             `pruning_type` is unknown.
     """
-    pruners = []
-    for part, _ in partition_kernels(config, modules):
+    parts = [part for part, _ in partition_kernels(config, modules)]
+    for part in parts:
         if part.pruning_type not in PRUNERS:
             raise PRUNERS.unknown(part.pruning_type)
-        pruners.append(PRUNERS[part.pruning_type](part, modules))
-    return pruners
+        if len(parts) > 1 and PRUNERS[part.pruning_type].takes_whole_model:
+            raise ValueError(
+                f"Pruner '{part.pruning_type}' acts on the whole model and cannot "
+                "share it with other configs. Leave out `local_configs`."
+            )
+    return [PRUNERS[part.pruning_type](part, modules) for part in parts]

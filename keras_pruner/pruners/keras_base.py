@@ -5,14 +5,23 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.collect import collect_kernels, fit_pattern
-from keras_pruner.compiled import CompiledFunction, no_gradients
-from keras_pruner.config import as_config
-from keras_pruner.masking import make_masks, score_kernel, zero_groups
+from keras_pruner.compiled import CompiledFunction
+from keras_pruner.masking import (
+    UpdateInputs,
+    make_masks,
+    score_kernel,
+    scores_are_pooled,
+    zero_groups,
+)
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner
+from keras_pruner.pruners.loop import LoopHooks
+from keras_pruner.pruners.variables import make_mask, make_state
+from keras_pruner.slots import clear_slots
+from keras_pruner.training import TrainingRule
 
 
-class KerasBasePruner(BasePruner):
+class KerasBasePruner(LoopHooks, BasePruner):
     """Prunes Keras layers by masks that it makes from their weights.
 
     Use it through `PruningCallback` in `model.fit`, or call its step hooks from a
@@ -33,13 +42,29 @@ class KerasBasePruner(BasePruner):
         kernels: Tuple of the `Kernel`s that are pruned.
         skipped: Tuple of `Skipped`: what is left dense, and why.
         mask_variables: Dict from name to the bool `keras.Variable` of the mask.
+        state_variables: Dict from name to a dict of the further variables that the
+            kernel needs, e.g. `"memory"` of a gradient criterion; empty for most.
+        rules: Dict from name to `TrainingRule`: what a training step does.
 
     Raises:
         ValueError: If nothing is prunable (naming each layer and why), a layer is not
-            built or is quantized, a selector matches nothing, or the caps cannot
-            meet the target.
+            built or is quantized, a selector matches nothing, the caps cannot meet the
+            target, or criterion, pattern and pruner do not go together.
         TypeError: If `modules` holds anything else.
     """
+
+    # What a training step does to a kernel.
+    rule_class = TrainingRule
+    # Names of the states that an update reads, besides the criterion's memory.
+    states_in_update = ()
+    # Whether an update reads the masks as they are.
+    masks_in_update = False
+    # Whether optimizer slots are set to zero where weights grow back.
+    clears_slots = False
+    # Whether training changes nothing but scores and masks.
+    freezes_weights = False
+    # Whether it cannot share a model with other pruners.
+    takes_whole_model = False
 
     def __init__(self, config, modules, framework="keras"):
         if framework != "keras":
@@ -48,7 +73,7 @@ class KerasBasePruner(BasePruner):
                 f"'keras'. Received: framework={framework!r}"
             )
         # The base asks for `target_sparsity_ratio`, so the plan comes first.
-        config = as_config(config)
+        config, options = self.complete(config)
         self.kernels, self.skipped = fit_pattern(
             collect_kernels(modules, config), config
         )
@@ -56,9 +81,26 @@ class KerasBasePruner(BasePruner):
         self._step_variable = None
         self._update_variable = None
         super().__init__(config, modules, framework)
-        self.mask_variables = {
-            kernel.path: _initial_mask(kernel) for kernel in self.kernels
+        self.rules = {
+            kernel.path: self.rule_class(self.config, kernel, options)
+            for kernel in self.kernels
         }
+        self.mask_variables = {
+            kernel.path: make_mask(kernel) for kernel in self.kernels
+        }
+        self.state_variables = {
+            kernel.path: {
+                name: make_state(kernel, name, spec)
+                for name, spec in self.rules[kernel.path].states().items()
+            }
+            for kernel in self.kernels
+        }
+        for kernel in self.kernels:
+            if kernel.owner is not None and self.needs_gradients:
+                kernel.owner.straight_through = True
+        self._optimizer = None
+        self._observed = {}
+        self._has_seen_gradients = False
         self._num_pruned = 0
         self._pinned = None
         self._warned_about_empty = False
@@ -75,9 +117,20 @@ class KerasBasePruner(BasePruner):
     def scores(self):
         scores = {}
         for kernel in self.kernels:
-            weight = ops.convert_to_tensor(kernel.variable)
-            matrix = score_kernel(self.config, kernel, weight)
-            scores[kernel.path] = kernel.layout.from_matrix(matrix)
+            layout = kernel.layout
+            matrix = score_kernel(
+                self.config,
+                kernel,
+                self.rules[kernel.path],
+                self.source_value(kernel),
+                self.state_variables[kernel.path].get("memory"),
+            )
+            if scores_are_pooled(self.config):
+                pooled = self.pattern.pool(
+                    ops.zeros((layout.rows, layout.outputs)), layout
+                )
+                matrix = self.pattern.spread(ops.reshape(matrix, pooled.shape), layout)
+            scores[kernel.path] = layout.from_matrix(matrix)
         return scores
 
     @property
@@ -99,9 +152,19 @@ class KerasBasePruner(BasePruner):
         return self._num_pruned
 
     @property
+    def needs_gradients(self):
+        """Whether it learns from the gradients of the loss."""
+        return any(rule.needs_gradients for rule in self.rules.values())
+
+    @property
     def trace_count(self):
         """How often the update was traced: once per pruner, whatever the schedule."""
         return self._compiled.trace_count
+
+    def source_value(self, kernel):
+        """Returns what a kernel is scored by: the hidden dense values, if any."""
+        dense = self.state_variables[kernel.path].get("dense")
+        return ops.convert_to_tensor(kernel.variable if dense is None else dense)
 
     # State that a compiled training step shares.
 
@@ -111,20 +174,27 @@ class KerasBasePruner(BasePruner):
             return self._global_step
         return int(keras.ops.convert_to_numpy(self._step_variable))
 
-    def bind(self, step, updated_at):
+    def bind(self, step, updated_at, optimizer=None):
         """Lets a compiled training step count for this pruner.
 
         Args:
             step: Int variable that counts applied updates, or `None` to keep the
                 count and go on by hand.
             updated_at: Int variable that remembers the latest mask update.
+            optimizer: The optimizer whose slots are cleared where the pruner clears
+                any. A loop of one's own sets it by `attach_optimizer`.
         """
         if step is None:
             self._global_step = self.global_step
         self._step_variable = step
         self._update_variable = updated_at
+        self._optimizer = optimizer
         if updated_at is not None:
             self._updated_at = int(keras.ops.convert_to_numpy(updated_at))
+
+    def attach_optimizer(self, optimizer):
+        """Names the optimizer of a loop of one's own, for pruners that clear slots."""
+        self._optimizer = optimizer
 
     def _set_updated_at(self, step):
         super()._set_updated_at(step)
@@ -139,17 +209,25 @@ class KerasBasePruner(BasePruner):
         )
         self._num_pruned = self.num_weights - kept
 
+    def extra_states(self):
+        """Returns further variables to save: pairs of a variable and its states."""
+        return []
+
     # Making masks.
 
-    def make_masks(self, weights, counts, target, lower, upper):
+    def make_masks(self, inputs):
         """Makes masks from weights: the pure maths of an update, run compiled.
 
-        A subclass may override it; see `keras_pruner.masking.make_masks` for the
-        arguments and what is returned.
+        A subclass may override it.
+
+        Args:
+            inputs: `UpdateInputs`.
+
+        Returns:
+            `UpdateResult`.
         """
-        return make_masks(
-            self.config, self.kernels, weights, counts, target, lower, upper
-        )
+        rules = list(self.rules.values())
+        return make_masks(self.config, self.kernels, rules, inputs)
 
     def update_masks(self, sparsity=None):
         """Makes masks of the given sparsity from the weights, and applies them.
@@ -158,44 +236,88 @@ class KerasBasePruner(BasePruner):
             sparsity: Target over all kernels, in [0, 1); the config's by default.
 
         Raises:
-            ValueError: If a kernel holds NaN or infinity; no mask or weight changes.
+            ValueError: If a kernel, or what its criterion remembers, holds NaN or
+                infinity, or the criterion needs gradients and has seen none; no mask
+                or weight changes.
         """
         if sparsity is None:
             sparsity = self.target_sparsity_ratio
-        weights = [ops.convert_to_tensor(kernel.variable) for kernel in self.kernels]
-        masks, counts, finite = self._compiled(weights, *self._demand(sparsity))
-        finite = ops.convert_to_numpy(finite)
-        if not finite.all():
-            bad = [k.path for k, ok in zip(self.kernels, finite, strict=True) if not ok]
-            raise ValueError(
-                f"Cannot prune: NaN or infinite weights in {', '.join(bad)}. The masks "
-                "are left as they were. Look for a diverging loss, e.g. a learning "
-                "rate that is too high."
-            )
-        for kernel, mask in zip(self.kernels, masks, strict=True):
-            self.mask_variables[kernel.path].assign(mask)
+        demand = self.plan.demand(sparsity, self._pinned_groups())
+        if demand.target == 0 and not self._has_gradients():
+            # Nothing is pruned yet, so nothing needs a score.
+            return
+        self._check_gradients()
+        result = self._compiled(self.update_inputs(sparsity, demand))
+        self._check_finite(ops.convert_to_numpy(result.finite))
+        clear = self.clears_slots and self._optimizer is not None
+        for kernel, mask, states in zip(
+            self.kernels, result.masks, result.states, strict=True
+        ):
+            variable = self.mask_variables[kernel.path]
+            if clear:
+                grown = ops.logical_and(mask, ops.logical_not(variable))
+                clear_slots(self._optimizer, kernel.variable, where=grown)
+            variable.assign(mask)
             if kernel.wrapper_mask is not None:
                 # JAX donates buffers to the training step, each but once.
                 kernel.wrapper_mask.assign(ops.copy(mask))
+            for name, value in states.items():
+                self.state_variables[kernel.path][name].assign(value)
+        self._count(ops.convert_to_numpy(result.counts))
+        self.apply_masks()
+
+    def _count(self, counts):
+        """Counts what was pruned, from the groups that each unit gave."""
         self._num_pruned = sum(
             int(count) * plan.group_size
-            for count, plan in zip(
-                ops.convert_to_numpy(counts), self.plan.kernels, strict=True
-            )
+            for count, plan in zip(counts, self.plan.kernels, strict=True)
         )
-        self.apply_masks()
         self._warn_about_empty(counts)
 
-    def _demand(self, sparsity):
-        """Returns what `make_masks` is asked for, as tensors of fixed shapes."""
-        demand = self.plan.demand(sparsity, self._pinned_groups())
-        dtype = "int32" if demand.target < 2**31 else "int64"
-        return (
-            ops.convert_to_tensor(demand.counts, dtype="int32"),
-            ops.convert_to_tensor(demand.target, dtype=dtype),
-            ops.convert_to_tensor(demand.lower, dtype="int32"),
-            ops.convert_to_tensor(demand.upper, dtype="int32"),
+    def update_inputs(self, sparsity, demand=None):
+        """Returns the `UpdateInputs` of an update, as tensors of fixed shapes.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+            demand: `Demand`, if made already.
+        """
+        if demand is None:
+            demand = self.plan.demand(sparsity, self._pinned_groups())
+        names = set(self.states_in_update)
+        if self.config.criterion.needs_gradients:
+            names.add("memory")
+        states = [
+            {
+                name: ops.convert_to_tensor(state)
+                for name, state in self.state_variables[kernel.path].items()
+                if name in names
+            }
+            for kernel in self.kernels
+        ]
+        masks = []
+        if self.masks_in_update:
+            masks = [ops.convert_to_tensor(m) for m in self.mask_variables.values()]
+        return UpdateInputs(
+            weights=[self.source_value(kernel) for kernel in self.kernels],
+            masks=masks,
+            states=states,
+            **demand.tensors(),
+            extra=self.update_extra(sparsity),
         )
+
+    def update_extra(self, sparsity):
+        """Returns a dict of further tensors that `make_masks` asks for."""
+        regularizer = self.config.regularizer
+        if regularizer is None or not regularizer.grows:
+            return {}
+        progress = sparsity / max(self.target_sparsity_ratio, 1e-9)
+        if self.scheduler is not None:
+            length = max(1, self.scheduler.last_update - self.scheduler.begin)
+            progress = (self.global_step - self.scheduler.begin) / length
+        for states in self.state_variables.values():
+            states["growth"].assign(min(1.0, max(0.0, progress)))
+        final = self.plan.demand(self.target_sparsity_ratio, self._pinned_groups())
+        return {"final": final.tensors()}
 
     def _pinned_groups(self):
         """Counts, once, the groups that were already zero when pruning began."""
@@ -203,19 +325,54 @@ class KerasBasePruner(BasePruner):
             return None
         if self._pinned is None:
             self._pinned = []
-            for kernel in self.kernels:
-                weight = ops.convert_to_tensor(kernel.variable)
-                zero = zero_groups(self.config, kernel, weight)
+            for unit in self.pattern.couple(self.kernels):
+                members = [
+                    (self.kernels[i], self.source_value(self.kernels[i])) for i in unit
+                ]
+                zero = zero_groups(self.config, members)
                 count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
                 self._pinned.append(int(count))
         return self._pinned
 
+    def _has_gradients(self):
+        # What grows by gradients first has to be pruned, which needs none.
+        wants = self.needs_gradients and self._updated_at >= 0
+        if not (wants or self.config.criterion.needs_gradients):
+            return True
+        if self._has_seen_gradients:
+            return True
+        return self._step_variable is not None and self.global_step > 0
+
+    def _check_gradients(self):
+        if not self._has_gradients():
+            raise ValueError(
+                f"Pruner '{self.name or type(self).__name__}' with criterion "
+                f"'{self.config.criterion.name}' needs gradients and has seen none. "
+                "Train with PruningCallback and `begin_step` >= 1, give the gradients "
+                "to `on_before_optimizer_step` in a loop of your own, or call "
+                "`prune_at_init(model, data)`."
+            )
+
+    def _check_finite(self, finite):
+        for row, what, advice in (
+            (0, "weights", "Look for a diverging loss, e.g. a learning rate too high."),
+            (1, "gradients, as the criterion remembers them,", "Look at the loss."),
+        ):
+            if not finite[row].all():
+                bad = [
+                    kernel.path
+                    for kernel, ok in zip(self.kernels, finite[row], strict=True)
+                    if not ok
+                ]
+                raise ValueError(
+                    f"Cannot prune: NaN or infinite {what} in {', '.join(bad)}. The "
+                    f"masks are left as they were. {advice}"
+                )
+
     def _warn_about_empty(self, counts):
         empty = [
             plan.path
-            for plan, count in zip(
-                self.plan.kernels, ops.convert_to_numpy(counts), strict=True
-            )
+            for plan, count in zip(self.plan.kernels, counts, strict=True)
             if int(count) * plan.group_size == plan.num_weights
         ]
         if empty and not self._warned_about_empty:
@@ -226,83 +383,6 @@ class KerasBasePruner(BasePruner):
                 ", ".join(empty),
             )
 
-    # Applying masks.
-
-    def apply_masks(self):
-        with no_gradients():
-            for kernel in self.kernels:
-                mask = ops.convert_to_tensor(self.mask_variables[kernel.path])
-                weight = ops.convert_to_tensor(kernel.variable)
-                kernel.variable.assign(ops.where(mask, weight, ops.zeros_like(weight)))
-
-    def mask_gradients(self, gradients):
-        def masked(gradient, mask):
-            if gradient is None:
-                return None
-            mask = ops.convert_to_tensor(mask)
-            return ops.where(mask, gradient, ops.zeros_like(gradient))
-
-        masks = self.mask_variables
-        if isinstance(gradients, dict):
-            unknown = sorted(set(gradients) - set(masks))
-            if unknown:
-                raise ValueError(
-                    f"Gradients are given for {', '.join(unknown)}, which is not "
-                    f"pruned. Kernels: {', '.join(masks)}"
-                )
-            return {name: masked(g, masks[name]) for name, g in gradients.items()}
-        gradients = list(gradients)
-        if gradients and isinstance(gradients[0], tuple):
-            mask_of = {id(k.variable): masks[k.path] for k in self.kernels}
-            return [
-                (masked(g, mask_of[id(v)]) if id(v) in mask_of else g, v)
-                for g, v in gradients
-            ]
-        if len(gradients) != len(masks):
-            raise ValueError(
-                "Gradients given as a list must be one per pruned kernel, in the order "
-                f"of `masks`. Received: {len(gradients)} for {len(masks)} kernels"
-            )
-        return [masked(g, m) for g, m in zip(gradients, masks.values(), strict=True)]
-
-    @property
-    def shrink_functions(self):
-        """Dict from a kernel's name to its proximal step; empty without a regularizer.
-
-        A step is a function of the kernel's value and the learning rate.
-        """
-        if self.config.regularizer is None:
-            return {}
-        return {kernel.path: self._shrink_function(kernel) for kernel in self.kernels}
-
-    def _shrink_function(self, kernel):
-        def shrink(value, learning_rate):
-            amount = ops.cast(
-                learning_rate * self.config.regularizer_strength, value.dtype
-            )
-            matrix = self.config.regularizer.shrink(
-                kernel.layout.to_matrix(value), amount, kernel, self.pattern
-            )
-            return kernel.layout.from_matrix(matrix)
-
-        return shrink
-
-    def regularize(self, learning_rate):
-        """Takes one proximal step of the config's regularizer on the kernels.
-
-        In `fit` this happens inside the training step. A loop of one's own calls it
-        between the optimizer's step and `on_after_optimizer_step`.
-
-        Args:
-            learning_rate: Float.
-        """
-        shrink = self.shrink_functions
-        with no_gradients():
-            for kernel in self.kernels:
-                if kernel.path in shrink:
-                    value = ops.convert_to_tensor(kernel.variable)
-                    kernel.variable.assign(shrink[kernel.path](value, learning_rate))
-
     def begin(self):
         """Pins what is zero already, if the config asks for that."""
         if self.config.resume_from_pruned_checkpoint and self._updated_at < 0:
@@ -312,18 +392,8 @@ class KerasBasePruner(BasePruner):
         super().on_train_begin()
         self.begin()
 
-
-def _initial_mask(kernel):
-    """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
-    if kernel.wrapper_mask is None:
-        value = ops.ones(kernel.variable.shape, dtype="bool")
-    else:
-        value = ops.copy(kernel.wrapper_mask)
-    return keras.Variable(
-        value,
-        dtype="bool",
-        trainable=False,
-        # Where kernels are sharded over devices, their masks are sharded alike.
-        layout=getattr(kernel.variable, "_layout", None),
-        name=f"{kernel.path.replace('/', '_')}_mask",
-    )
+    def schedule_steps(self, total_steps=None, first_step=0):
+        if self.config.criterion.needs_gradients:
+            # The first update comes after the first gradient.
+            first_step = max(first_step, 1)
+        super().schedule_steps(total_steps, first_step)

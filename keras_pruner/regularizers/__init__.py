@@ -6,14 +6,16 @@ from keras_pruner.regularizers.base import (
     register_regularizer,
 )
 from keras_pruner.regularizers.group_lasso import GroupLasso
-from keras_pruner.regularizers.l1 import L1
-from keras_pruner.regularizers.l2 import L2
+from keras_pruner.regularizers.l1 import L1, GrowingL1
+from keras_pruner.regularizers.l2 import L2, GrowingL2
 
 __all__ = [
     "L1",
     "L2",
     "REGULARIZERS",
     "GroupLasso",
+    "GrowingL1",
+    "GrowingL2",
     "Regularizer",
     "register_regularizer",
 ]

@@ -10,6 +10,10 @@ class Regularizer(Component):
     that adaptive optimizers do not rescale it.
     """
 
+    # Whether it acts only on what the target will prune, ever more strongly: its
+    # strength is multiplied by the share of the schedule that has passed.
+    grows = False
+
     def shrink(self, weight, amount, kernel, pattern):
         """Returns the weights after one proximal step.
 

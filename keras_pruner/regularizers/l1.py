@@ -12,3 +12,18 @@ class L1(Regularizer):
 
     def shrink(self, weight, amount, kernel, pattern):
         return ops.sign(weight) * ops.maximum(ops.abs(weight) - amount, 0)
+
+
+@register_regularizer("growing_l1")
+class GrowingL1(L1):
+    """Soft threshold on what the target will prune, growing from update to update.
+
+    `w <- sign(w) * max(0, |w| - p * amount)` for the weights that the criterion would
+    prune now at the final sparsity; `p` in [0, 1] is the progress of the schedule.
+
+    References:
+        [Neural pruning via growing regularization, Wang et al.,
+        2021](https://arxiv.org/abs/2012.09243)
+    """
+
+    grows = True

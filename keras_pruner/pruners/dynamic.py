@@ -1,0 +1,117 @@
+"""Dynamic sparse training: the masks move while the sparsity stays."""
+
+from keras import ops
+
+from keras_pruner.masking import (
+    HIGHEST_SCORE,
+    LOWEST_SCORE,
+    UpdateResult,
+    are_finite,
+    masks_of_groups,
+    score_kernels,
+    score_units,
+)
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.options import check_number
+from keras_pruner.selection import select_lowest
+
+
+class DynamicPruner(KerasBasePruner):
+    """Drops the active groups that score lowest, and grows as many elsewhere.
+
+    The first update prunes to the schedule's sparsity (by default the target at once,
+    `schedule="constant"`), by the criterion. Each later update first drops
+    `drop_fraction(step)` of each kernel's active groups, those of the lowest score, and
+    then grows inactive ones, the just dropped among them, by `growth_scores`, until
+    the schedule's sparsity is met exactly. Weights that grow start at zero, and so do
+    their optimizer slots.
+
+    Subclasses define `growth_scores`, and `drop_fraction` if it changes.
+
+    Options:
+        drop_fraction: Share of a kernel's active groups that is dropped, in [0, 1].
+    """
+
+    default_schedule = "constant"
+    default_options = {"drop_fraction": 0.3}  # noqa: RUF012
+    masks_in_update = True
+    clears_slots = True
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "drop_fraction", 0, 1)
+        if config.pattern.max_sparsity < 1:
+            raise ValueError(
+                f"Pruner '{cls.name}' moves whole groups, but pattern "
+                f"'{config.pattern}' prunes in every group. Use pruning_type 'sr_ste' "
+                "or 'ste' for it, or another pattern."
+            )
+        if config.allocation.ranks_jointly:
+            raise ValueError(
+                f"Pruner '{cls.name}' keeps each kernel's own number of weights, which "
+                f"allocation '{config.allocation.name}' does not say. Use 'erk' or "
+                "'uniform'."
+            )
+
+    def drop_fraction(self, step):
+        """Returns the share of active groups to drop at an update.
+
+        Args:
+            step: Optimizer updates since the first mask update.
+        """
+        return self.options["drop_fraction"]
+
+    def growth_scores(self, index, inputs):
+        """Scores where to grow.
+
+        Args:
+            index: Position of the kernel in `kernels`.
+            inputs: `UpdateInputs`.
+
+        Returns:
+            Float32 tensor with one score per group; the highest grow.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `growth_scores`.")
+
+    def update_extra(self, sparsity):
+        counts = self.plan.demand(sparsity, self._pinned_groups()).counts
+        fraction = 0.0
+        if self._num_pruned and self.scheduler is not None:
+            begin = self.scheduler.begin
+            fraction = self.drop_fraction(max(0, self.global_step - begin))
+        drop = [
+            int(fraction * (plan.num_groups - count))
+            for plan, count in zip(self.plan.kernels, counts, strict=True)
+        ]
+        extra = {
+            "drop": ops.convert_to_tensor(drop, dtype="int32"),
+            "step": ops.convert_to_tensor(self.global_step % 2**31, dtype="int32"),
+        }
+        return super().update_extra(sparsity) | extra
+
+    def make_masks(self, inputs):
+        config, kernels = self.config, self.kernels
+        scores = score_kernels(config, kernels, list(self.rules.values()), inputs)
+        groups = score_units(config, kernels, inputs.weights, scores)
+        selected = []
+        for number, unit in enumerate(self.pattern.couple(kernels)):
+            count = inputs.counts[number]
+            active = self._active(unit[0], inputs)
+            # What is pruned already goes first, then the lowest of the others.
+            ranked = ops.where(active, groups[number], LOWEST_SCORE)
+            free = select_lowest(ranked, count + inputs.extra["drop"][number])
+            growth = sum(
+                (self.growth_scores(index, inputs) for index in unit[1:]),
+                self.growth_scores(unit[0], inputs),
+            )
+            selected.append(
+                select_lowest(ops.where(free, growth, HIGHEST_SCORE), count)
+            )
+        masks = masks_of_groups(config, kernels, selected, scores)
+        counts = ops.cast(inputs.counts, "int32")
+        return UpdateResult(masks, counts, are_finite(inputs), [{} for _ in kernels])
+
+    def _active(self, index, inputs):
+        layout = self.kernels[index].layout
+        mask = layout.to_matrix(ops.cast(inputs.masks[index], "float32"))
+        return self.pattern.group_scores(mask, layout, "max") > 0

@@ -1,0 +1,128 @@
+"""What a pruner does in a training loop of one's own, step by step and eagerly."""
+
+from keras import ops
+
+from keras_pruner.compiled import no_gradients
+
+
+class LoopHooks:
+    """The part of `KerasBasePruner` that acts between the steps of a loop.
+
+    In `fit`, `PruningOptimizer` does the same by the same rules, compiled.
+    """
+
+    def apply_masks(self):
+        with no_gradients():
+            for kernel in self.kernels:
+                path = kernel.path
+                value, mask = self.rules[path].effective(
+                    self.source_value(kernel),
+                    self.mask_variables[path],
+                    self.state_variables[path],
+                )
+                kernel.variable.assign(value)
+                if mask is not None:
+                    self.mask_variables[path].assign(mask)
+
+    def mask_gradients(self, gradients):
+        def shape(kernel, gradient):
+            rule = self.rules[kernel.path]
+            mask = self.mask_variables[kernel.path]
+            states = self.state_variables[kernel.path]
+            weight = self.source_value(kernel)
+            if rule.needs_gradients:
+                self._observed[kernel.path] = weight, ops.cast(gradient, "float32")
+                self._has_seen_gradients = True
+            if rule.keeps_dense:
+                # The optimizer steps on what the mask hides, too.
+                self._observed.setdefault(kernel.path, (weight, None))
+                kernel.variable.assign(weight)
+            return rule.shape_gradient(gradient, weight, mask, states, 1.0)
+
+        with no_gradients():
+            return _pair_gradients(self.kernels, gradients, shape)
+
+    def on_after_optimizer_step(self):
+        with no_gradients():
+            for kernel in self.kernels:
+                rule = self.rules[kernel.path]
+                states = self.state_variables[kernel.path]
+                weight, gradient = self._observed.get(kernel.path, (None, None))
+                if rule.keeps_dense:
+                    if weight is None:
+                        raise ValueError(
+                            f"'{kernel.path}' keeps dense weights: give its gradient to"
+                            " `on_before_optimizer_step` at every step."
+                        )
+                    states["dense"].assign(ops.copy(kernel.variable))
+                if gradient is not None:
+                    changed = rule.observe(states, weight, gradient)
+                    for name, value in changed.items():
+                        states[name].assign(value)
+        self._observed = {}
+        super().on_after_optimizer_step()
+
+    def regularize(self, learning_rate):
+        """Takes one proximal step of the config's regularizer on the kernels.
+
+        In `fit` this happens inside the training step. A loop of one's own calls it
+        between the optimizer's step and `on_after_optimizer_step`.
+
+        Args:
+            learning_rate: Float.
+        """
+        rate = ops.convert_to_tensor(learning_rate, "float32")
+        with no_gradients():
+            for kernel in self.kernels if self.config.regularizer else ():
+                path = kernel.path
+                value = self.rules[path].regularize(
+                    ops.convert_to_tensor(kernel.variable),
+                    self.mask_variables[path],
+                    self.state_variables[path],
+                    rate,
+                )
+                kernel.variable.assign(value)
+
+
+def _pair_gradients(kernels, gradients, shape):
+    """Changes the gradients of pruned kernels, in whatever form they came.
+
+    Args:
+        kernels: The `Kernel`s that are pruned.
+        gradients: Pairs of a gradient and its variable; or a dict from a kernel's name
+            to its gradient; or a list with one gradient per kernel.
+        shape: Function from a `Kernel` and its gradient to the new gradient.
+
+    Returns:
+        The same form. Gradients that are `None`, or not of a pruned kernel, are as they
+        were.
+
+    Raises:
+        ValueError: If a name is not pruned, or a list has another length.
+    """
+
+    def changed(kernel, gradient):
+        return None if gradient is None else shape(kernel, gradient)
+
+    if isinstance(gradients, dict):
+        by_name = {kernel.path: kernel for kernel in kernels}
+        unknown = sorted(set(gradients) - set(by_name))
+        if unknown:
+            raise ValueError(
+                f"Gradients are given for {', '.join(unknown)}, which is not "
+                f"pruned. Kernels: {', '.join(by_name)}"
+            )
+        return {name: changed(by_name[name], g) for name, g in gradients.items()}
+    gradients = list(gradients)
+    if gradients and isinstance(gradients[0], tuple):
+        of_variable = {id(kernel.variable): kernel for kernel in kernels}
+        return [
+            (changed(of_variable[id(v)], g) if id(v) in of_variable else g, v)
+            for g, v in gradients
+        ]
+    if len(gradients) != len(kernels):
+        raise ValueError(
+            "Gradients given as a list must be one per pruned kernel, in the order "
+            f"of `masks`. Received: {len(gradients)} for {len(kernels)} kernels"
+        )
+    return [changed(k, g) for k, g in zip(kernels, gradients, strict=True)]

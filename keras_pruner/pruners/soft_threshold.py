@@ -1,0 +1,111 @@
+from keras import ops
+
+from keras_pruner.masking import (
+    UpdateResult,
+    are_finite,
+    expand_units,
+    score_kernels,
+    score_units,
+    unit_counts,
+)
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.options import check_number
+from keras_pruner.training import StateSpec, TrainingRule, keep
+
+
+class _SoftThreshold(TrainingRule):
+    """Computes with what exceeds a threshold, and learns the threshold."""
+
+    keeps_dense = True
+    observes_gradients = True
+
+    def states(self):
+        return super().states() | {
+            # The learned parameter, and what it is multiplied with: at 0 a sigmoid
+            # is a half.
+            "threshold": StateSpec(()),
+            "cut": StateSpec(()),
+        }
+
+    def _level(self, state, dtype):
+        level = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
+        return ops.cast(level * ops.convert_to_tensor(state["cut"]), dtype)
+
+    def _exceeds(self, weight, mask, state):
+        above = ops.abs(weight) > self._level(state, weight.dtype)
+        return ops.logical_and(ops.convert_to_tensor(mask), above)
+
+    def shape_gradient(self, gradient, weight, mask, state, scale):
+        return keep(gradient, self._exceeds(weight, mask, state))
+
+    def observe(self, state, weight, gradient):
+        above = ops.abs(weight) > self._level(state, weight.dtype)
+        pull = ops.where(above, gradient * ops.sign(weight), 0.0)
+        sigmoid = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
+        slope = -ops.sum(pull) * state["cut"] * sigmoid * (1 - sigmoid)
+        threshold = state["threshold"] - self.options["learning_rate"] * slope
+        return super().observe(state, weight, gradient) | {"threshold": threshold}
+
+    def effective(self, weight, mask, state):
+        level = self._level(state, weight.dtype)
+        value = ops.sign(weight) * ops.maximum(ops.abs(weight) - level, 0)
+        return keep(value, mask), None
+
+
+@register_pruner("str")
+class STR(KerasBasePruner):
+    """Soft threshold reparametrisation with learned thresholds per kernel.
+
+    The model computes with `sign(w) * max(|w| - c * sigmoid(s), 0)`, and the
+    parameter `s` of each kernel learns from the loss, through
+    `dL/ds = -sum(gradient * sign(w) over |w| above the threshold) * c * sigmoid'(s)`.
+
+    In the paper the sparsity is what comes out. Here it is what the schedule says,
+    exactly: at an update weights are ranked over all kernels by `|w| / sigmoid(s)`, the
+    lowest are pruned, and a kernel's `c` is set so that its threshold lies at the
+    largest weight that was pruned. So the thresholds learn how the sparsity is divided
+    over the kernels.
+
+    Options:
+        learning_rate: Step size of the thresholds, in [0, 1000]. 0.1 by default.
+
+    References:
+        [Soft threshold weight reparameterization, Kusupati et al.,
+        2020](https://arxiv.org/abs/2002.03231)
+    """
+
+    rule_class = _SoftThreshold
+    default_allocation = "global"
+    default_options = {"learning_rate": 0.1}  # noqa: RUF012
+    states_in_update = ("threshold",)
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "learning_rate", 0, 1000)
+        if str(config.pattern) != "1x1":
+            raise ValueError(
+                "Pruner 'str' thresholds single weights and takes pattern '1x1' only. "
+                f"Use another pruner for '{config.pattern}'."
+            )
+        if config.criterion.name != "magnitude":
+            raise ValueError(
+                "Pruner 'str' ranks by |w| / sigmoid(s): leave `criterion` open. "
+                f"Received: criterion='{config.criterion.name}'"
+            )
+
+    def make_masks(self, inputs):
+        config, kernels = self.config, self.kernels
+        rules = list(self.rules.values())
+        levels = [ops.sigmoid(state["threshold"]) for state in inputs.states]
+        magnitudes = score_kernels(config, kernels, rules, inputs)
+        scores = [m / level for m, level in zip(magnitudes, levels, strict=True)]
+        groups = score_units(config, kernels, inputs.weights, scores)
+        counts = unit_counts(config, kernels, groups, inputs)
+        masks = expand_units(config, kernels, groups, scores, counts)
+        states = [
+            {"cut": ops.max(ops.where(kernel.layout.to_matrix(mask), 0.0, score))}
+            for kernel, mask, score in zip(kernels, masks, scores, strict=True)
+        ]
+        counts = ops.cast(counts, "int32")
+        return UpdateResult(masks, counts, are_finite(inputs), states)

@@ -1,0 +1,88 @@
+from keras import ops
+
+from keras_pruner.masking import (
+    expand_units,
+    make_masks,
+    score_kernels,
+    score_units,
+    unit_counts,
+)
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.options import check_number
+from keras_pruner.training import StateSpec, TrainingRule, keep
+
+
+class _TopKast(TrainingRule):
+    """Forward through one set of weights, backward into a larger one."""
+
+    keeps_dense = True
+
+    def states(self):
+        shape = tuple(self.kernel.variable.shape)
+        return super().states() | {"backward": StateSpec(shape, "bool", "ones")}
+
+    def shape_gradient(self, gradient, weight, mask, state, scale):
+        density = 1.0 - self.config.target_sparsity
+        decay = self.options["decay"] * ops.cast(weight, "float32") * scale
+        # Weights that are only explored pay more, so that they have to prove useful.
+        decay = ops.where(ops.convert_to_tensor(mask), decay, decay / density)
+        gradient = gradient + ops.cast(decay, gradient.dtype)
+        return keep(gradient, state["backward"])
+
+
+@register_pruner("top_kast")
+class TopKAST(KerasBasePruner):
+    """Top-K always sparse training: sparse forward, a little less sparse backward.
+
+    The model computes with the weights A of the highest score, at the schedule's
+    sparsity (by default the target from the first update on). Gradients move the
+    larger set B of the highest scores, at `backward_sparsity`; the others rest, with
+    the values that they have. A quadratic penalty, `decay * w` in the gradient for
+    weights of A and `decay / density * w` for those of B outside of A, keeps the
+    explored weights small.
+
+    Options:
+        backward_sparsity: Share of weights outside of B, in [0, 1); `None`, the
+            default, makes B twice as large as A.
+        decay: Strength of the penalty, in [0, 1]. 1e-4 by default.
+
+    References:
+        [Top-KAST, Jayakumar et al., 2020](https://arxiv.org/abs/2106.03517)
+    """
+
+    rule_class = _TopKast
+    default_schedule = "constant"
+    default_options = {"backward_sparsity": None, "decay": 1e-4}  # noqa: RUF012
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "decay", 0, 1)
+        if options["backward_sparsity"] is not None:
+            check_number(options, "backward_sparsity", 0, config.target_sparsity)
+
+    def update_extra(self, sparsity):
+        backward = self.options["backward_sparsity"]
+        if backward is None:
+            backward = max(0.0, 1 - 2 * (1 - sparsity))
+        demand = self.plan.demand(min(backward, sparsity), self._pinned_groups())
+        return super().update_extra(sparsity) | {"backward": demand.tensors()}
+
+    def make_masks(self, inputs):
+        config, kernels = self.config, self.kernels
+        rules = list(self.rules.values())
+        result = make_masks(config, kernels, rules, inputs)
+        wider = inputs._replace(**inputs.extra["backward"])
+        scores = score_kernels(config, kernels, rules, inputs)
+        groups = score_units(config, kernels, inputs.weights, scores)
+        counts = unit_counts(config, kernels, groups, wider)
+        states = [
+            old | {"backward": ops.logical_or(mask, backward)}
+            for old, mask, backward in zip(
+                result.states,
+                result.masks,
+                expand_units(config, kernels, groups, scores, counts),
+                strict=True,
+            )
+        ]
+        return result._replace(states=states)

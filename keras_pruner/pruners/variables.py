@@ -1,0 +1,35 @@
+"""The variables that a pruner holds for a kernel: its mask and its states."""
+
+import keras
+from keras import ops
+
+
+def make_mask(kernel):
+    """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
+    if kernel.wrapper_mask is None:
+        value = ops.ones(kernel.variable.shape, dtype="bool")
+    else:
+        value = ops.copy(kernel.wrapper_mask)
+    return _variable(kernel, "mask", value, "bool")
+
+
+def make_state(kernel, name, spec):
+    """Returns the variable of a `StateSpec`."""
+    if spec.initial == "weight":
+        value = ops.copy(kernel.variable)
+    else:
+        make = ops.ones if spec.initial == "ones" else ops.zeros
+        value = make(spec.shape, dtype=spec.dtype)
+    return _variable(kernel, name, value, spec.dtype)
+
+
+def _variable(kernel, name, value, dtype):
+    same = tuple(value.shape) == tuple(kernel.variable.shape)
+    return keras.Variable(
+        value,
+        dtype=dtype,
+        trainable=False,
+        # Where kernels are sharded over devices, what belongs to them is sharded alike.
+        layout=getattr(kernel.variable, "_layout", None) if same else None,
+        name=f"{kernel.path.replace('/', '_')}_{name}",
+    )

@@ -1,0 +1,58 @@
+"""The state that an optimizer keeps for each weight, such as its momentum."""
+
+from keras import ops
+
+# Lists of an optimizer that hold one variable per weight and are no slots.
+_NOT_SLOTS = {
+    "_trainable_variables",
+    "_model_variables_moving_average",
+    "_accumulated_gradients",
+}
+
+
+def innermost(optimizer):
+    """Returns the optimizer inside all wrappers, e.g. of loss scaling."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def slots_of(optimizer, variable):
+    """Returns the slots that hold one number for each weight of a variable.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+        variable: One of the variables that it trains.
+
+    Returns:
+        List of `keras.Variable`s of the variable's shape; empty for plain SGD.
+    """
+    optimizer = innermost(optimizer)
+    known = optimizer._trainable_variables
+    positions = [i for i, v in enumerate(known) if v is variable]
+    if not positions:
+        return []
+    found = []
+    for name, slots in vars(optimizer).items():
+        if name in _NOT_SLOTS:
+            continue
+        if isinstance(slots, list | tuple) and len(slots) == len(known):
+            slot = slots[positions[0]]
+            if tuple(getattr(slot, "shape", ())) == tuple(variable.shape):
+                found.append(slot)
+    return found
+
+
+def clear_slots(optimizer, variable, where=None):
+    """Sets slots to zero.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+        variable: One of the variables that it trains.
+        where: Bool tensor of the variable's shape: the weights whose slots are cleared;
+            `None` for all.
+    """
+    for slot in slots_of(optimizer, variable):
+        value = ops.convert_to_tensor(slot)
+        zeros = ops.zeros_like(value)
+        slot.assign(zeros if where is None else ops.where(where, zeros, value))
