@@ -14,6 +14,7 @@ except ImportError as error:
     ) from error
 
 from keras_pruner.allocations import ALLOCATIONS, Allocation, register_allocation
+from keras_pruner.at_init import prune_at_init
 from keras_pruner.callbacks import PruningCallback
 from keras_pruner.config import PruningConfig
 from keras_pruner.criteria import (
@@ -80,6 +81,7 @@ __all__ = [
     "plot_history",
     "plot_report",
     "plot_schedule",
+    "prune_at_init",
     "register_allocation",
     "register_criterion",
     "register_kernel_rule",

@@ -10,6 +10,7 @@ from keras import ops
 from keras_pruner.config import as_config, rename_keys
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
+from keras_pruner.pruners.base import refuse_at_init_only
 from keras_pruner.pruners.create import create_pruners
 from keras_pruner.slots import innermost
 from keras_pruner.wrappers import check_built, find_wrapped
@@ -54,6 +55,8 @@ class PruningCallback(keras.callbacks.Callback):
         self.config = as_config(settings if config is None else config)
         if config is not None and settings:
             self.config = dataclasses.replace(self.config, **rename_keys(settings))
+        for part in (self.config, *self.config.local_configs):
+            refuse_at_init_only(part)
         self.verbose = verbose
         self.pruners = []
         self._pruned_model = lambda: None

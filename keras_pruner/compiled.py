@@ -15,9 +15,11 @@ class CompiledFunction:
     Args:
         function: Function from (nested lists of) tensors to the same. It must be pure.
         eager: Whether to run it without compiling, e.g. to find a mistake.
+        use_xla: Whether TensorFlow compiles it by XLA, which does not know all
+            operations that a user's model may have.
     """
 
-    def __init__(self, function, *, eager=False):
+    def __init__(self, function, *, eager=False, use_xla=True):
         self.function = function
         self.trace_count = 0
 
@@ -26,7 +28,7 @@ class CompiledFunction:
             self.trace_count += 1
             return function(*arguments)
 
-        self._call = traced if eager else _compile(traced)
+        self._call = traced if eager else _compile(traced, use_xla)
 
     def __call__(self, *arguments):
         with no_gradients():
@@ -37,13 +39,13 @@ class CompiledFunction:
         return f"<CompiledFunction {name}, traced {self.trace_count} times>"
 
 
-def _compile(function):
+def _compile(function, use_xla):
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
         return _ConcreteFunctions(
-            tf.function(function, jit_compile=True, autograph=False)
+            tf.function(function, jit_compile=use_xla, autograph=False)
         )
     if backend == "jax":
         import jax
@@ -81,4 +83,63 @@ def no_gradients():
         import torch
 
         return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+def derivative(function):
+    """Returns the function that gives the derivatives of a scalar function.
+
+    Derivatives can be taken of what it returns, too.
+
+    Args:
+        function: Function from a list of float tensors to a scalar tensor.
+
+    Returns:
+        Function from the list of tensors to the list of derivatives; zeros where the
+        scalar does not depend on a tensor.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return functools.partial(_derive_by_tape, function)
+    if backend == "jax":
+        import jax
+
+        return lambda values: jax.grad(function)(list(values))
+    return functools.partial(_derive_by_autograd, function)
+
+
+def _derive_by_tape(function, values):
+    import tensorflow as tf
+
+    values = [tf.convert_to_tensor(value) for value in values]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        result = function(values)
+    zero = tf.UnconnectedGradients.ZERO
+    found = tape.gradient(result, values, unconnected_gradients=zero)
+    return [tf.convert_to_tensor(derivative) for derivative in found]
+
+
+def _derive_by_autograd(function, values):
+    import torch
+
+    with torch.enable_grad():
+        values = [v if v.requires_grad else v.clone().requires_grad_() for v in values]
+        result = function(values)
+        # Kept as a graph, since the derivatives may be derived again.
+        found = torch.autograd.grad(
+            result, values, create_graph=True, allow_unused=True
+        )
+    return [
+        torch.zeros_like(value) if derivative is None else derivative
+        for value, derivative in zip(values, found, strict=True)
+    ]
+
+
+def double_precision():
+    """Context in which the backend computes in float64 where it is asked to."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.enable_x64(True)
     return contextlib.nullcontext()

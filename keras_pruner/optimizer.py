@@ -6,6 +6,9 @@ from keras import ops
 from keras_pruner.slots import innermost
 from keras_pruner.training import keep
 
+# Name of the state that sums a kernel's true gradients while they accumulate.
+_SUM = "gradient_sum"
+
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
 class PruningOptimizer(keras.optimizers.Optimizer):
@@ -58,8 +61,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._masks = {}
         self._states = {}
         self._updates = []
-        # Of the true gradients, where the inner optimizer accumulates.
-        self._sums = {}
         self._rules = {}
         self._freezes = False
         self._is_stateless = False
@@ -75,9 +76,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         """
         self._freezes = freezes
         self.masked_variables = tuple(kernels)
-        for index, (mask, rule, states) in kernels.items():
+        for index, (mask, rule, _) in kernels.items():
             self._masks[str(index)] = mask
             self._rules[index] = rule
+        # Masks first, as in `build`: what is saved is numbered in this order.
+        for index, (_, _, states) in kernels.items():
             self._adopt_states(index, states)
         for index, states in extra:
             self._adopt_states(index, states)
@@ -100,6 +103,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index in self.masked_variables:
             if str(index) not in self._masks:
                 self._masks[str(index)] = self._add_mask(variables[index])
+        self._plan_sums(variables)
         for index, key, shape, dtype in self.state_specs:
             if f"{index}/{key}" not in self._states:
                 self._states[f"{index}/{key}"] = self.add_variable(
@@ -109,16 +113,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     layout=_layout_for(shape, variables[index]),
                     name=f"{variables[index].path.replace('/', '_')}_{key}",
                 )
-        if innermost(self.inner_optimizer).gradient_accumulation_steps:
-            for index, rule in self._rules.items():
-                if rule.needs_gradients:
-                    self._sums[str(index)] = self.add_variable(
-                        shape=variables[index].shape,
-                        dtype="float32",
-                        initializer="zeros",
-                        layout=_layout_for(variables[index].shape, variables[index]),
-                        name=f"{variables[index].path.replace('/', '_')}_sum",
-                    )
         for number in range(self.num_pruners):
             self._updates.append(
                 self.add_variable(
@@ -130,6 +124,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 )
             )
         super().build(variables)
+
+    def _plan_sums(self, variables):
+        """Asks for sums of the true gradients, if the inner optimizer accumulates."""
+        if innermost(self.inner_optimizer).gradient_accumulation_steps:
+            for index, rule in self._rules.items():
+                if rule.needs_gradients:
+                    shape = tuple(variables[index].shape)
+                    self.state_specs.append((index, _SUM, shape, "float32"))
 
     def _add_mask(self, variable):
         """Adds a mask of one byte a weight, laid out as its kernel."""
@@ -270,8 +272,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         steps = innermost(self.inner_optimizer).gradient_accumulation_steps
         for index, (weight, gradient) in before.items():
             states = self._states_of(index)
-            if str(index) in self._sums:
-                sums = self._sums[str(index)]
+            if _SUM in states:
+                sums = states[_SUM]
                 old = ops.convert_to_tensor(sums)
                 total = old + gradient
                 # A batch that was not finite is skipped, not summed.

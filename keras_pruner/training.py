@@ -132,9 +132,10 @@ class TrainingRule:
             self.layout.to_matrix(gradient),
             self.pool,
         )
-        return {"memory": self._as_kept(memory, state["memory"])}
+        return {"memory": self.kept_memory(memory, state["memory"])}
 
-    def _as_kept(self, memory, like):
+    def kept_memory(self, memory, like):
+        """Returns a memory in the shape and dtype in which it is kept."""
         if not self.criterion.pools:
             memory = self.layout.from_matrix(memory)
         return ops.cast(memory, like.dtype)

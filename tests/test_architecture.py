@@ -13,10 +13,11 @@ LAYERS = [
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
-    ["collect", "masking", "plan", "training"],
+    ["collect", "masking", "plan", "training", "flow"],
+    ["probe"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
-    ["callbacks", "report", "summaries"],
+    ["at_init", "callbacks", "report", "summaries"],
     ["demo"],
     ["__main__", "__init__"],
 ]

@@ -34,8 +34,13 @@ class Movement(GradientCriterion):
         for name, value in (("learning_rate", learning_rate), ("penalty", penalty)):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"`{name}` must be a number. Received: {value!r}")
-            if value < 0 or (name == "learning_rate" and value == 0):
-                raise ValueError(f"`{name}` must be positive. Received: {value}")
+        if not 0 < learning_rate < float("inf"):
+            raise ValueError(
+                "`learning_rate` must be finite and positive. "
+                f"Received: {learning_rate}"
+            )
+        if not 0 <= penalty < float("inf"):
+            raise ValueError(f"`penalty` must be finite and >= 0. Received: {penalty}")
         if not isinstance(soft, bool):
             raise TypeError(f"`soft` must be True or False. Received: {soft!r}")
         self.learning_rate = float(learning_rate)

@@ -19,6 +19,14 @@ class RetrainFree(GradientCriterion):
     pools = True
     default_allocation = "global"
 
+    def check(self, config):
+        if config.pattern.chooses_weights:
+            raise ValueError(
+                "Criterion 'retrain_free' keeps a number for each pair of groups, so "
+                "it needs whole groups: use pattern 'channelx1', '1xchannel' or 'mha'. "
+                f"Received: pattern='{config.pattern}'"
+            )
+
     def memory_shape(self, shape):
         size = 1
         for length in shape:

@@ -192,6 +192,7 @@ class BasePruner(abc.ABC):
                 chosen `begin_step` comes after the end.
         """
         config = self.config
+        refuse_at_init_only(config)
         if total_steps is None and None in (config.begin_step, config.end_step):
             raise ValueError(
                 "The config leaves `begin_step` or `end_step` open, which only "
@@ -327,6 +328,18 @@ class BasePruner(abc.ABC):
             f"<{type(self).__name__} {len(self.masks)} kernels, pattern "
             f"{self.pattern}, sparsity {self.current_sparsity_ratio:.4f} of "
             f"{self.target_sparsity_ratio:.4f}, step {self.global_step}>"
+        )
+
+
+def refuse_at_init_only(config):
+    """Raises if a criterion cannot follow a training run."""
+    criterion = config.criterion
+    if getattr(criterion, "at_init_only", False):
+        raise ValueError(
+            f"Criterion '{criterion.name}' scores an untrained model, once: call "
+            f"`prune_at_init(model, data, criterion='{criterion.name}')`, compile what "
+            "it returns, and train it with "
+            "`PruningCallback(pruning_type='pattern_lock')`."
         )
 
 

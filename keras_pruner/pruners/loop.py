@@ -11,6 +11,32 @@ class LoopHooks:
     In `fit`, `PruningOptimizer` does the same by the same rules, compiled.
     """
 
+    def calibrate(self, probe):
+        """Fills what the criterion remembers from a few batches.
+
+        The weights stay as they are; `prune_at_init` does this.
+
+        Args:
+            probe: `Probe` of the model, for the pruner's kernels.
+        """
+        rules = list(self.rules.values())
+        states = [self.state_variables[kernel.path] for kernel in self.kernels]
+        memories = self.config.criterion.calibrate(
+            [
+                rule.memory_matrix(ops.zeros(state["memory"].shape))
+                for rule, state in zip(rules, states, strict=True)
+            ],
+            [
+                kernel.layout.to_matrix(ops.cast(self.source_value(kernel), "float32"))
+                for kernel in self.kernels
+            ],
+            [rule.pool for rule in rules],
+            probe,
+        )
+        for rule, state, memory in zip(rules, states, memories, strict=True):
+            state["memory"].assign(rule.kept_memory(memory, state["memory"]))
+        self._has_seen_gradients = True
+
     def apply_masks(self):
         with no_gradients():
             for kernel in self.kernels:
