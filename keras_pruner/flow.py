@@ -40,9 +40,12 @@ def flow_gradients(model, kernels, example=None):
         for scale in _SCALES:
             slopes = _derive_flow(model, kernels, values, others, specs, scale)
             with np.errstate(invalid="ignore", over="ignore"):
-                largest = max(
-                    np.abs(ops.convert_to_numpy(value) * slope).max()
-                    for value, slope in zip(values, slopes, strict=True)
+                # NumPy's, which is NaN where any score is.
+                largest = np.max(
+                    [
+                        np.abs(ops.convert_to_numpy(value) * slope).max()
+                        for value, slope in zip(values, slopes, strict=True)
+                    ]
                 )
             if np.isfinite(largest):
                 break

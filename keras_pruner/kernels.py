@@ -199,7 +199,7 @@ def find_kernels(model, *, embeddings=False, name=None):
     """
     found, skipped, seen_layers, seen_variables = [], [], set(), set()
     # From the id of an attention layer's part to the layer's path and heads.
-    attention = {}
+    attention, num_attention = {}, {}
 
     def visit(layer, prefix, owner):
         if id(layer) in seen_layers:
@@ -210,6 +210,8 @@ def find_kernels(model, *, embeddings=False, name=None):
         heads = _num_heads(layer)
         if heads:
             path = "/".join(prefix)
+            number = num_attention[path] = num_attention.get(path, 0) + 1
+            path = _numbered(path, number)
             attention.update({id(part): (path, heads) for part in _children(layer)})
         layouts = {} if is_wrapper else _layouts(layer, embeddings)
         refusal = None if is_wrapper else _refusal(layer)
@@ -284,8 +286,11 @@ def _with_unique_paths(kernels):
     counts, unique = {}, []
     for kernel in kernels:
         counts[kernel.path] = counts.get(kernel.path, 0) + 1
-        number = counts[kernel.path]
-        if number > 1:
-            kernel = dataclasses.replace(kernel, path=f"{kernel.path}#{number}")
-        unique.append(kernel)
+        path = _numbered(kernel.path, counts[kernel.path])
+        unique.append(dataclasses.replace(kernel, path=path))
     return tuple(unique)
+
+
+def _numbered(path, number):
+    """Tells the second and further layers of one path apart."""
+    return path if number == 1 else f"{path}#{number}"
