@@ -72,7 +72,7 @@ class KerasBasePruner(LoopHooks, BasePruner):
                 f"{type(self).__name__} prunes Keras models: `framework` must be "
                 f"'keras'. Received: framework={framework!r}"
             )
-        # The base asks for `target_sparsity_ratio`, so the plan comes first.
+        # The base asks for `target_sparsity_ratio`, so all this comes first.
         config, options = self.complete(config)
         self.kernels, self.skipped = fit_pattern(
             collect_kernels(modules, config), config
@@ -80,9 +80,8 @@ class KerasBasePruner(LoopHooks, BasePruner):
         self.plan = PruningPlan(config, self.kernels)
         self._step_variable = None
         self._update_variable = None
-        super().__init__(config, modules, framework)
         self.rules = {
-            kernel.path: self.rule_class(self.config, kernel, options)
+            kernel.path: self.rule_class(config, kernel, options)
             for kernel in self.kernels
         }
         self.mask_variables = {
@@ -95,6 +94,7 @@ class KerasBasePruner(LoopHooks, BasePruner):
             }
             for kernel in self.kernels
         }
+        super().__init__(config, modules, framework)
         for kernel in self.kernels:
             if kernel.owner is not None and self.needs_gradients:
                 kernel.owner.straight_through = True
@@ -184,8 +184,9 @@ class KerasBasePruner(LoopHooks, BasePruner):
             optimizer: The optimizer whose slots are cleared where the pruner clears
                 any. A loop of one's own sets it by `attach_optimizer`.
         """
-        if step is None:
+        if step is None and self._step_variable is not None:
             self._global_step = self.global_step
+            self._has_seen_gradients |= self._global_step > 0
         self._step_variable = step
         self._update_variable = updated_at
         self._optimizer = optimizer

@@ -3,6 +3,7 @@ from keras import ops
 from keras_pruner.criteria.random import salt_of, uniform_hash
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.dynamic import DynamicPruner
+from keras_pruner.pruners.options import check_number
 
 
 @register_pruner("set")
@@ -14,7 +15,7 @@ class SET(DynamicPruner):
 
     Options:
         drop_fraction: Share that is dropped, in [0, 1]. 0.3 by default.
-        seed: Integer that the random places follow from.
+        seed: Integer >= 0 that the random places follow from.
 
     References:
         [Scalable training of artificial neural networks with adaptive sparse
@@ -22,6 +23,11 @@ class SET(DynamicPruner):
     """
 
     default_options = {"drop_fraction": 0.3, "seed": 0}  # noqa: RUF012
+
+    @classmethod
+    def check(cls, config, options):
+        super().check(config, options)
+        check_number(options, "seed", 0, 2**31 - 1, integer=True)
 
     def growth_scores(self, index, inputs):
         layout = self.kernels[index].layout

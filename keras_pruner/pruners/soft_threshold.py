@@ -1,3 +1,5 @@
+import math
+
 from keras import ops
 
 from keras_pruner.masking import (
@@ -78,7 +80,6 @@ class STR(KerasBasePruner):
     rule_class = _SoftThreshold
     default_allocation = "global"
     default_options = {"learning_rate": 0.1}  # noqa: RUF012
-    states_in_update = ("threshold",)
 
     @classmethod
     def check(cls, config, options):
@@ -94,18 +95,30 @@ class STR(KerasBasePruner):
                 f"Received: criterion='{config.criterion.name}'"
             )
 
+    def update_extra(self, sparsity):
+        factors = []
+        for kernel in self.kernels:
+            threshold = self.state_variables[kernel.path]["threshold"]
+            # 1 / sigmoid(s), made here: each backend rounds its sigmoid differently.
+            exponent = min(-float(ops.convert_to_numpy(threshold)), 60.0)
+            factors.append(1 + math.exp(exponent))
+        extra = {"factors": ops.convert_to_tensor(factors, dtype="float32")}
+        return super().update_extra(sparsity) | extra
+
     def make_masks(self, inputs):
         config, kernels = self.config, self.kernels
         rules = list(self.rules.values())
-        levels = [ops.sigmoid(state["threshold"]) for state in inputs.states]
         magnitudes = score_kernels(config, kernels, rules, inputs)
-        scores = [m / level for m, level in zip(magnitudes, levels, strict=True)]
+        factors = inputs.extra["factors"]
+        scores = [m * factors[index] for index, m in enumerate(magnitudes)]
         groups = score_units(config, kernels, inputs.weights, scores)
         counts = unit_counts(config, kernels, groups, inputs)
         masks = expand_units(config, kernels, groups, scores, counts)
-        states = [
-            {"cut": ops.max(ops.where(kernel.layout.to_matrix(mask), 0.0, score))}
+        pruned = [
+            ops.where(kernel.layout.to_matrix(mask), 0.0, score)
             for kernel, mask, score in zip(kernels, masks, scores, strict=True)
         ]
+        # A little more, so that rounding leaves no pruned weight above the threshold.
+        states = [{"cut": ops.max(score) * (1 + 2.0**-20)} for score in pruned]
         counts = ops.cast(counts, "int32")
         return UpdateResult(masks, counts, are_finite(inputs), states)

@@ -10,6 +10,7 @@ from keras_pruner.masking import (
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
+from keras_pruner.slots import clear_slots
 from keras_pruner.training import StateSpec, TrainingRule, keep
 
 
@@ -38,13 +39,14 @@ class TopKAST(KerasBasePruner):
     The model computes with the weights A of the highest score, at the schedule's
     sparsity (by default the target from the first update on). Gradients move the
     larger set B of the highest scores, at `backward_sparsity`; the others rest, with
-    the values that they have. A quadratic penalty, `decay * w` in the gradient for
+    the values that they have, and their optimizer slots are emptied, so that no old
+    momentum moves them. A quadratic penalty, `decay * w` in the gradient for
     weights of A and `decay / density * w` for those of B outside of A, keeps the
     explored weights small.
 
     Options:
-        backward_sparsity: Share of weights outside of B, in [0, 1); `None`, the
-            default, makes B twice as large as A.
+        backward_sparsity: Share of weights outside of B, in [0, target_sparsity];
+            `None`, the default, makes B twice as large as A.
         decay: Strength of the penalty, in [0, 1]. 1e-4 by default.
 
     References:
@@ -67,6 +69,15 @@ class TopKAST(KerasBasePruner):
             backward = max(0.0, 1 - 2 * (1 - sparsity))
         demand = self.plan.demand(min(backward, sparsity), self._pinned_groups())
         return super().update_extra(sparsity) | {"backward": demand.tensors()}
+
+    def update_masks(self, sparsity=None):
+        super().update_masks(sparsity)
+        if self._optimizer is None:
+            return
+        for kernel in self.kernels:
+            backward = self.state_variables[kernel.path]["backward"]
+            rests = ops.logical_not(ops.convert_to_tensor(backward))
+            clear_slots(self._optimizer, kernel.variable, where=rests)
 
     def make_masks(self, inputs):
         config, kernels = self.config, self.kernels
