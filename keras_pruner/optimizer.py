@@ -206,7 +206,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if rule.needs_gradients:
                 # Also TensorFlow's sparse gradients, of embeddings.
                 gradient = ops.convert_to_tensor(gradient)
-                before[index] = weight, ops.cast(gradient, "float32") / scale
+                # A copy: on TensorFlow and torch the tensor is the variable itself,
+                # and the step changes it. Dense weights change later.
+                seen = ops.copy(weight) if dense is None else weight
+                before[index] = seen, ops.cast(gradient, "float32") / scale
             if rule.keeps_dense:
                 variable.assign(weight)
             if hasattr(gradient, "dense_shape"):

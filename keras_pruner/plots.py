@@ -1,6 +1,7 @@
 """Plots of schedules, of training runs and of where the weights are left."""
 
 from keras_pruner.config import as_config
+from keras_pruner.pruners.base import PRUNERS
 from keras_pruner.schedules import PruningScheduler, derive_steps
 
 
@@ -18,6 +19,9 @@ def plot_schedule(config=None, total_steps=1000, ax=None):
         The axes.
     """
     config = as_config(config)
+    if config.pruning_type not in PRUNERS:
+        raise PRUNERS.unknown(config.pruning_type)
+    config, _ = PRUNERS[config.pruning_type].complete(config)
     begin, end, frequency = derive_steps(
         total_steps, config.begin_step or 0, config.end_step, config.frequency
     )

@@ -54,6 +54,8 @@ class BasePruner(abc.ABC):
         max_sparsity_ratio_per_op: Highest sparsity of any one kernel.
     """
 
+    # Set by `Registry.register`.
+    name = None
     # Names that an open `criterion`, `schedule` or `allocation` stands for; `None`
     # leaves the allocation to the criterion.
     default_criterion = "magnitude"

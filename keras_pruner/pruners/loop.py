@@ -57,7 +57,9 @@ class LoopHooks:
             states = self.state_variables[kernel.path]
             weight = self.source_value(kernel)
             if rule.needs_gradients:
-                self._observed[kernel.path] = weight, ops.cast(gradient, "float32")
+                # A copy: on TensorFlow and torch the tensor is the variable itself.
+                seen = ops.copy(weight)
+                self._observed[kernel.path] = seen, ops.cast(gradient, "float32")
                 self._has_seen_gradients = True
             if rule.keeps_dense:
                 # The optimizer steps on what the mask hides, too.

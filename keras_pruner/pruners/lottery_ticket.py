@@ -33,7 +33,7 @@ class LotteryTicket(KerasBasePruner):
 
     Options:
         num_rounds: Rounds of pruning, in [1, 1000]; read where `end_step` or
-            `frequency` is left open. 5 by default.
+            `frequency` is left open. 5 by default; never more than there are steps.
 
     References:
         [The lottery ticket hypothesis, Frankle & Carbin,
@@ -63,6 +63,14 @@ class LotteryTicket(KerasBasePruner):
     def pace(self):
         rounds = self.options["num_rounds"]
         return Pace((rounds, rounds + 1), num_updates=rounds, most_apart=None)
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        super().schedule_steps(total_steps, first_step)
+        if None in (self.config.end_step, self.config.frequency):
+            # In a short run more updates would fit in than there are rounds.
+            scheduler = self.scheduler
+            rounds = self.options["num_rounds"] * scheduler.frequency
+            scheduler.end = min(scheduler.end, scheduler.begin + rounds)
 
     def extra_states(self):
         return self._others

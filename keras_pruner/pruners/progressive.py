@@ -30,8 +30,9 @@ class Progressive(KerasBasePruner):
     Then, in `num_sub_steps` equal steps of time, the weights that the goal gives up are
     pruned one by one, lowest score first and the same share each time; at the next
     structured update the goal is reached, exactly. So a block or channel fades out
-    instead of vanishing. Structured updates are `frequency` apart; the sparsity
-    between them lies between those of the schedule.
+    instead of vanishing. Structured updates are `frequency` apart, rounded down to a
+    multiple of `num_sub_steps`; the sparsity between them lies between those of the
+    schedule.
 
     Options:
         num_sub_steps: Sub-steps from one structured mask to the next, in [1, 1000]. 4

@@ -70,7 +70,7 @@ class STR(KerasBasePruner):
     over the kernels.
 
     Options:
-        learning_rate: Step size of the thresholds, in [0, 1000]. 0.1 by default.
+        learning_rate: Step size of the thresholds, in [0, 1000]. 0.01 by default.
 
     References:
         [Soft threshold weight reparameterization, Kusupati et al.,
@@ -79,7 +79,7 @@ class STR(KerasBasePruner):
 
     rule_class = _SoftThreshold
     default_allocation = "global"
-    default_options = {"learning_rate": 0.1}  # noqa: RUF012
+    default_options = {"learning_rate": 0.01}  # noqa: RUF012
 
     @classmethod
     def check(cls, config, options):
