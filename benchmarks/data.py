@@ -19,6 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+# Optimizer steps between mask updates.
+FREQUENCY = 20
 NAME_LENGTH = 12
 NAMES_PER_LANGUAGE = 600
 # Where faker has surnames of a language. Those of several languages are left out.
@@ -54,6 +56,11 @@ class Task:
     batch_size: int
     epochs: int
     learning_rate: float
+
+
+def end_step(steps):
+    """Returns the step of the last mask update, three quarters into a run."""
+    return steps * 3 // 4 // FREQUENCY * FREQUENCY
 
 
 def load_digits():

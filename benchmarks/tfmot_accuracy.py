@@ -7,7 +7,6 @@ tf-keras. It prints one JSON object a line for each run.
 import argparse
 import json
 import os
-import sys
 import time
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -15,9 +14,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import numpy as np  # noqa: E402
 import tensorflow_model_optimization as tfmot  # noqa: E402
 import tf_keras as keras  # noqa: E402
-from data import TASKS  # noqa: E402
-
-FREQUENCY = 20
+from data import FREQUENCY, TASKS, end_step  # noqa: E402
 
 
 def prune(task, start, seed, sparsity, epochs):
@@ -43,7 +40,7 @@ def prune(task, start, seed, sparsity, epochs):
         initial_sparsity=0.0,
         final_sparsity=sparsity,
         begin_step=0,
-        end_step=steps * 3 // 4 // FREQUENCY * FREQUENCY,
+        end_step=end_step(steps),
         frequency=FREQUENCY,
     )
 
@@ -93,7 +90,6 @@ def main():
             "versions": {"tfmot": tfmot.__version__, "tf-keras": keras.__version__},
         }
         print(json.dumps(row), flush=True)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ import math
 
 import keras
 import numpy as np
-from data import TASKS
+from data import FREQUENCY, TASKS, end_step
 
 from keras_pruner import PruningCallback, find_kernels
-
-FREQUENCY = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +132,7 @@ class Problem:
         chosen = {
             "target_sparsity": sparsity,
             "begin_step": 0,
-            "end_step": steps * 3 // 4 // FREQUENCY * FREQUENCY,
+            "end_step": end_step(steps),
             "frequency": FREQUENCY,
         }
         callback = PruningCallback(verbose=False, **(chosen | settings))

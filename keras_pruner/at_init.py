@@ -100,6 +100,9 @@ def _with_defaults(config):
     learns = config.criterion is not None and config.criterion.needs_gradients
     if config.allocation is None and learns:
         config = dataclasses.replace(config, allocation="global")
+    if getattr(config.criterion, "num_rounds", 1) > 1:
+        # What one round has pruned stays so, though others score zero then, too.
+        config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
     return config
 
 

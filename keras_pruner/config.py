@@ -40,7 +40,9 @@ class PruningConfig:
         allocation: How the target is divided over the kernels: `"erk"`, `"uniform"`,
             `"global"`, `"global_l2"`, or a dict from regular expressions to
             sparsities, or a function from a `KernelPlan` to a sparsity. `None` leaves
-            it to the criterion, and means `"erk"` for most.
+            it to pruner, criterion and pattern: `"global_l2"` for single weights
+            scored by magnitude, `"global"` for those scored by gradients, `"erk"` for
+            groups.
         schedule: How sparsity grows: `"polynomial"`, `"linear"`, `"cos"`, `"exp"`,
             `"cube"`, `"constant"`. `None` leaves it to the pruner, and means
             `"polynomial"` for those that prune gradually.
@@ -168,18 +170,23 @@ class PruningConfig:
             criterion: Name that an open `criterion` stands for.
             schedule: Name that an open `schedule` stands for.
             allocation: Name that an open `allocation` stands for, or `None` to leave it
-                to the criterion.
+                to the criterion, and then to the pattern.
 
         Raises:
             ValueError: If the criterion cannot work with the rest.
         """
         criterion = criteria.CRITERIA.get(self.criterion, criterion)
         allocation = allocation or criterion.default_allocation
+        if allocation is None and str(self.pattern) == "1x1":
+            # What docs/accuracy.md shows best.
+            allocation = "global" if criterion.is_comparable else "global_l2"
         config = dataclasses.replace(
             self,
             criterion=criterion,
             schedule=schedules.SCHEDULES.get(self.schedule, schedule),
-            allocation=allocations.ALLOCATIONS.get(self.allocation, allocation),
+            allocation=allocations.ALLOCATIONS.get(
+                self.allocation, allocation or "erk"
+            ),
         )
         criterion.check(config)
         return config

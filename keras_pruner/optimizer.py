@@ -218,13 +218,16 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 continue
             mask = self._masks[str(index)]
             shaped.append(rule.shape_gradient(gradient, weight, mask, states, scale))
+        # Read now: the step may move a schedule on.
+        rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
         ticked, applied = self._step_inner(shaped, variables)
         self._observe(before, ticked, applied)
         if applied is None:
             self._iterations.assign_add(1)
         else:
             self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
-        self._mask_weights(applied)
+            rate = rate * ops.cast(applied, "float32")
+        self._mask_weights(rate)
 
     def _loss_scale(self):
         """Returns the factor that the loss was multiplied with, as float32."""
@@ -290,11 +293,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     value = ops.where(applied, value, ops.convert_to_tensor(state))
                 state.assign(value)
 
-    def _mask_weights(self, applied):
-        """Draws weights to zero where a rule does so, and masks them."""
-        rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
-        if applied is not None:
-            rate = rate * ops.cast(applied, "float32")
+    def _mask_weights(self, rate):
+        """Draws weights to zero where a rule does so, and masks them.
+
+        Args:
+            rate: Float tensor: the learning rate, 0 where no step was applied.
+        """
         averages = self._moving_averages()
         for index, mask in self.masks.items():
             variable = self._trainable_variables[index]

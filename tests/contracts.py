@@ -92,7 +92,7 @@ class Case:
             x = layers.Flatten()(x)
         else:
             x = layers.Dense(16, activation="relu", name="hidden")(x)
-        head = layers.Dense(4, activation="softmax", dtype="float32", name="head")
+        head = layers.Dense(4, activation="softmax", name="head")
         model = keras.Model(inputs, head(x))
         if self.locks_zeros:
             kernel = model.get_layer("hidden").kernel
@@ -109,8 +109,8 @@ def trained_cases():
     """Returns the cases that differ in training, each config once."""
     distinct = {}
     for case in CASES:
-        # Schedules act on the host only. What is for untrained models only is run by
-        # `prune_at_init`, whose tests are in `test_at_init.py`.
+        # Schedules act on the host only. Criteria of untrained models are fed by
+        # `prune_at_init` alone; `test_at_init.py` has its tests.
         if case.setting == "schedule" or case.is_at_init_only:
             continue
         config = case.config()
@@ -136,7 +136,7 @@ class Watch(keras.callbacks.Callback):
     Attributes:
         broken: List of what was seen and must not be, as strings.
         executions: List of how often the model's Python code had run, by batch.
-        halfway: What `snapshot` gave at the end of the first epoch of the run.
+        halfway: What `snapshot` gave at the end of epoch 0.
     """
 
     def __init__(self, pruning, path=None):
@@ -168,11 +168,12 @@ class Watch(keras.callbacks.Callback):
             (pruner,) = self.pruning.pruners
             self.halfway = snapshot(self.model, pruner)
             if self.path is not None:
-                self.model.save(self.path)
+                whole = self.path.endswith(".keras")
+                (self.model.save if whole else self.model.save_weights)(self.path)
 
 
-def train(model, config, data, *, first_epoch=0, epochs=2, path=None):
-    """Trains for epochs of six steps, pruning.
+def train(model, config, data, *, first_epoch=0, epochs=2, path=None, callbacks=()):
+    """Trains in epochs of six steps, pruning.
 
     Args:
         model: Compiled model.
@@ -180,7 +181,9 @@ def train(model, config, data, *, first_epoch=0, epochs=2, path=None):
         data: Tuple (x, y).
         first_epoch: Where to begin.
         epochs: Where to end.
-        path: Where the model is saved after the first epoch, or `None`.
+        path: Where the model is saved after epoch 0, whole if it ends in ".keras",
+            else its weights; or `None`.
+        callbacks: More of them.
 
     Returns:
         Tuple of the pruner and the `Watch`.
@@ -197,15 +200,43 @@ def train(model, config, data, *, first_epoch=0, epochs=2, path=None):
         epochs=epochs,
         verbose=0,
         # The watch comes first, so it sees the steps before the updates.
-        callbacks=[watch, pruning],
+        callbacks=[watch, pruning, *callbacks],
     )
     (pruner,) = pruning.pruners
     return pruner, watch
 
 
-def compiled(model, wrap=lambda optimizer: optimizer):
+def resume(model, config, data, path, epochs=2):
+    """Goes on from what `train` saved, with masks made eagerly.
+
+    Args:
+        model: Fresh compiled model, for a file of weights.
+        config: `PruningConfig`.
+        data: Tuple (x, y).
+        path: Where it was saved.
+        epochs: Where to end.
+
+    Returns:
+        Tuple of the model, the pruner and the `Watch`.
+    """
+    if path.endswith(".keras"):
+        model, restore = keras.models.load_model(path), ()
+    else:
+        restore = keras.callbacks.LambdaCallback(
+            # As Keras' BackupAndRestore does.
+            on_train_begin=lambda logs: model.load_weights(path)
+        )
+        restore = (restore,)
+    with eager_updates():
+        made = train(
+            model, config, data, first_epoch=1, epochs=epochs, callbacks=restore
+        )
+    return model, *made
+
+
+def compiled(model, wrap=lambda optimizer: optimizer, **settings):
     """Compiles a model with Adam, and returns it."""
-    optimizer = wrap(keras.optimizers.Adam(1e-2))
+    optimizer = wrap(keras.optimizers.Adam(1e-2, **settings))
     model.compile(optimizer, "sparse_categorical_crossentropy")
     return model
 
@@ -267,6 +298,29 @@ def run_eagerly(function, *arguments):
         context = jax.disable_jit()
     with context:
         return CompiledFunction(function, eager=True)(*arguments)
+
+
+@contextlib.contextmanager
+def compile_cache(path):
+    """Context in which JAX compiles what is equal once, for all models."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_compilation_cache_dir": str(path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield
 
 
 @contextlib.contextmanager

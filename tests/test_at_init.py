@@ -243,3 +243,16 @@ def test_criteria_for_untrained_models_are_refused_in_fit(criterion):
     steps = {"begin_step": 0, "end_step": 5}
     with pytest.raises(ValueError, match="call `prune_at_init"):
         KerasBasePruner({"criterion": criterion, **steps}, build_mlp())
+
+
+def test_rounds_keep_what_was_pruned_where_live_weights_score_zero_too():
+    # Half of the inputs of the second kernel are never reached.
+    model = linear_model(8, 8, 4)
+    first, second = model.get_weights()
+    first[:, :4] = 0
+    model.set_weights([first, second])
+    pruned = prune_at_init(
+        model, criterion="synflow", target_sparsity=0.7, verbose=False
+    )
+    # 96 weights, of which 32 were zero.
+    assert (kernels_of(pruned) == 0).sum() == 67

@@ -1,26 +1,31 @@
-"""The gradient that criteria see in training, against gradients made by hand.
-
-The model is X A B with a mean squared error, whose gradients are a line of NumPy.
-"""
+"""The gradient that criteria see in training, against gradients made by hand."""
 
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, set_kernel, value_of
-from keras import layers, ops, optimizers
+from by_hand import (
+    BATCH,
+    NAMES,
+    RATE,
+    ByHand,
+    build,
+    fit,
+    initial,
+    mean,
+    samples,
+    sgd,
+)
+from conftest import BACKEND, value_of
+from keras import ops, optimizers
 
 from keras_pruner import (
     CRITERIA,
     GradientCriterion,
     KerasBasePruner,
-    PrunedLayer,
     PruningCallback,
     register_criterion,
 )
 from keras_pruner.slots import slots_of
-
-BATCH, RATE, MOMENTUM = 4, 0.1, 0.5
-NAMES = ("a/kernel", "b/kernel")
 
 
 @pytest.fixture
@@ -34,72 +39,6 @@ def probe():
 
     yield "probe"
     CRITERIA._classes.pop("probe")
-
-
-def samples(batches=12):
-    generator = np.random.default_rng(7)
-    x = generator.normal(size=(BATCH * batches, 6)).astype("float32")
-    return x, generator.normal(size=(BATCH * batches, 3)).astype("float32")
-
-
-def initial():
-    generator = np.random.default_rng(8)
-    return [generator.normal(size=shape) for shape in ((6, 5), (5, 3))]
-
-
-def build(optimizer=None, wrapped=False, **compile_arguments):
-    parts = [layers.Dense(n, use_bias=False, name=m) for n, m in ((5, "a"), (3, "b"))]
-    outer = [PrunedLayer(part) if wrapped else part for part in parts]
-    model = keras.Sequential([layers.Input((6,)), *outer])
-    for part, value in zip(parts, initial(), strict=True):
-        set_kernel(part, value)
-    model.compile(optimizer or sgd(), "mse", **compile_arguments)
-    return model
-
-
-def sgd(**kwargs):
-    return optimizers.SGD(RATE, momentum=MOMENTUM, **kwargs)
-
-
-def fit(model, x, y, *callbacks):
-    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
-
-
-def lowest(scores, share):
-    """Marks the given share of the lowest scores."""
-    marks = np.zeros(scores.size, bool)
-    marks[np.argsort(scores.ravel(), kind="stable")[: round(share * scores.size)]] = 1
-    return marks.reshape(scores.shape)
-
-
-class ByHand:
-    """Trains X A B in float64, as the docs say that a pruned step goes."""
-
-    def __init__(self):
-        self.weights = initial()
-        self.masks = [np.ones(w.shape, bool) for w in self.weights]
-        self.momenta = [np.zeros(w.shape) for w in self.weights]
-        self.memories = [np.zeros(w.shape) for w in self.weights]
-
-    def gradients(self, x, y):
-        a, b = self.weights
-        error = 2 * (x @ a @ b - y) / y.size
-        return [x.T @ error @ b.T, (x @ a).T @ error]
-
-    def masked(self, gradients):
-        return [g * m for g, m in zip(gradients, self.masks, strict=True)]
-
-    def step(self, gradients, masked, clip):
-        for i, gradient in enumerate(gradients):
-            seen = (1 + self.weights[i]) * gradient
-            self.memories[i] = 0.5 * self.memories[i] + seen
-        for i, gradient in enumerate(clip(masked)):
-            self.momenta[i] = MOMENTUM * self.momenta[i] - RATE * gradient
-            self.weights[i] = (self.weights[i] + self.momenta[i]) * self.masks[i]
-
-    def prune(self, scores, share):
-        self.masks = [~lowest(score, share) for score in scores]
-        self.weights = [w * m for w, m in zip(self.weights, self.masks, strict=True)]
 
 
 def clip_norm(limit):
@@ -122,24 +61,16 @@ def scaled(**kwargs):
     return optimizers.LossScaleOptimizer(sgd(**kwargs), initial_scale=2.0**12)
 
 
-def none(gradients):
-    return gradients
-
-
-def mean(parts):
-    return [sum(gradients) / len(parts) for gradients in zip(*parts, strict=True)]
-
-
 # Optimizer, how it clips, batches of an update, batches that hold an infinity.
 OPTIMIZERS = {
-    "plain": (sgd, none, 1, ()),
-    "loss scale": (scaled, none, 1, ()),
-    "static scale": (lambda: sgd(loss_scale_factor=128.0), none, 1, ()),
-    "accumulated": (lambda: sgd(gradient_accumulation_steps=4), none, 4, ()),
+    "plain": (sgd, None, 1, ()),
+    "loss scale": (scaled, None, 1, ()),
+    "static scale": (lambda: sgd(loss_scale_factor=128.0), None, 1, ()),
+    "accumulated": (lambda: sgd(gradient_accumulation_steps=4), None, 4, ()),
     "clipnorm": (lambda: sgd(clipnorm=0.5), clip_norm(0.5), 1, ()),
     "global_clipnorm": (lambda: sgd(global_clipnorm=0.5), clip_global(0.5), 1, ()),
     "clipvalue": (lambda: sgd(clipvalue=0.1), clip_value(0.1), 1, ()),
-    "overflow": (scaled, none, 1, (2, 7)),
+    "overflow": (scaled, None, 1, (2, 7)),
     "all": (
         lambda: scaled(gradient_accumulation_steps=4, global_clipnorm=0.5),
         clip_global(0.5),
@@ -201,13 +132,8 @@ def test_gradients_in_fit_equal_those_by_hand(name, run, wrapped, probe):
         memory = value_of(pruner.state_variables[kernel]["memory"])
         np.testing.assert_allclose(memory, hand.memories[i], rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(value_of(pruner.masks[kernel]), hand.masks[i])
-        # A wrapper's kernel may hold hidden values; the mask takes them out.
         weight = value_of(pruner.kernels[i].variable)
         np.testing.assert_allclose(weight, hand.weights[i], rtol=1e-5, atol=1e-6)
-
-
-def first_batch():
-    return (values[:BATCH] for values in samples())
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -225,9 +151,9 @@ def test_pruned_weights_show_their_gradient_but_get_no_momentum(wrapped, probe):
         if wrapped:
             kernel.wrapper_mask.assign(mask)
     pruner.apply_masks()
-    x, y = first_batch()
+    x, y = samples(1)
     gradients = hand.gradients(x, y)
-    hand.step(gradients, hand.masked(gradients), none)
+    hand.step(gradients)
     fit(model, x, y, pruning)
     for i, kernel in enumerate(pruner.kernels):
         memory = value_of(pruner.state_variables[kernel.path]["memory"])
@@ -256,23 +182,25 @@ class Watch(keras.callbacks.Callback):
 def test_nan_gradients_in_fit_are_an_error_and_change_no_mask():
     x, y = samples()
     x[BATCH * 5, 0] = np.nan
+    steps = {"begin_step": 2, "end_step": 8, "frequency": 2}
     pruning = PruningCallback(
-        criterion="snip",
-        target_sparsity=0.5,
-        begin_step=2,
-        end_step=8,
-        frequency=2,
-        verbose=False,
+        criterion="snip", target_sparsity=0.5, verbose=False, **steps
     )
     watch = Watch(pruning)
-    model = build()
     with pytest.raises(ValueError, match="NaN .* in a/kernel, b/kernel. The masks are"):
-        fit(model, x, y, pruning, watch)
+        fit(build(), x, y, pruning, watch)
     (pruner,) = pruning.pruners
     assert len(watch.masks) == 5
     for name, mask in pruner.masks.items():
         np.testing.assert_array_equal(value_of(mask), watch.masks[-1][name])
     assert 0 < pruner.current_sparsity_ratio < 0.5
+
+
+def check_untouched(pruner):
+    """Nothing is pruned, and the weights are as they were built."""
+    for kernel, weight in zip(pruner.kernels, initial(), strict=True):
+        assert value_of(pruner.masks[kernel.path]).all()
+        np.testing.assert_array_equal(value_of(kernel.variable), np.float32(weight))
 
 
 def test_nan_in_the_memory_alone_is_an_error_that_names_gradients():
@@ -283,13 +211,10 @@ def test_nan_in_the_memory_alone_is_an_error_that_names_gradients():
     gradients["b/kernel"][0, 0] = np.nan
     pruner.on_before_optimizer_step(gradients)
     pruner.on_after_optimizer_step()
-    before = [value_of(kernel.variable) for kernel in pruner.kernels]
     message = "infinite gradients, as the criterion remembers them, in b/kernel. The"
     with pytest.raises(ValueError, match=message):
         pruner.on_step_begin(0)
-    for kernel, weight in zip(pruner.kernels, before, strict=True):
-        assert value_of(pruner.masks[kernel.path]).all()
-        np.testing.assert_array_equal(value_of(kernel.variable), weight)
+    check_untouched(pruner)
 
 
 def test_without_gradient_criteria_nothing_is_kept():
@@ -310,10 +235,7 @@ def test_a_gradient_criterion_without_gradients_names_the_way_out():
     message = "'snip' needs gradients and has seen none. .*`on_before_opt.*prune_at_in"
     with pytest.raises(ValueError, match=message):
         pruner.update_masks()
-    for name, weight in zip(NAMES, initial(), strict=True):
-        assert value_of(pruner.masks[name]).all()
-        kernel = next(k for k in pruner.kernels if k.path == name)
-        np.testing.assert_allclose(value_of(kernel.variable), weight, rtol=1e-6)
+    check_untouched(pruner)
     pruning = PruningCallback(
         criterion="snip", schedule="constant", begin_step=0, end_step=0, verbose=False
     )
@@ -344,11 +266,10 @@ def test_a_loop_of_ones_own_equals_fit(criterion):
     }
     x, y = samples()
     pruning = PruningCallback(config, verbose=False)
-    model = build()
-    fit(model, x, y, pruning)
+    fit(build(), x, y, pruning)
     (fitted,) = pruning.pruners
-    other, optimizer, hand = build(), sgd(), ByHand()
-    pruner = KerasBasePruner(config, other)
+    optimizer, hand = sgd(), ByHand()
+    pruner = KerasBasePruner(config, build())
     variables = [kernel.variable for kernel in pruner.kernels]
     pruner.on_train_begin()
     for step in range(len(x) // BATCH):
@@ -372,68 +293,3 @@ def test_a_loop_of_ones_own_equals_fit(criterion):
     for one, two in zip(variables, fitted.kernels, strict=True):
         expected = value_of(two.variable)
         np.testing.assert_allclose(value_of(one), expected, rtol=1e-4, atol=1e-6)
-
-
-# Regularizers, whose amount at full strength is RATE * 2 = 0.2.
-
-
-def soft_threshold(weight, amount):
-    return np.sign(weight) * np.maximum(np.abs(weight) - amount, 0)
-
-
-def decay(weight, amount):
-    return weight / (1 + amount)
-
-
-def shrink_columns(weight, amount):
-    return weight * np.maximum(1 - amount / np.linalg.norm(weight, axis=0), 0)
-
-
-SHRINK = {"l1": soft_threshold, "l2": decay, "group_lasso": shrink_columns}
-
-
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("name", [*SHRINK, "growing_l1", "growing_l2"])
-def test_regularizers_in_fit_equal_numpy(name, accumulated):
-    grows = name.startswith("growing")
-    target = 0.4 if grows else 0.0
-    x, y = samples(6 * accumulated)
-    hand, sums, steps, growth = ByHand(), [], 0, 1
-    acts_on = [np.ones(weight.shape, bool) for weight in hand.weights]
-    for batch in range(6 * accumulated):
-        if grows and not sums and steps in (0, 2, 4):
-            growth = steps / 4
-            scores = [np.abs(weight) for weight in hand.weights]
-            acts_on = [lowest(score, target) for score in scores]
-            hand.prune(scores, target * growth)
-        part = slice(BATCH * batch, BATCH * (batch + 1))
-        sums.append(hand.gradients(x[part], y[part]))
-        if len(sums) == accumulated:
-            gradients = mean(sums)
-            sums, steps = [], steps + 1
-            hand.step(gradients, hand.masked(gradients), none)
-            for i, weight in enumerate(hand.weights):
-                shrunk = SHRINK[name.removeprefix("growing_")](weight, 0.2 * growth)
-                hand.weights[i] = np.where(acts_on[i], shrunk, weight)
-    pruning = PruningCallback(
-        regularizer=name,
-        regularizer_strength=0.2 / RATE,
-        pattern="1xchannel" if name == "group_lasso" else "1x1",
-        allocation="uniform",
-        target_sparsity=target,
-        schedule="linear",
-        begin_step=0,
-        end_step=4,
-        frequency=2,
-        verbose=False,
-    )
-    steps = {"gradient_accumulation_steps": 2} if accumulated == 2 else {}
-    fit(build(sgd(**steps)), x, y, pruning)
-    (pruner,) = pruning.pruners
-    for kernel, weight, mask in zip(
-        pruner.kernels, hand.weights, hand.masks, strict=True
-    ):
-        np.testing.assert_array_equal(value_of(pruner.masks[kernel.path]), mask)
-        np.testing.assert_allclose(
-            value_of(kernel.variable), weight, rtol=1e-5, atol=1e-6
-        )

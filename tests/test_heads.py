@@ -119,8 +119,15 @@ def test_pruned_heads_leave_all_kernels_and_the_output(make, heads):
     assert abs(after - before).max() > 0.1
 
 
-@pytest.mark.parametrize("make, heads", [(multi_head, 4), (group_query, 2)])
-@pytest.mark.parametrize("criterion", ["taylor", "block_mask", "retrain_free"])
+@pytest.mark.parametrize(
+    "criterion, make, heads",
+    [
+        ("taylor", multi_head, 4),
+        ("taylor", group_query, 2),
+        ("block_mask", multi_head, 4),
+        ("retrain_free", group_query, 2),
+    ],
+)
 def test_pooled_scores_of_heads_equal_numpy(criterion, make, heads):
     layer = make()
     pruner = pruner_of(built(layer), criterion=criterion, allocation="uniform")
@@ -176,6 +183,24 @@ def test_heads_of_two_layers_by_allocation(allocation, kept):
     assert counts == kept
     assert pruner.current_sparsity_ratio == 0.5
     assert [plan.path for plan in pruner.plan.kernels] == ["first", "second"]
+
+
+def test_attention_layers_of_one_name_are_pruned_apart():
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = multi_head("twin"), multi_head("twin")
+
+        def call(self, x):
+            return self.second(self.first(x, x), x)
+
+    model = Twins()
+    model(np.zeros((1, 5, FEATURES), "float32"))
+    pruner = pruner_of(model)
+    assert [plan.path for plan in pruner.plan.kernels] == ["twin", "twin#2"]
+    assert {kernel.attention for kernel in pruner.kernels} == {"twin", "twin#2"}
+    pruner.update_masks()
+    assert pruner.current_sparsity_ratio == 0.5
 
 
 def test_ten_percent_of_four_heads_is_no_head():

@@ -21,7 +21,7 @@ def outputs_of(notebook):
 
 def test_tutorials_are_found():
     names = {path.stem for path in NOTEBOOKS}
-    assert {"quickstart", "wrap_layers", "custom_criterion"} <= names
+    assert {"quickstart", "wrap_layers", "custom_criterion", "sparse_training"} <= names
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -12,8 +12,12 @@ class Criterion(Component):
 
     # Whether it learns from gradients; see `GradientCriterion`.
     needs_gradients = False
-    # Name of the allocation that an open `allocation` in the config stands for.
-    default_allocation = "erk"
+    # Name of the allocation that an open `allocation` in the config stands for; `None`
+    # leaves it to the pattern.
+    default_allocation = None
+    # Whether scores of different kernels compare as they are, e.g. as effects on the
+    # loss.
+    is_comparable = False
 
     def check(self, config):
         """Raises a `ValueError` if the rest of a `PruningConfig` makes no sense."""
@@ -43,6 +47,7 @@ class GradientCriterion(Criterion):
     """
 
     needs_gradients = True
+    is_comparable = True
     # Whether the memory holds one number for what the pattern prunes as one (a block,
     # a channel), instead of one per weight.
     pools = False

@@ -10,5 +10,7 @@ class Gradient(MeanGradientCriterion):
     `scores = |gradient|`
     """
 
+    default_allocation = "erk"
+
     def accumulate(self, memory, weight, gradient, pool):
         return ops.abs(gradient)

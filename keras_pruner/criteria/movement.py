@@ -29,6 +29,7 @@ class Movement(GradientCriterion):
     """
 
     needs_dense_weights = True
+    default_allocation = "erk"
 
     def __init__(self, learning_rate=0.01, soft=False, penalty=1e-3):
         for name, value in (("learning_rate", learning_rate), ("penalty", penalty)):

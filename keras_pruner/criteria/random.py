@@ -20,6 +20,8 @@ class Random(Criterion):
         seed: Integer.
     """
 
+    default_allocation = "erk"
+
     def __init__(self, seed=0):
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"`seed` must be an integer. Received: seed={seed!r}")

@@ -33,6 +33,7 @@ class DynamicPruner(KerasBasePruner):
     """
 
     default_schedule = "constant"
+    default_allocation = "erk"
     default_options = {"drop_fraction": 0.3}  # noqa: RUF012
     masks_in_update = True
     clears_slots = True

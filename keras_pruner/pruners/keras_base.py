@@ -130,7 +130,8 @@ class KerasBasePruner(LoopHooks, BasePruner):
                     ops.zeros((layout.rows, layout.outputs)), layout
                 )
                 matrix = self.pattern.spread(ops.reshape(matrix, pooled.shape), layout)
-            scores[kernel.path] = layout.from_matrix(matrix)
+            # A copy, since the memory may be the score, and torch changes it in place.
+            scores[kernel.path] = ops.copy(layout.from_matrix(matrix))
         return scores
 
     @property
