@@ -56,7 +56,7 @@ def test_defaults():
     assert (config.criterion, config.allocation, config.schedule) == (None,) * 3
     complete = KerasBasePruner(config, build_mlp()).config
     assert complete.criterion.name == "magnitude"
-    assert complete.allocation.name == "erk"
+    assert complete.allocation.name == "global_l2"
     assert complete.schedule.name == "polynomial"
     assert complete.schedule.power == 3.0
     assert (config.begin_step, config.end_step, config.frequency) == (None, None, None)

@@ -154,6 +154,7 @@ def test_loop_of_ones_own_in_low_precision(case):
         (pruner,) = create_pruners(
             case.config(low_memory_usage=True, **steps), case.model()
         )
+    zeros = sum((value_of(k.variable) == 0).sum() for k in pruner.kernels)
     pruner.on_train_begin()
     for step in range(5):
         pruner.on_step_begin(step)
@@ -170,7 +171,11 @@ def test_loop_of_ones_own_in_low_precision(case):
             mask = value_of(pruner.mask_variables[kernel.path])
             assert (value_of(kernel.variable)[~mask] == 0).all()
     check_dtypes(pruner, kernel="bfloat16", memory="bfloat16")
-    check_count(pruner, LOCKED if case.locks_zeros else pruner.target_sparsity_ratio)
+    if case.locks_zeros:
+        # Random bfloat16 numbers may be zero by themselves.
+        assert pruner.num_pruned == zeros
+    else:
+        check_count(pruner, pruner.target_sparsity_ratio)
 
 
 @every_case

@@ -158,7 +158,9 @@ def test_registered_pruner_is_chosen_by_name():
             return super().make_masks(inputs._replace(counts=inputs.counts * 0))
 
     try:
-        (pruner,) = create_pruners({"pruning_type": "keep_all"}, build_mlp())
+        (pruner,) = create_pruners(
+            {"pruning_type": "keep_all", "allocation": "uniform"}, build_mlp()
+        )
         assert type(pruner) is KeepAll
         pruner.update_masks(0.9)
         assert pruner.current_sparsity_ratio == 0

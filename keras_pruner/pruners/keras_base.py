@@ -130,7 +130,6 @@ class KerasBasePruner(LoopHooks, BasePruner):
                     ops.zeros((layout.rows, layout.outputs)), layout
                 )
                 matrix = self.pattern.spread(ops.reshape(matrix, pooled.shape), layout)
-            # A copy, since the memory may be the score, and torch changes it in place.
             scores[kernel.path] = ops.copy(layout.from_matrix(matrix))
         return scores
 
@@ -193,10 +192,6 @@ class KerasBasePruner(LoopHooks, BasePruner):
         self._optimizer = optimizer
         if updated_at is not None:
             self._updated_at = int(keras.ops.convert_to_numpy(updated_at))
-
-    def attach_optimizer(self, optimizer):
-        """Names the optimizer of a loop of one's own, for pruners that clear slots."""
-        self._optimizer = optimizer
 
     def _set_updated_at(self, step):
         super()._set_updated_at(step)

@@ -11,6 +11,10 @@ class LoopHooks:
     In `fit`, `PruningOptimizer` does the same by the same rules, compiled.
     """
 
+    def attach_optimizer(self, optimizer):
+        """Names the optimizer of the loop, for pruners that clear its slots."""
+        self._optimizer = optimizer
+
     def calibrate(self, probe):
         """Fills what the criterion remembers from a few batches.
 

@@ -43,7 +43,8 @@ class _SoftThreshold(TrainingRule):
 
     def observe(self, state, weight, gradient):
         above = ops.abs(weight) > self._level(state, weight.dtype)
-        pull = ops.where(above, gradient * ops.sign(weight), 0.0)
+        signs = ops.cast(ops.sign(weight), gradient.dtype)
+        pull = ops.where(above, gradient * signs, 0.0)
         sigmoid = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
         slope = -ops.sum(pull) * state["cut"] * sigmoid * (1 - sigmoid)
         threshold = state["threshold"] - self.options["learning_rate"] * slope
