@@ -133,7 +133,10 @@ class PruningCallback(keras.callbacks.Callback):
             self._steps_at_start = self._read_step()
             self._epochs_left = epochs - 1
         else:
-            updates = None if steps is None else epochs * steps // _accumulation(model)
+            # A frozen model counts every batch.
+            frozen = any(pruner.freezes_weights for pruner in self.pruners)
+            accumulated = 1 if frozen else _accumulation(model)
+            updates = None if steps is None else epochs * steps // accumulated
             self._plan(updates)
         for pruner in self.pruners:
             pruner.begin()
@@ -193,6 +196,8 @@ class PruningCallback(keras.callbacks.Callback):
             for variable, states in pruner.extra_states()
         ]
         freezes = any(pruner.freezes_weights for pruner in pruners)
+        for pruner in pruners if restored is None else ():
+            pruner.take_over_weights()
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
         optimizer.adopt(kernels, extra, freezes)
         optimizer.build(variables)

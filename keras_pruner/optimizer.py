@@ -127,7 +127,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def _plan_sums(self, variables):
         """Asks for sums of the true gradients, if the inner optimizer accumulates."""
-        if innermost(self.inner_optimizer).gradient_accumulation_steps:
+        accumulates = innermost(self.inner_optimizer).gradient_accumulation_steps
+        if accumulates and not self._freezes:
             for index, rule in self._rules.items():
                 if rule.needs_gradients:
                     shape = tuple(variables[index].shape)
@@ -206,8 +207,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if rule.needs_gradients:
                 # Also TensorFlow's sparse gradients, of embeddings.
                 gradient = ops.convert_to_tensor(gradient)
-                # A copy: on TensorFlow and torch the tensor is the variable itself,
-                # and the step changes it. Dense weights change later.
+                # A copy, for the tensor may be the variable, which the step changes.
                 seen = ops.copy(weight) if dense is None else weight
                 before[index] = seen, ops.cast(gradient, "float32") / scale
             if rule.keeps_dense:
@@ -347,8 +347,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self._is_stateless = False
 
     def finalize_variable_values(self, var_list):
-        # The averages that may now become the weights are masked after every step.
-        self.inner_optimizer.finalize_variable_values(var_list)
+        # Averages that become the weights are masked; of a frozen model none were made.
+        if not self._freezes:
+            self.inner_optimizer.finalize_variable_values(var_list)
 
     def save_own_variables(self, store):
         # The inner optimizer is saved as a part of its own.

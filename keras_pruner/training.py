@@ -177,6 +177,15 @@ class TrainingRule:
         """
         return keep(weight, mask), None
 
+    def dense_of(self, value, state):
+        """Returns dense weights of which `effective` makes a kernel's value.
+
+        Args:
+            value: Tensor: the kernel's value.
+            state: Dict of the kernel's states.
+        """
+        return value
+
 
 def keep(value, mask):
     """Sets the entries of a tensor to zero where the mask is `False`."""

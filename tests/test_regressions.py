@@ -6,7 +6,13 @@ import pytest
 from conftest import build_mlp, compile_mlp, kernels_of, value_of
 from keras import layers
 
-from keras_pruner import KerasBasePruner, PrunedLayer, PruningCallback, PruningConfig
+from keras_pruner import (
+    PRUNERS,
+    KerasBasePruner,
+    PrunedLayer,
+    PruningCallback,
+    PruningConfig,
+)
 from keras_pruner.schedules import SCHEDULES, Linear, PruningScheduler
 
 
@@ -177,3 +183,41 @@ def test_scheduler_is_exact_at_its_last_update():
     steps = [step for step in range(60) if scheduler.is_update_step(step)]
     assert steps == [10, 16, 22, 28]
     assert scheduler(28) == 0.7 and scheduler(22) < 0.7
+
+
+@pytest.mark.parametrize("name", ["ste", "top_kast", "str"])
+def test_hidden_dense_weights_follow_training_without_the_pruner(name, data):
+    model = compile_mlp()
+    settings = {"pruning_type": name, "target_sparsity": 0.5}
+    callback = PruningCallback(verbose=False, **settings)
+    model.fit(*data, verbose=0, callbacks=[callback])
+    model.fit(*data, verbose=0)
+    trained = kernels_of(model)
+    model.optimizer.learning_rate = 0.0
+    model.fit(*data, verbose=0, callbacks=[callback])
+    kept = kernels_of(model) != 0
+    np.testing.assert_allclose(kernels_of(model)[kept], trained[kept], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rigl", "acdc", "ste"])
+def test_pruners_that_regrow_refuse_to_keep_a_checkpoints_zeros(name):
+    with pytest.raises(ValueError, match="cannot keep the zeros of a checkpoint"):
+        PRUNERS[name].complete({"resume_from_pruned_checkpoint": True})
+
+
+def test_a_frozen_model_stays_whole_under_ema_and_accumulation(data):
+    model = compile_mlp(
+        build_mlp(units=16),
+        keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2),
+    )
+    before = kernels_of(model)
+    callback = PruningCallback(
+        pruning_type="retrain_free",
+        pattern="1xchannel",
+        target_sparsity=0.5,
+        verbose=False,
+    )
+    model.fit(*data, batch_size=16, verbose=0, callbacks=[callback])
+    kept = kernels_of(model) != 0
+    assert 0.4 < kept.mean() < 0.6
+    np.testing.assert_array_equal(kernels_of(model)[kept], before[kept])

@@ -18,6 +18,7 @@ class ACDC(KerasBasePruner):
 
     default_schedule = "constant"
     clears_slots = True
+    keeps_zeros = False
     pace = Pace(num_updates=10, most_apart=None)
 
     def sparsity_at(self, step):

@@ -63,6 +63,8 @@ class BasePruner(abc.ABC):
     default_allocation = None
     # Options that `pruner_options` may set, with their defaults.
     default_options = {}  # noqa: RUF012
+    # Whether it can leave pruned what was zero before, as a config may ask.
+    keeps_zeros = True
     # How the steps are laid where the config leaves them open.
     pace = Pace()
 
@@ -106,6 +108,13 @@ class BasePruner(abc.ABC):
                     f"Unknown option '{name}' of pruner '{cls.name or cls.__name__}'."
                     f"{suggest(name, cls.default_options)} Its options: {known}."
                 )
+        if config.resume_from_pruned_checkpoint and not cls.keeps_zeros:
+            raise ValueError(
+                f"Pruner '{cls.name}' lets pruned weights return, so it cannot keep "
+                "the zeros of a checkpoint. Leave out "
+                "`resume_from_pruned_checkpoint`, or use pruning_type 'basic' or "
+                "'pattern_lock'."
+            )
         options = cls.default_options | config.pruner_options
         cls.check(config, options)
         return config, options

@@ -36,6 +36,7 @@ class DynamicPruner(KerasBasePruner):
     default_allocation = "erk"
     default_options = {"drop_fraction": 0.3}  # noqa: RUF012
     masks_in_update = True
+    keeps_zeros = False
     clears_slots = True
 
     @classmethod

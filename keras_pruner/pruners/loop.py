@@ -41,6 +41,20 @@ class LoopHooks:
             state["memory"].assign(rule.kept_memory(memory, state["memory"]))
         self._has_seen_gradients = True
 
+    def take_over_weights(self):
+        """Lets hidden dense weights follow what was trained without it."""
+        with no_gradients():
+            for kernel in self.kernels:
+                rule, path = self.rules[kernel.path], kernel.path
+                if not rule.keeps_dense:
+                    continue
+                states, mask = self.state_variables[path], self.mask_variables[path]
+                dense = ops.convert_to_tensor(states["dense"])
+                value = ops.convert_to_tensor(kernel.variable)
+                same = value == rule.effective(dense, mask, states)[0]
+                changed = rule.dense_of(value, states)
+                states["dense"].assign(ops.where(same, dense, changed))
+
     def apply_masks(self):
         with no_gradients():
             for kernel in self.kernels:

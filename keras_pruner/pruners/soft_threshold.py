@@ -55,6 +55,9 @@ class _SoftThreshold(TrainingRule):
         value = ops.sign(weight) * ops.maximum(ops.abs(weight) - level, 0)
         return keep(value, mask), None
 
+    def dense_of(self, value, state):
+        return value + ops.sign(value) * self._level(state, value.dtype)
+
 
 @register_pruner("str")
 class STR(KerasBasePruner):
@@ -79,6 +82,7 @@ class STR(KerasBasePruner):
     """
 
     rule_class = _SoftThreshold
+    keeps_zeros = False
     default_allocation = "global"
     default_options = {"learning_rate": 0.01}  # noqa: RUF012
 

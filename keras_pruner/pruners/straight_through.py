@@ -44,6 +44,7 @@ class STE(KerasBasePruner):
     """
 
     rule_class = _StraightThrough
+    keeps_zeros = False
 
 
 @register_pruner("sr_ste")
@@ -64,6 +65,7 @@ class SRSTE(KerasBasePruner):
     """
 
     rule_class = _Refined
+    keeps_zeros = False
     default_schedule = "constant"
     default_options = {"decay": 2e-4}  # noqa: RUF012
     pace = Pace(num_updates=300, most_apart=10)

@@ -17,6 +17,5 @@ class GroupLasso(Regularizer):
     def shrink(self, weight, amount, kernel, pattern):
         norm = pattern.group_norms(weight, kernel.layout)
         amount = ops.cast(amount, norm.dtype)
-        amount = ops.cast(amount, norm.dtype)
         factor = ops.maximum(1 - amount / ops.maximum(norm, 1e-12), 0)
         return weight * ops.cast(pattern.spread(factor, kernel.layout), weight.dtype)
