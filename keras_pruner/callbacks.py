@@ -8,6 +8,7 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.config import as_config, rename_keys
+from keras_pruner.devices import beside, check_strategy
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.base import refuse_at_init_only
@@ -176,6 +177,7 @@ class PruningCallback(keras.callbacks.Callback):
         current = model.optimizer
         restored = current if isinstance(current, PruningOptimizer) else None
         user_optimizer = restored.inner_optimizer if restored else current
+        check_strategy(model, innermost(user_optimizer))
         pruners = self.pruners
         if self._pruned_model() is not model:
             pruners = _pruners_for(model, self.config)
@@ -198,9 +200,10 @@ class PruningCallback(keras.callbacks.Callback):
         freezes = any(pruner.freezes_weights for pruner in pruners)
         for pruner in pruners if restored is None else ():
             pruner.take_over_weights()
-        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        optimizer.adopt(kernels, extra, freezes)
-        optimizer.build(variables)
+        with beside(variables[0]):
+            optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
+            optimizer.adopt(kernels, extra, freezes)
+            optimizer.build(variables)
         if restored is not None and restored.built:
             _take_state(optimizer, restored, variables)
         else:

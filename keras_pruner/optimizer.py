@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_pruner.compiled import num_replicas, sum_over_replicas
+from keras_pruner.devices import layout_for
 from keras_pruner.slots import innermost
 from keras_pruner.training import keep
 
@@ -110,7 +112,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     shape=shape,
                     dtype=dtype,
                     initializer="zeros",
-                    layout=_layout_for(shape, variables[index]),
+                    layout=layout_for(shape, variables[index]),
                     name=f"{variables[index].path.replace('/', '_')}_{key}",
                 )
         for number in range(self.num_pruners):
@@ -140,7 +142,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             shape=variable.shape,
             dtype="bool",
             initializer="ones",
-            layout=getattr(variable, "_layout", None),
+            layout=layout_for(variable.shape, variable),
             name=f"{variable.path.replace('/', '_')}_mask",
         )
 
@@ -194,6 +196,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 self.build(variables)
         scale = self._loss_scale()
+        # Each replica has a share of the loss; the inner optimizer sums the gradients.
+        share = scale / num_replicas()
         before, shaped = {}, []
         for gradient, variable in zip(grads, variables, strict=True):
             index = self._get_variable_index(variable)
@@ -217,7 +221,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 shaped.append(gradient)
                 continue
             mask = self._masks[str(index)]
-            shaped.append(rule.shape_gradient(gradient, weight, mask, states, scale))
+            shaped.append(rule.shape_gradient(gradient, weight, mask, states, share))
         # Read now: the step may move a schedule on.
         rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
         ticked, applied = self._step_inner(shaped, variables)
@@ -276,8 +280,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _observe(self, before, ticked, applied):
         """Shows the rules the true gradients of an applied step."""
         steps = innermost(self.inner_optimizer).gradient_accumulation_steps
-        for index, (weight, gradient) in before.items():
-            states = self._states_of(index)
+        totals = sum_over_replicas([gradient for _, gradient in before.values()])
+        for index, gradient in zip(before, totals, strict=True):
+            weight, states = before[index][0], self._states_of(index)
             if _SUM in states:
                 sums = states[_SUM]
                 old = ops.convert_to_tensor(sums)
@@ -392,9 +397,3 @@ def _masked(value, mask):
     if value is None or mask is None or hasattr(value, "dense_shape"):
         return value
     return keep(value, mask)
-
-
-def _layout_for(shape, variable):
-    """What is as large as a kernel is laid out over devices as the kernel."""
-    same = tuple(shape) == tuple(variable.shape)
-    return getattr(variable, "_layout", None) if same else None

@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
     ["version", "registry"],
-    ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
+    ["reductions", "compiled", "aliases", "checks", "layouts", "slots", "devices"],
     ["selection", "schedules", "kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
