@@ -7,9 +7,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
-    ["version", "registry"],
+    ["version", "registry", "copies"],
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
-    ["selection", "schedules", "kernels"],
+    ["selection", "schedules", "hub_rules"],
+    ["kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
