@@ -6,6 +6,7 @@ import math
 import keras
 from keras import layers
 
+from keras_pruner.hub_rules import hub_layouts
 from keras_pruner.layouts import (
     KernelLayout,
     conv_layout,
@@ -177,7 +178,7 @@ def _layouts(layer, embeddings):
     for layer_class, rule in _RULES:
         if isinstance(layer, layer_class):
             return rule(layer)
-    return None
+    return hub_layouts(layer, own_variables(layer))
 
 
 def find_kernels(model, *, embeddings=False, name=None):

@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 LAYERS = [
     ["version", "registry"],
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots", "devices"],
-    ["selection", "schedules", "kernels"],
+    ["selection", "schedules", "hub_rules", "copies"],
+    ["kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
