@@ -8,12 +8,12 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
     ["version", "registry"],
-    ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
+    ["reductions", "compiled", "aliases", "checks", "layouts", "slots", "saved_state"],
     ["selection", "schedules", "kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
-    ["collect", "masking", "plan", "training", "flow"],
+    ["collect", "masking", "plan", "training", "flow", "resuming"],
     ["probe"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
