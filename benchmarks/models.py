@@ -154,9 +154,7 @@ def _run(build, path, row):
         target_sparsity=TARGET, begin_step=0, end_step=0, verbose=False
     )
     before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
-    model.fit(
-        inputs, targets, verbose=0, callbacks=[pruning, SaveInside(path)]
-    )
+    model.fit(inputs, targets, verbose=0, callbacks=[pruning, SaveInside(path)])
     (pruner,) = pruning.pruners
     zeros = sum(
         int(np.sum(ops.convert_to_numpy(kernel.variable) == 0))
@@ -207,6 +205,7 @@ def everything():
 
 if __name__ == "__main__":
     import sys, re
+
     for name, build in everything().items():
         if re.search(sys.argv[1], name):
             with tempfile.TemporaryDirectory() as f:

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
+from keras_pruner.resuming import load_run, meaning_of, save_run
 from keras_pruner.slots import innermost
 from keras_pruner.training import keep
 
@@ -66,6 +67,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._rules = {}
         self._freezes = False
         self._is_stateless = False
+        # How the run was laid out, as plain values; `None` while not known.
+        self.plan = None
+        # Dict from a masked variable's index to what its mask was made by.
+        self.meanings = {}
 
     def adopt(self, kernels, extra=(), freezes=False):
         """Uses variables that exist already. Call it before `build`.
@@ -81,6 +86,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index, (mask, rule, _) in kernels.items():
             self._masks[str(index)] = mask
             self._rules[index] = rule
+            self.meanings[index] = meaning_of(rule)
         # Masks first, as in `build`: what is saved is numbered in this order.
         for index, (_, _, states) in kernels.items():
             self._adopt_states(index, states)
@@ -358,18 +364,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         # The inner optimizer is saved as a part of its own.
-        for number, variable in enumerate(self._variables):
-            store[str(number)] = ops.convert_to_numpy(variable)
+        save_run(self, store)
 
     def load_own_variables(self, store):
-        if len(store.keys()) != len(self._variables):
-            raise ValueError(
-                f"The saved state of '{self.name}' has {len(store.keys())} variables "
-                f"and cannot be loaded into {len(self._variables)}: it was saved with "
-                "other pruned kernels."
-            )
-        for number, variable in enumerate(self._variables):
-            variable.assign(store[str(number)])
+        load_run(self, store)
 
     def get_config(self):
         return {

@@ -11,6 +11,7 @@ from keras_pruner.config import PruningConfig, as_config
 from keras_pruner.copies import copy_model, copy_of, is_functional
 from keras_pruner.kernels import find_kernels
 from keras_pruner.pruners.create import partition_kernels
+from keras_pruner.saved_state import check_variables, read_state, write_state
 
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
@@ -111,6 +112,25 @@ class PrunedLayer(keras.layers.Wrapper):
         found = find_kernels(self.layer, embeddings=True).kernels
         masks = {kernel.path: self.mask_of(kernel.variable) for kernel in found}
         return {path: mask for path, mask in masks.items() if mask is not None}
+
+    def _own_masks(self):
+        """Dict from a name that is the same in each copy to a mask, and what it is."""
+        return {
+            f"mask_{number}": (mask, f"mask of '{path}'")
+            for number, (path, mask) in enumerate(self.masks.items())
+        }
+
+    def save_own_variables(self, store):
+        # The layer inside saves its own.
+        masks = {name: mask for name, (mask, _) in self._own_masks().items()}
+        write_state(store, list(self.masks), masks, {})
+
+    def load_own_variables(self, store):
+        owner = f"layer '{self.name}'"
+        _, masks, _ = read_state(store, owner)
+        check_variables(masks, self._own_masks(), owner)
+        for name, (mask, _) in self._own_masks().items():
+            mask.assign(masks[name])
 
     def call(self, inputs, *args, **kwargs):
         # Inside a scope that maps every variable of the layer to its present value,

@@ -8,13 +8,13 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
     ["version", "registry"],
-    ["reductions", "compiled", "aliases", "checks", "layouts", "slots", "devices"],
-    ["selection", "schedules", "hub_rules", "copies"],
+    ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
+    ["selection", "schedules", "devices", "hub_rules", "copies", "saved_state"],
     ["kernels"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
-    ["collect", "masking", "plan", "training", "flow"],
+    ["collect", "masking", "plan", "training", "flow", "resuming"],
     ["probe"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
