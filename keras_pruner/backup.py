@@ -32,8 +32,9 @@ class BackupAndResume(keras.callbacks.Callback):
     after the other, and writes over the only good file.
 
     One file is written, whole or not at all, with a checksum: weights, optimizer,
-    metrics of the epoch so far, epoch and batch, and the states of NumPy's and Python's
-    global random generators (and torch's, under torch) at the beginning of the epoch.
+    metrics of the epoch so far, epoch and batch, the model's random generators (of
+    dropout; Keras saves them nowhere), and the states of NumPy's and Python's global
+    ones (and torch's, under torch) at the beginning of the epoch.
     When the run goes on, the batches of the epoch that were trained on already are
     drawn from the data once more, without training, so that what follows is the same.
 
@@ -87,12 +88,26 @@ class BackupAndResume(keras.callbacks.Callback):
             )
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        checkpoints.load_weights(model, self.path)
+        checkpoints.check_file(self.path)
         with h5py.File(self.path, "r") as file:
+            if _GROUP not in file:
+                raise ValueError(
+                    f"'{self.path}' is no backup of BackupAndResume. Name another "
+                    "`backup_dir`, or remove the file to begin anew."
+                )
             group = file[_GROUP]
             self._restored = json.loads(bytes(group["run"][()]))
-            count = self._restored["num_metrics"]
-            metrics = [np.asarray(group[f"metric_{i}"]) for i in range(count)]
+            metrics, seeds = _read(group, "metric"), _read(group, "seed")
+        generators = _seeds_of(model)
+        if len(seeds) != len(generators):
+            raise ValueError(
+                f"The backup '{self.path}' does not fit the model: it has the states "
+                f"of {len(seeds)} random generators, and the model has "
+                f"{len(generators)}. Nothing was assigned."
+            )
+        checkpoints.load_weights(model, self.path)
+        for variable, value in zip(generators, seeds, strict=True):
+            variable.assign(value)
         self._restored["metrics"] = metrics
         model._initial_epoch = self._restored["epoch"]
 
@@ -144,13 +159,7 @@ class BackupAndResume(keras.callbacks.Callback):
     def _save(self, epoch, batches_done):
         # JAX makes its variables current here.
         model = self.model
-        metrics = model.metrics_variables
-        run = {
-            "epoch": epoch,
-            "batches_done": batches_done,
-            "random": self._random,
-            "num_metrics": len(metrics),
-        }
+        run = {"epoch": epoch, "batches_done": batches_done, "random": self._random}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.write_in_one_step(self.path) as path:
             type(model).save_weights(model, path)
@@ -158,8 +167,12 @@ class BackupAndResume(keras.callbacks.Callback):
                 group = file.create_group(_GROUP)
                 text = json.dumps(run).encode()
                 group["run"] = np.frombuffer(text, dtype="uint8")
-                for number, variable in enumerate(metrics):
-                    group[f"metric_{number}"] = ops.convert_to_numpy(variable)
+                for name, variables in (
+                    ("metric", model.metrics_variables),
+                    ("seed", _seeds_of(model)),
+                ):
+                    for number, variable in enumerate(variables):
+                        group[f"{name}/{number}"] = ops.convert_to_numpy(variable)
                 checkpoints.seal(file)
         self._unsaved = 0
 
@@ -209,6 +222,22 @@ class _Replay:
         for variable, value in zip(variables, self.metrics, strict=True):
             variable.assign(value)
         self.logs = dict(self.model.get_metrics_result())
+
+
+def _seeds_of(model):
+    """Returns the states of the model's own random generators, e.g. of dropout.
+
+    Keras saves them nowhere.
+    """
+    metrics = {id(variable) for variable in model.metrics_variables}
+    known = {id(variable) for variable in model.weights} | metrics
+    return [variable for variable in model.variables if id(variable) not in known]
+
+
+def _read(group, name):
+    """Returns the arrays of a list that was saved, in its order."""
+    found = group.get(name, {})
+    return [np.asarray(found[str(number)]) for number in range(len(found))]
 
 
 def _random_state():
