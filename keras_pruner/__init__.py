@@ -15,7 +15,9 @@ except ImportError as error:
 
 from keras_pruner.allocations import ALLOCATIONS, Allocation, register_allocation
 from keras_pruner.at_init import prune_at_init
+from keras_pruner.backup import BackupAndResume
 from keras_pruner.callbacks import PruningCallback
+from keras_pruner.checkpoints import load_weights, save_model, save_weights
 from keras_pruner.config import PruningConfig
 from keras_pruner.criteria import (
     CRITERIA,
@@ -59,6 +61,7 @@ __all__ = [
     "REGULARIZERS",
     "SCHEDULES",
     "Allocation",
+    "BackupAndResume",
     "BasePruner",
     "Criterion",
     "DynamicPruner",
@@ -78,6 +81,7 @@ __all__ = [
     "__version__",
     "create_pruners",
     "find_kernels",
+    "load_weights",
     "plot_history",
     "plot_report",
     "plot_schedule",
@@ -90,6 +94,8 @@ __all__ = [
     "register_regularizer",
     "register_schedule",
     "report",
+    "save_model",
+    "save_weights",
     "strip",
     "wrap",
 ]

@@ -1,17 +1,20 @@
 """Drives pruners during `model.fit`."""
 
 import dataclasses
+import functools
 import weakref
 
 import keras
 from absl import logging
 from keras import ops
 
+from keras_pruner import failures
+from keras_pruner.checkpoints import IN_FIT
 from keras_pruner.config import as_config, rename_keys
 from keras_pruner.devices import beside, check_strategy
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
-from keras_pruner.pruners.base import refuse_at_init_only
+from keras_pruner.pruners.base import NonFiniteError, refuse_at_init_only
 from keras_pruner.pruners.create import create_pruners
 from keras_pruner.resuming import take_over
 from keras_pruner.slots import innermost
@@ -32,8 +35,13 @@ class PruningCallback(keras.callbacks.Callback):
     before those that should see it.
 
     For the time of `fit` the model's optimizer is wrapped in a `PruningOptimizer`; the
-    optimizer that the model was compiled with, with its state, is put back at the end.
-    A second `fit` with the same callback goes on where the first stopped.
+    optimizer that the model was compiled with, with its state, is put back at the end,
+    also where an exception ends it. A second `fit` with the same callback goes on where
+    the first stopped. In between `model.save` and `save_weights` write a file whole or
+    not at all, and `load_weights` loads all or nothing.
+
+    If a weight or a criterion's memory is not finite when the masks shall change, they
+    stay as they are, an error is logged, and training goes on.
 
     If the model has `PrunedLayer`s, those and no others are pruned, each by its own
     config, or by this one if it has none.
@@ -64,6 +72,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._pruned_model = lambda: None
         self._optimizer = None
         self._user_train_function = None
+        self._plan_of_run = {}
         self._training = False
         self._first_epoch = True
         # Most updates that can have been applied by now, and the next that matters.
@@ -130,7 +139,13 @@ class PruningCallback(keras.callbacks.Callback):
         params = self.params or {}
         steps = params.get("steps")
         epochs = params.get("epochs", epoch + 1) - epoch
-        if steps is None and epochs > 1:
+        for pruner, counts in zip(
+            self.pruners, self._saved("pinned", ()), strict=False
+        ):
+            pruner.pinned = counts
+        if self._resumes():
+            self._plan(None)
+        elif steps is None and epochs > 1:
             # A generator: how long an epoch is shows at its end.
             self._steps_at_start = self._read_step()
             self._epochs_left = epochs - 1
@@ -142,6 +157,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._plan(updates)
         for pruner in self.pruners:
             pruner.begin()
+        self._remember_plan()
         self._update()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -159,6 +175,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._synchronise()
             per_epoch = self._read_step() - self._steps_at_start
             self._plan(per_epoch * self._epochs_left, first_step=self._read_step())
+            self._remember_plan()
         # A data set of unknown length may have ended in a step without a callback.
         if self._next_update is not None or replanned:
             self._update()
@@ -167,7 +184,13 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._training = False
-        self._detach(self.model)
+        model = self.model
+        if self._first_epoch:
+            # What was restored had ended already.
+            self._bind()
+            self._detach(model)
+            return
+        self._detach(model)
         for pruner in self.pruners:
             pruner.warn_if_short()
 
@@ -212,6 +235,8 @@ class PruningCallback(keras.callbacks.Callback):
             for pruner, update in zip(pruners, optimizer.updates, strict=True):
                 update.assign(pruner.updated_at)
         # Nothing of the model was changed up to here.
+        if pruners is not self.pruners:
+            self._plan_of_run = {}
         self.pruners = pruners
         self._pruned_model = weakref.ref(model)
         self._optimizer = optimizer
@@ -220,8 +245,9 @@ class PruningCallback(keras.callbacks.Callback):
         # A function made with an earlier wrapper is of no use afterwards.
         self._user_train_function = None if restored else train_function
         model.optimizer = optimizer
-        # What is saved in mid-training is compiled with the optimizer that is saved.
-        model.__dict__["get_compile_config"] = lambda: _compile_config(model)
+        for name, function in IN_FIT.items():
+            model.__dict__[name] = functools.partial(function, model)
+        failures.on_failed_fit(model, self._abandon)
         if train_function is not None:
             model.make_train_function(force=True)
         self._steps_per_batch = getattr(model, "steps_per_execution", 1)
@@ -235,26 +261,47 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _detach(self, model):
         """Puts the optimizer back that the model was compiled with."""
-        for pruner in self.pruners:
-            pruner.bind(None, None)
+        failures.forget(model)
         if model.optimizer is self._optimizer:
             model.optimizer = self._optimizer.inner_optimizer
             model.train_function = self._user_train_function
-            model.__dict__.pop("get_compile_config", None)
+            for name in IN_FIT:
+                model.__dict__.pop(name, None)
         self._optimizer = None
         self._user_train_function = None
+        for pruner in self.pruners:
+            pruner.bind(None, None)
+
+    def _abandon(self, model):
+        """Ends a run that an exception ended."""
+        self._training = False
+        if self._optimizer is not None:
+            self._detach(model)
 
     def _read_step(self):
         return int(ops.convert_to_numpy(self._optimizer.step))
+
+    def _saved(self, key, default=None):
+        """Returns what is known of the plan of the run that goes on."""
+        return (self._optimizer.plan or {}).get(key, default)
+
+    def _resumes(self):
+        """Whether a run goes on whose steps were laid out before it was saved."""
+        return self._read_step() < self._saved("total_steps", 0)
 
     def _plan(self, updates, first_step=0):
         """Fixes open steps, given the updates to come, or `None` if not known."""
         self._synchronise()
         now = self._read_step()
+        total = now + (updates or 0)
+        if self._resumes():
+            # Batches of an epoch that are seen once more must not move the schedule.
+            total, first_step = self._saved("total_steps"), self._saved("first_step")
+            updates = total - now
         for pruner in self.pruners:
             if pruner.scheduler is None:
-                total = now + (updates or 0)
                 pruner.schedule_steps(total, first_step=first_step)
+                self._plan_of_run = {"total_steps": total, "first_step": first_step}
         end = max(pruner.scheduler.last_update for pruner in self.pruners)
         if updates is None and any(p.config.end_step is None for p in self.pruners):
             logging.warning(
@@ -270,6 +317,11 @@ class PruningCallback(keras.callbacks.Callback):
                 now + updates,
             )
         self._announce(now, updates)
+
+    def _remember_plan(self):
+        """Has the plan saved with the optimizer."""
+        pinned = [pruner.pinned for pruner in self.pruners]
+        self._optimizer.plan = self._plan_of_run | {"pinned": pinned}
 
     def _announce(self, now, updates):
         for pruner in self.pruners:
@@ -293,9 +345,14 @@ class PruningCallback(keras.callbacks.Callback):
         self._ceiling = self._read_step()
         upcoming = []
         for pruner in self.pruners:
-            if pruner.update_if_due():
-                self._optimizer.enforce()
-            upcoming.append(pruner.next_update)
+            try:
+                if pruner.update_if_due():
+                    self._optimizer.enforce()
+                upcoming.append(pruner.next_update)
+            except NonFiniteError as error:
+                # As Keras does with such weights, training goes on.
+                logging.error("Step %d: %s", pruner.global_step, error)
+                upcoming.append(pruner.scheduler.next_update(pruner.global_step))
         self._next_update = min(
             (step for step in upcoming if step is not None), default=None
         )
@@ -304,16 +361,6 @@ class PruningCallback(keras.callbacks.Callback):
         """Makes the variables current where the backend trains on copies of them."""
         # Keras does so whenever a callback reads its model.
         return self.model
-
-
-def _compile_config(model):
-    """Returns a model's compile config, with the optimizer that it has now."""
-    config = type(model).get_compile_config(model)
-    if not config:
-        return config
-    optimizer = keras.saving.serialize_keras_object(model.optimizer)
-    # The optimizer inside has its loss scaling already.
-    return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
 def _accumulation(model):

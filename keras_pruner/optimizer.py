@@ -7,7 +7,7 @@ from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
 from keras_pruner.resuming import load_run, meaning_of, save_run
 from keras_pruner.slots import innermost
-from keras_pruner.training import keep
+from keras_pruner.training import finite_or, keep
 
 # Name of the state that sums a kernel's true gradients while they accumulate.
 _SUM = "gradient_sum"
@@ -300,6 +300,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             changed = self._rules[index].observe(states, weight, gradient)
             for key, value in changed.items():
                 state = states[key]
+                value = finite_or(value, state)
                 if applied is not None:
                     value = ops.where(applied, value, ops.convert_to_tensor(state))
                 state.assign(value)

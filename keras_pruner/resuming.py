@@ -1,4 +1,4 @@
-"""What of a pruning run is saved with its optimizer, and how another run takes it on."""
+"""What of a pruning run is saved with its optimizer, and how it is taken on."""
 
 import json
 

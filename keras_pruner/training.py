@@ -191,3 +191,12 @@ def keep(value, mask):
     """Sets the entries of a tensor to zero where the mask is `False`."""
     value = ops.convert_to_tensor(value)
     return ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))
+
+
+def finite_or(value, old):
+    """Returns a new value of a state, and the old one where that is not finite.
+
+    So one gradient that is NaN or infinite is not remembered for ever.
+    """
+    old = ops.convert_to_tensor(old)
+    return ops.where(ops.isfinite(value), value, old)

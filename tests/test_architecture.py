@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
-    ["version", "registry"],
+    ["version", "registry", "failures", "checkpoints"],
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
     ["selection", "schedules", "devices", "hub_rules", "copies", "saved_state"],
     ["kernels"],
@@ -18,7 +18,7 @@ LAYERS = [
     ["probe"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
-    ["at_init", "callbacks", "report", "summaries"],
+    ["at_init", "backup", "callbacks", "report", "summaries"],
     ["demo"],
     ["__main__", "__init__"],
 ]

@@ -467,30 +467,6 @@ def test_backup_and_restore_resumes_masks_in_any_order(data, tmp_path):
         assert (kernels_of(model) == 0).sum() == TARGET
 
 
-def test_fit_after_a_failed_fit_takes_over_and_puts_the_optimizer_back(data):
-    x, y = data
-    optimizer = adam()
-    model = compile_mlp(optimizer=optimizer)
-
-    class Fail(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 4:
-                raise RuntimeError("stop")
-
-    pruning = PruningCallback(target_sparsity=0.8, verbose=False)
-    arguments = dict(batch_size=16, epochs=4, verbose=0)
-    with pytest.raises(RuntimeError, match="stop"):
-        model.fit(x, y, callbacks=[pruning, Fail()], **arguments)
-    assert isinstance(model.optimizer, PruningOptimizer)
-    again = PruningCallback(target_sparsity=0.8, verbose=False)
-    watch = Watch(again)
-    model.fit(x, y, callbacks=[again, watch], **arguments)
-    assert model.optimizer is optimizer
-    assert watch.grown == 0 and (kernels_of(model) == 0).sum() == TARGET
-    model.fit(x, y, **arguments)  # nothing is enforced any more
-    assert (kernels_of(model) == 0).sum() < TARGET
-
-
 def test_evaluate_with_the_callback_leaves_the_optimizer(data):
     x, y = data
     optimizer = adam()

@@ -11,6 +11,10 @@ from keras_pruner.schedules import Pace, PruningScheduler, derive_steps
 FRAMEWORKS = ("pytorch", "keras")
 
 
+class NonFiniteError(ValueError):
+    """Masks cannot be made: a weight, or what was remembered of it, is not finite."""
+
+
 class BasePruner(abc.ABC):
     """Decides at each training step whether masks change, and keeps them applied.
 

@@ -14,7 +14,7 @@ from keras_pruner.masking import (
     zero_groups,
 )
 from keras_pruner.plan import PruningPlan
-from keras_pruner.pruners.base import BasePruner
+from keras_pruner.pruners.base import BasePruner, NonFiniteError
 from keras_pruner.pruners.loop import LoopHooks
 from keras_pruner.pruners.variables import make_mask, make_state
 from keras_pruner.slots import clear_slots
@@ -102,7 +102,8 @@ class KerasBasePruner(LoopHooks, BasePruner):
         self._observed = {}
         self._has_seen_gradients = False
         self._num_pruned = 0
-        self._pinned = None
+        # Groups of each unit that were zero before pruning began, once counted.
+        self.pinned = None
         self._warned_about_empty = False
         self._compiled = CompiledFunction(self.make_masks)
         self.refresh()
@@ -320,16 +321,16 @@ class KerasBasePruner(LoopHooks, BasePruner):
         """Counts, once, the groups that were already zero when pruning began."""
         if not self.config.resume_from_pruned_checkpoint:
             return None
-        if self._pinned is None:
-            self._pinned = []
+        if self.pinned is None:
+            self.pinned = []
             for unit in self.pattern.couple(self.kernels):
                 members = [
                     (self.kernels[i], self.source_value(self.kernels[i])) for i in unit
                 ]
                 zero = zero_groups(self.config, members)
                 count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
-                self._pinned.append(int(count))
-        return self._pinned
+                self.pinned.append(int(count))
+        return self.pinned
 
     def _has_gradients(self):
         # What grows by gradients first has to be pruned, which needs none.
@@ -361,7 +362,7 @@ class KerasBasePruner(LoopHooks, BasePruner):
                     for kernel, ok in zip(self.kernels, finite[row], strict=True)
                     if not ok
                 ]
-                raise ValueError(
+                raise NonFiniteError(
                     f"Cannot prune: NaN or infinite {what} in {', '.join(bad)}. The "
                     f"masks are left as they were. {advice}"
                 )

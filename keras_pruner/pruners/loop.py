@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_pruner.compiled import no_gradients, num_replicas
+from keras_pruner.training import finite_or
 
 
 class LoopHooks:
@@ -122,7 +123,7 @@ class LoopHooks:
                 if gradient is not None:
                     changed = rule.observe(states, weight, gradient)
                     for name, value in changed.items():
-                        states[name].assign(value)
+                        states[name].assign(finite_or(value, states[name]))
         self._observed = {}
         super().on_after_optimizer_step()
 
