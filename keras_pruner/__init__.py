@@ -35,6 +35,7 @@ from keras_pruner.pruners import (
     create_pruners,
     register_pruner,
 )
+from keras_pruner.pytorch import PytorchBasePruner
 from keras_pruner.regularizers import (
     REGULARIZERS,
     Regularizer,
@@ -72,6 +73,7 @@ __all__ = [
     "PruningOptimizer",
     "PruningScheduler",
     "PruningSummaries",
+    "PytorchBasePruner",
     "Regularizer",
     "Report",
     "Schedule",
