@@ -139,17 +139,26 @@ class Benchmark:
 
     def _due(self, name):
         """Returns tuples of seed, method and sparsity: the runs that are not made."""
-        from methods import METHODS
-
         done = {results.key_of(row) for row in self.results["rows"]}
         due = []
         for seed in range(self.options.seeds):
             for method in self.options.methods:
-                is_dense = method != TFMOT and METHODS[method].is_dense
-                for sparsity in [0.0] if is_dense else self.options.sparsities:
+                for sparsity in self._sparsities(method, name):
                     if (name, method, seed, sparsity) not in done:
                         due.append((seed, method, sparsity))
         return due
+
+    def _sparsities(self, method, task):
+        from methods import METHODS
+
+        if method == TFMOT:
+            return self.options.sparsities
+        method = METHODS[method]
+        if method.is_dense:
+            return [0.0]
+        if method.tasks is not None and task not in method.tasks:
+            return []
+        return method.sparsities or self.options.sparsities
 
     def _run_one(self, problem, method, seed, sparsity):
         from methods import METHODS
@@ -166,15 +175,16 @@ class Benchmark:
             self._add(
                 problem,
                 method,
-                METHODS[method].start,
+                start=METHODS[method].start,
+                family=METHODS[method].family,
                 seed=seed,
                 sparsity=sparsity,
                 seconds=time.perf_counter() - start,
                 **dataclasses.asdict(result),
             )
 
-    def _add(self, problem, method, start, **values):
-        row = {"task": problem.name, "method": method, "start": start} | values
+    def _add(self, problem, method, **values):
+        row = {"task": problem.name, "method": method} | values
         self.note(rows=[row | {"seconds": round(row["seconds"], 2)}])
 
     def _run_tfmot(self, problem, runs, advance):
@@ -217,7 +227,14 @@ class Benchmark:
         self.note(versions=row.pop("versions"))
         result = problem.result(row.pop("accuracy"), row.pop("nonzeros"))
         problem.check(result, row["sparsity"])
-        self._add(problem, TFMOT, "dense", **row, **dataclasses.asdict(result))
+        self._add(
+            problem,
+            TFMOT,
+            start="dense",
+            family="single weights",
+            **row,
+            **dataclasses.asdict(result),
+        )
 
 
 def parse(arguments=None):

@@ -6,6 +6,10 @@ All train with the same optimizer and learning rate. With E the task's epochs:
 - From dense weights: E more epochs while pruning.
 - From initial weights (sparse from scratch, pruned at initialisation, or rewound): 2 E
   epochs. So every method has seen as many steps, 2 E epochs, as `dense_longer` has.
+
+Methods are compared within their family: what single weights, blocks, n:m, channels and
+heads lose at one sparsity is not the same. A sparsity is that of all kernels where
+single weights are pruned, and of the kernels that take the pattern elsewhere.
 """
 
 import dataclasses
@@ -23,11 +27,17 @@ class Method:
             the method cannot reach the sparsity on this model.
         start: Weights it starts from: `"dense"` or `"initial"`.
         is_dense: Whether it prunes nothing.
+        family: What it prunes; one table shows one family.
+        sparsities: Those it is run at, or `None` for those of the command line.
+        tasks: Names of the tasks that it is run on, or `None` for all.
     """
 
     run: Callable
     start: str
     is_dense: bool = False
+    family: str = "single weights"
+    sparsities: tuple | None = None
+    tasks: tuple | None = None
 
 
 def from_dense(**settings):
@@ -139,6 +149,45 @@ def _seed_option(seed):
 
 # Methods whose own pace of updates matters choose their steps themselves.
 _OPEN_STEPS = {"begin_step": None, "end_step": None, "frequency": None}
+_RANDOM = {"criterion": _random}
+
+
+def _family(family, pattern, methods, *, sparsities, tasks=None, **common):
+    """Returns the methods of one pattern, by `name/pattern`.
+
+    Args:
+        family: Heading of their table.
+        pattern: Pattern that all prune by.
+        methods: Dict from a name to settings of `PruningCallback`.
+        sparsities: Those that the family is run at.
+        tasks: Names of the tasks that it is run on, or `None` for all.
+        **common: Further settings of them all.
+    """
+    made = {}
+    for name, settings in methods.items():
+        start = from_scratch if name in _FROM_SCRATCH else from_dense
+        made[f"{name}/{pattern}"] = dataclasses.replace(
+            start(pattern=pattern, **(common | settings)),
+            family=family,
+            sparsities=sparsities,
+            tasks=tasks,
+        )
+    return made
+
+
+_FROM_SCRATCH = ("ste", "sr_ste", "rigl")
+_GROUPS = {
+    "random": _RANDOM,
+    "magnitude": {},
+    "taylor": {"criterion": "taylor"},
+    "block_mask": {"pruning_type": "block_mask"},
+    "progressive": {"pruning_type": "progressive"},
+    "group_lasso": {"regularizer": "group_lasso", "regularizer_strength": 0.1},
+    "growing_l2": {"regularizer": "growing_l2", "regularizer_strength": 1.0},
+}
+_RETRAIN_FREE = {"pruning_type": "retrain_free", **_OPEN_STEPS}
+
+_SOFT_MOVEMENT = {"name": "movement", "config": {"soft": True}}
 
 METHODS = {
     "dense": dense(1),
@@ -151,11 +200,15 @@ METHODS = {
     "head_kept": head_kept(allocation="erk"),
     "lamp": from_dense(criterion="lamp", allocation="global"),
     "gradient": from_dense(criterion="gradient", allocation="erk"),
-    "snip": from_dense(criterion="snip", allocation="erk"),
-    "snip_momentum": from_dense(criterion="snip_momentum", allocation="erk"),
-    "taylor": from_dense(criterion="taylor", allocation="erk"),
-    "fisher": from_dense(criterion="fisher", allocation="erk"),
-    "movement": from_dense(criterion="movement", allocation="erk"),
+    "snip": from_dense(criterion="snip"),
+    "snip_momentum": from_dense(criterion="snip_momentum"),
+    "snip_momentum_erk": from_dense(criterion="snip_momentum", allocation="erk"),
+    "taylor": from_dense(criterion="taylor"),
+    "taylor_erk": from_dense(criterion="taylor", allocation="erk"),
+    "fisher": from_dense(criterion="fisher"),
+    "fisher_erk": from_dense(criterion="fisher", allocation="erk"),
+    "movement": from_dense(criterion="movement"),
+    "movement_soft": from_dense(criterion=_SOFT_MOVEMENT),
     "ste": from_scratch(pruning_type="ste"),
     "str": from_scratch(pruning_type="str"),
     "set": from_scratch(pruning_type="set", pruner_options=_seed_option),
@@ -166,4 +219,41 @@ METHODS = {
     "snip_at_init": at_init("snip"),
     "grasp_at_init": at_init("grasp"),
     "synflow_at_init": at_init("synflow"),
+    **_family(
+        "blocks of 4 inputs (1x4)",
+        "1x4",
+        _GROUPS | {"rigl": {"pruning_type": "rigl"}},
+        sparsities=(0.8, 0.9, 0.95),
+    ),
+    **_family(
+        "2 of 4 inputs (2:4)",
+        "2:4",
+        {
+            "random": _RANDOM,
+            "magnitude": {},
+            "snip_momentum": {"criterion": "snip_momentum"},
+            "ste": {"pruning_type": "ste"},
+            "sr_ste": {"pruning_type": "sr_ste"},
+        },
+        sparsities=(0.5,),
+    ),
+    **_family(
+        "outputs of all kernels but the head (1xchannel)",
+        "1xchannel",
+        _GROUPS | {"retrain_free": _RETRAIN_FREE},
+        sparsities=(0.5, 0.75),
+        exclude=["head/kernel"],
+    ),
+    **_family(
+        "attention heads (mha)",
+        "mha",
+        {
+            "random": _RANDOM,
+            "magnitude": {},
+            "taylor": {"criterion": "taylor"},
+            "retrain_free": _RETRAIN_FREE,
+        },
+        sparsities=(0.5, 0.75),
+        tasks=("names",),
+    ),
 }

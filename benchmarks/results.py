@@ -22,7 +22,7 @@ def empty():
     Returns:
         Dict of `"versions"` (of packages, by name), `"tasks"` (what each task trains,
         by name), `"commands"` (that made the results) and `"rows"`: one dict a run with
-        the keys `task`, `method`, `start`, `seed`, `sparsity`, `accuracy`,
+        the keys `task`, `method`, `start`, `family`, `seed`, `sparsity`, `accuracy`,
         `kernel_sparsity`, `flops` (share of the dense model's) and `seconds`.
     """
     return {"versions": {}, "tasks": {}, "commands": [], "rows": []}
@@ -87,7 +87,6 @@ def _print_table(task, setup, rows):
     seeds = len({row["seed"] for row in rows})
     dense = [row for row in rows if row["sparsity"] == 0]
     rows = [row for row in rows if row["sparsity"] > 0]
-    sparsities = sorted({row["sparsity"] for row in rows})
     print(
         f"**{task}**: {setup['weights']:,} weights in kernels, {setup['flops']:,} FLOPs"
         f" dense; {setup['train']:,} / {setup['test']:,} examples; {setup['steps']} "
@@ -99,10 +98,17 @@ def _print_table(task, setup, rows):
     for method in dict.fromkeys(row["method"] for row in dense):
         values = [row["accuracy"] for row in dense if row["method"] == method]
         print(f"- {method}: {_cell(values)}")
+    for family in dict.fromkeys(row["family"] for row in rows):
+        print(f"\n{family[0].upper()}{family[1:]}:\n")
+        _print_family([row for row in rows if row["family"] == family])
+
+
+def _print_family(rows):
+    sparsities = sorted({row["sparsity"] for row in rows})
     percents = [f"{100 * sparsity:g}" for sparsity in sparsities]
     header = ["method", "starts from", *(f"{percent}%" for percent in percents)]
     header.append(f"FLOPs in % of dense, at {' / '.join(percents)}%")
-    print("\n|", " | ".join(header), "|")
+    print("|", " | ".join(header), "|")
     print("|---" * len(header) + "|")
     for method in dict.fromkeys(row["method"] for row in rows):
         of_method = [row for row in rows if row["method"] == method]

@@ -126,7 +126,7 @@ class Problem:
                 kernels that they select.
 
         Raises:
-            RuntimeError: If the sparsity over all kernels is not the target.
+            RuntimeError: If the sparsity over the pruned kernels is not the target.
         """
         steps = epochs * len(self.x_train) // self.task.batch_size
         chosen = {
@@ -137,10 +137,9 @@ class Problem:
         }
         callback = PruningCallback(verbose=False, **(chosen | settings))
         self.fit(model, seed, epochs, [callback])
-        num_pruned = sum(pruner.num_pruned for pruner in callback.pruners)
         nonzeros = [np.count_nonzero(weight) for weight in model.get_weights()]
         result = self.result(self.accuracy(model), nonzeros)
-        self.check(result, sparsity, num_pruned)
+        self._check_pruned(result, callback)
         return result
 
     def accuracy(self, model):
@@ -160,24 +159,35 @@ class Problem:
         sparsity = 1 - sum(kept) / self.num_weights
         return Result(accuracy, sparsity, flops / self.dense_flops)
 
-    def check(self, result, sparsity, num_pruned=None):
-        """Raises unless a run reached its sparsity.
-
-        Args:
-            result: `Result`.
-            sparsity: Target over all kernels.
-            num_pruned: Weights that the masks prune, or `None` to count zeros. Weights
-                that are kept may be zero by themselves, as where a pixel is never lit.
-        """
+    def check(self, result, sparsity):
+        """Raises unless so many of the weights of all kernels are zero."""
         zeros = round(result.kernel_sparsity * self.num_weights)
-        num_pruned = zeros if num_pruned is None else num_pruned
         # An allocation may round each kernel by itself.
         slack = max(1, len(self.kernels) / 2)
-        missed = abs(num_pruned - sparsity * self.num_weights)
-        if missed > slack or zeros < num_pruned:
+        if abs(zeros - sparsity * self.num_weights) > slack:
             raise RuntimeError(
-                f"{num_pruned} weights are pruned and {zeros} are zero, of "
-                f"{self.num_weights}; the target is {sparsity:.2%}"
+                f"{zeros} weights are zero of {self.num_weights}; the target is "
+                f"{sparsity:.2%}"
+            )
+
+    def _check_pruned(self, result, callback):
+        """Raises unless the callback's masks reached its target.
+
+        Weights that are kept may be zero by themselves, as where a pixel is never lit.
+        """
+        plans = [plan for p in callback.pruners for plan in p.plan.kernels]
+        total = sum(plan.num_weights for plan in plans)
+        num_pruned = sum(pruner.num_pruned for pruner in callback.pruners)
+        target = callback.config.target_sparsity * total
+        if callback.config.pruning_type == "pattern_lock":
+            target = num_pruned
+        # Whole groups come as near as they can, or each kernel by itself.
+        slack = max(1, *(plan.group_size for plan in plans), len(plans) / 2)
+        zeros = round(result.kernel_sparsity * self.num_weights)
+        if abs(num_pruned - target) > slack or zeros < num_pruned:
+            raise RuntimeError(
+                f"{num_pruned} weights are pruned and {zeros} are zero, of {total}; "
+                f"the target is {target:.0f}"
             )
 
 

@@ -8,10 +8,12 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.config import as_config, rename_keys
+from keras_pruner.devices import beside, check_strategy
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.base import refuse_at_init_only
 from keras_pruner.pruners.create import create_pruners
+from keras_pruner.resuming import take_over
 from keras_pruner.slots import innermost
 from keras_pruner.wrappers import check_built, find_wrapped
 
@@ -176,6 +178,7 @@ class PruningCallback(keras.callbacks.Callback):
         current = model.optimizer
         restored = current if isinstance(current, PruningOptimizer) else None
         user_optimizer = restored.inner_optimizer if restored else current
+        check_strategy(model, innermost(user_optimizer))
         pruners = self.pruners
         if self._pruned_model() is not model:
             pruners = _pruners_for(model, self.config)
@@ -198,11 +201,12 @@ class PruningCallback(keras.callbacks.Callback):
         freezes = any(pruner.freezes_weights for pruner in pruners)
         for pruner in pruners if restored is None else ():
             pruner.take_over_weights()
-        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        optimizer.adopt(kernels, extra, freezes)
-        optimizer.build(variables)
+        with beside(variables[0]):
+            optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
+            optimizer.adopt(kernels, extra, freezes)
+            optimizer.build(variables)
         if restored is not None and restored.built:
-            _take_state(optimizer, restored, variables)
+            take_over(optimizer, restored)
         else:
             optimizer.step.assign(pruners[0].global_step)
             for pruner, update in zip(pruners, optimizer.updates, strict=True):
@@ -340,35 +344,3 @@ def _pruners_for(model, config):
         for own_config, kernels in groups
         for pruner in create_pruners(own_config, kernels)
     ]
-
-
-def _take_state(optimizer, restored, variables):
-    """Copies masks and counts of an optimizer that was loaded with the model."""
-    if set(restored.masks) != set(optimizer.masks):
-        changed = set(restored.masks) ^ set(optimizer.masks)
-        names = ", ".join(variables[index].path for index in sorted(changed))
-        raise ValueError(
-            "The model was saved while other kernels were pruned than this config "
-            f"selects; they differ in: {names}. Use the same config, or load the model "
-            "with `compile=False` and compile it anew."
-        )
-    if len(restored.updates) != len(optimizer.updates):
-        raise ValueError(
-            f"The model was saved with {len(restored.updates)} pruning configs, but "
-            f"this callback has {len(optimizer.updates)}."
-        )
-    if {(*k, *v.shape) for k, v in restored.states.items()} != {
-        (*k, *v.shape) for k, v in optimizer.states.items()
-    }:
-        raise ValueError(
-            "The model was saved with another criterion, pattern or pruner, which kept "
-            "other states than this config. Use the same config, or load the model "
-            "with `compile=False` and compile it anew."
-        )
-    for index, mask in optimizer.masks.items():
-        mask.assign(ops.copy(restored.masks[index]))
-    for key, state in optimizer.states.items():
-        state.assign(ops.copy(restored.states[key]))
-    optimizer.step.assign(ops.copy(restored.step))
-    for new, old in zip(optimizer.updates, restored.updates, strict=True):
-        new.assign(ops.copy(old))

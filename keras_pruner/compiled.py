@@ -1,4 +1,4 @@
-"""The one place that knows a backend: how a function of `keras.ops` is compiled."""
+"""The one place that knows a backend: how functions are compiled and steps shared."""
 
 import contextlib
 import functools
@@ -143,3 +143,28 @@ def double_precision():
 
         return jax.enable_x64(True)
     return contextlib.nullcontext()
+
+
+def num_replicas():
+    """Returns how many replicas share the training step that runs or is traced.
+
+    More than one only inside `strategy.run` of a `tf.distribute` strategy: on JAX one
+    program runs on all devices, and its values are whole.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    if tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(tensors):
+    """Sums a list of tensors of a training step over the replicas that share it."""
+    if num_replicas() == 1 or not tensors:
+        return tensors
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)

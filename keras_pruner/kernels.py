@@ -6,6 +6,7 @@ import math
 import keras
 from keras import layers
 
+from keras_pruner.hub_rules import hub_layouts
 from keras_pruner.layouts import (
     KernelLayout,
     conv_layout,
@@ -174,7 +175,8 @@ def _layouts(layer, embeddings):
     if isinstance(layer, layers.Embedding):
         rule = _simple_rule(dense_layout, "embeddings", "reverse_embeddings")
         return rule(layer) if embeddings else None
-    return registered_layouts(layer)
+    layouts = registered_layouts(layer)
+    return hub_layouts(layer, own_variables(layer)) if layouts is None else layouts
 
 
 def registered_layouts(layer):

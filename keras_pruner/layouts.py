@@ -103,6 +103,15 @@ def depthwise_layout(shape):
     return KernelLayout(tuple(shape), tuple(window), 1, outputs, groups=inputs)
 
 
+def stacked_layout(shape):
+    """Layout of `(matrices, inputs, outputs)`: one matrix for each expert, say."""
+    matrices, inputs, outputs = shape
+    order = (1, 0, 2)
+    return KernelLayout(
+        tuple(shape), (), inputs, matrices * outputs, matrices, permutation=order
+    )
+
+
 def einsum_layout(equation, shape):
     """Layout of an einsum kernel: K are its letters that the output has not.
 

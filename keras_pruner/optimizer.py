@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_pruner.compiled import num_replicas, sum_over_replicas
+from keras_pruner.devices import layout_for
+from keras_pruner.resuming import load_run, meaning_of, save_run
 from keras_pruner.slots import innermost
 from keras_pruner.training import keep
 
@@ -64,6 +67,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._rules = {}
         self._freezes = False
         self._is_stateless = False
+        # How the run was laid out, as plain values; `None` while not known.
+        self.plan = None
+        # Dict from a masked variable's index to what its mask was made by.
+        self.meanings = {}
 
     def adopt(self, kernels, extra=(), freezes=False):
         """Uses variables that exist already. Call it before `build`.
@@ -79,6 +86,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index, (mask, rule, _) in kernels.items():
             self._masks[str(index)] = mask
             self._rules[index] = rule
+            self.meanings[index] = meaning_of(rule)
         # Masks first, as in `build`: what is saved is numbered in this order.
         for index, (_, _, states) in kernels.items():
             self._adopt_states(index, states)
@@ -110,7 +118,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     shape=shape,
                     dtype=dtype,
                     initializer="zeros",
-                    layout=_layout_for(shape, variables[index]),
+                    layout=layout_for(shape, variables[index]),
                     name=f"{variables[index].path.replace('/', '_')}_{key}",
                 )
         for number in range(self.num_pruners):
@@ -140,7 +148,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             shape=variable.shape,
             dtype="bool",
             initializer="ones",
-            layout=getattr(variable, "_layout", None),
+            layout=layout_for(variable.shape, variable),
             name=f"{variable.path.replace('/', '_')}_mask",
         )
 
@@ -194,6 +202,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 self.build(variables)
         scale = self._loss_scale()
+        # Each replica has a share of the loss; the inner optimizer sums the gradients.
+        share = scale / num_replicas()
         before, shaped = {}, []
         for gradient, variable in zip(grads, variables, strict=True):
             index = self._get_variable_index(variable)
@@ -217,7 +227,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 shaped.append(gradient)
                 continue
             mask = self._masks[str(index)]
-            shaped.append(rule.shape_gradient(gradient, weight, mask, states, scale))
+            shaped.append(rule.shape_gradient(gradient, weight, mask, states, share))
         # Read now: the step may move a schedule on.
         rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
         ticked, applied = self._step_inner(shaped, variables)
@@ -276,8 +286,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _observe(self, before, ticked, applied):
         """Shows the rules the true gradients of an applied step."""
         steps = innermost(self.inner_optimizer).gradient_accumulation_steps
-        for index, (weight, gradient) in before.items():
-            states = self._states_of(index)
+        totals = sum_over_replicas([gradient for _, gradient in before.values()])
+        for index, gradient in zip(before, totals, strict=True):
+            weight, states = before[index][0], self._states_of(index)
             if _SUM in states:
                 sums = states[_SUM]
                 old = ops.convert_to_tensor(sums)
@@ -353,18 +364,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         # The inner optimizer is saved as a part of its own.
-        for number, variable in enumerate(self._variables):
-            store[str(number)] = ops.convert_to_numpy(variable)
+        save_run(self, store)
 
     def load_own_variables(self, store):
-        if len(store.keys()) != len(self._variables):
-            raise ValueError(
-                f"The saved state of '{self.name}' has {len(store.keys())} variables "
-                f"and cannot be loaded into {len(self._variables)}: it was saved with "
-                "other pruned kernels."
-            )
-        for number, variable in enumerate(self._variables):
-            variable.assign(store[str(number)])
+        load_run(self, store)
 
     def get_config(self):
         return {
@@ -392,9 +395,3 @@ def _masked(value, mask):
     if value is None or mask is None or hasattr(value, "dense_shape"):
         return value
     return keep(value, mask)
-
-
-def _layout_for(shape, variable):
-    """What is as large as a kernel is laid out over devices as the kernel."""
-    same = tuple(shape) == tuple(variable.shape)
-    return getattr(variable, "_layout", None) if same else None

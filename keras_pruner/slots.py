@@ -35,18 +35,42 @@ def slots_of(optimizer, variable):
         return optimizer.slots_of(variable)
     optimizer = innermost(optimizer)
     known = optimizer._trainable_variables
-    positions = [i for i, v in enumerate(known) if v is variable]
-    if not positions:
+    position = _position(optimizer, variable)
+    if position is None:
         return []
     found = []
     for name, slots in vars(optimizer).items():
         if name in _NOT_SLOTS:
             continue
         if isinstance(slots, list | tuple) and len(slots) == len(known):
-            slot = slots[positions[0]]
+            slot = slots[position]
             if tuple(getattr(slot, "shape", ())) == tuple(variable.shape):
                 found.append(slot)
     return found
+
+
+def moving_average_of(optimizer, variable):
+    """Returns the exponential moving average that an optimizer keeps of a variable.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+        variable: One of the variables that it trains.
+
+    Returns:
+        `keras.Variable`, or `None` if there is none.
+    """
+    if hasattr(optimizer, "slots_of"):
+        return None
+    optimizer = innermost(optimizer)
+    position = _position(optimizer, variable)
+    if not optimizer.use_ema or position is None:
+        return None
+    return optimizer._model_variables_moving_average[position]
+
+
+def _position(optimizer, variable):
+    known = optimizer._trainable_variables
+    return next((i for i, v in enumerate(known) if v is variable), None)
 
 
 def clear_slots(optimizer, variable, where=None):

@@ -1,6 +1,5 @@
 """Wrapper layers that compute with masked kernels; `wrap` and `strip`."""
 
-import contextlib
 import dataclasses
 import re
 
@@ -9,9 +8,11 @@ from keras import ops
 
 from keras_pruner.collect import collect_kernels, fit_pattern
 from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.copies import copy_model, copy_of, is_functional
 from keras_pruner.kernels import find_kernels
 from keras_pruner.pruners.create import partition_kernels
 from keras_pruner.pytorch import is_torch_module, strip_module
+from keras_pruner.saved_state import check_variables, read_state, write_state
 
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
@@ -113,6 +114,25 @@ class PrunedLayer(keras.layers.Wrapper):
         masks = {kernel.path: self.mask_of(kernel.variable) for kernel in found}
         return {path: mask for path, mask in masks.items() if mask is not None}
 
+    def _own_masks(self):
+        """Dict from a name that is the same in each copy to a mask, and what it is."""
+        return {
+            f"mask_{number}": (mask, f"mask of '{path}'")
+            for number, (path, mask) in enumerate(self.masks.items())
+        }
+
+    def save_own_variables(self, store):
+        # The layer inside saves its own.
+        masks = {name: mask for name, (mask, _) in self._own_masks().items()}
+        write_state(store, list(self.masks), masks, {})
+
+    def load_own_variables(self, store):
+        owner = f"layer '{self.name}'"
+        _, masks, _ = read_state(store, owner)
+        check_variables(masks, self._own_masks(), owner)
+        for name, (mask, _) in self._own_masks().items():
+            mask.assign(masks[name])
+
     def call(self, inputs, *args, **kwargs):
         # Inside a scope that maps every variable of the layer to its present value,
         # and a masked kernel to the product, the layer computes as if it were so.
@@ -186,17 +206,23 @@ def wrap(model, config=None):
     check_built(model)
     if find_wrapped(model):
         raise ValueError("The model has wrapped layers already. Call `strip` first.")
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
+        raise ValueError(
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
+            "layers cannot be exchanged in a copy. Prune it in place by "
+            "PruningCallback, or build it from PrunedLayers."
+        )
     config_of = {}
     for part, kernels in partition_kernels(config, model):
         fitting, _ = fit_pattern((kernels, []), part)
         config_of |= {id(kernel.variable): part for kernel in fitting}
 
     def wrap_layer(layer):
-        copy = _copy_of(layer)
+        copy = copy_of(layer)
         found = find_kernels(layer, embeddings=True).kernels
         taken = [kernel for kernel in found if id(kernel.variable) in config_of]
         if not taken:
-            return copy
+            return copy, copy
         chosen = config_of[id(taken[0].variable)]
         for kernel in taken:
             if config_of[id(kernel.variable)] is not chosen:
@@ -208,11 +234,10 @@ def wrap(model, config=None):
         include = None
         if len(taken) < len(found):
             include = tuple(re.escape(kernel.path) for kernel in taken)
-        return PrunedLayer(
-            copy, dataclasses.replace(chosen, include=include, exclude=())
-        )
+        own = dataclasses.replace(chosen, include=include, exclude=())
+        return copy, PrunedLayer(copy, own)
 
-    return _clone(model, wrap_layer)
+    return copy_model(model, wrap_layer, {}, descend=True)
 
 
 def strip(model):
@@ -235,7 +260,12 @@ def strip(model):
     if is_torch_module(model):
         return strip_module(model)
     check_built(model)
-    return _clone(model, _copy_of)
+
+    def strip_layer(layer):
+        copy = copy_of(layer)
+        return copy, copy
+
+    return copy_model(model, strip_layer, masks_of(model))
 
 
 def find_wrapped(model):
@@ -264,107 +294,3 @@ def check_built(model):
             f"'{model.name}' is not built, so its weights do not exist yet. Begin it "
             "with `keras.Input`, call it on data once, or `build(input_shape)`."
         )
-
-
-def _clone(model, copy_layer):
-    """Clones a model layer by layer and copies the weights, pruned ones as zeros."""
-    pairs = []
-
-    def copy(layer):
-        new = copy_layer(layer)
-        pairs.append((layer, new))
-        return new
-
-    if isinstance(model, keras.Sequential) or _is_functional(model):
-        with _as_uncompiled(model):
-            new_model = keras.models.clone_model(
-                model, clone_function=copy, recursive=True
-            )
-        if not new_model.built:
-            new_model.build(model.input_shape)
-    elif copy_layer is _copy_of:
-        new_model = _copy_subclassed(model)
-        pairs.append((model, new_model))
-    else:
-        raise ValueError(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
-            "layers cannot be exchanged in a copy. Prune it in place by "
-            "PruningCallback, or build it from PrunedLayers."
-        )
-    for old, new in pairs:
-        _copy_weights(old, new)
-    return new_model
-
-
-@contextlib.contextmanager
-def _as_uncompiled(model):
-    """Keeps `clone_model` from compiling the copy, which would save an optimizer."""
-    layers = model._flatten_layers(include_self=True, recursive=True)
-    compiled = [layer for layer in layers if getattr(layer, "compiled", False)]
-    for layer in compiled:
-        layer.compiled = False
-    try:
-        yield
-    finally:
-        for layer in compiled:
-            layer.compiled = True
-
-
-def _is_functional(model):
-    return isinstance(model, keras.Model) and hasattr(model, "operations")
-
-
-def _copy_subclassed(model):
-    try:
-        new_model = type(model).from_config(_unwrapped(model.get_config()))
-        new_model.build_from_config(model.get_build_config())
-    except Exception as error:
-        raise ValueError(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}) that "
-            f"cannot be copied from its config: {error}. Give it `get_config`; or, as "
-            "it holds no wrapped layers, use it as it is."
-            if not find_wrapped(model)
-            else f"'{model.name}' is a subclassed model ({type(model).__name__}) with "
-            f"wrapped layers that cannot be copied from its config: {error}. Give it "
-            "`get_config`."
-        ) from error
-    return new_model
-
-
-def _copy_of(layer):
-    """Makes an unbuilt copy of a layer, without wrappers at any depth."""
-    return keras.saving.deserialize_keras_object(
-        _unwrapped(keras.saving.serialize_keras_object(layer))
-    )
-
-
-def _unwrapped(config):
-    """Replaces the config of every wrapper in a config by that of its layer."""
-    if isinstance(config, dict):
-        if config.get("registered_name") == "keras_pruner>PrunedLayer":
-            return _unwrapped(config["config"]["layer"])
-        return {key: _unwrapped(value) for key, value in config.items()}
-    if isinstance(config, list | tuple):
-        return type(config)(_unwrapped(value) for value in config)
-    return config
-
-
-def _copy_weights(old, new):
-    masks = masks_of(old)
-    own_masks = {id(mask) for mask in masks.values()}
-    sources = [v for v in old.variables if id(v) not in own_masks]
-    targets = (new.layer if isinstance(new, PrunedLayer) else new).variables
-    shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in targets]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"The copy of '{old.name}' has other weights than the layer: "
-            f"{shapes[1]} for {shapes[0]}. Does its `get_config` return all that "
-            "its constructor was given?"
-        )
-    for source, target in zip(sources, targets, strict=True):
-        # A copy, since JAX may donate the buffer of either to a training step.
-        value = ops.copy(source)
-        mask = masks.get(id(source))
-        if mask is not None:
-            value = ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))
-        target.assign(value)

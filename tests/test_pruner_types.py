@@ -1,5 +1,6 @@
 """Pruners that end in a fixed sparse model, and the names by which they are chosen."""
 
+import keras
 import numpy as np
 import pytest
 from conftest import BACKEND, build_mlp, value_of
@@ -18,7 +19,7 @@ from linear import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_pruner import create_pruners
+from keras_pruner import PruningCallback, create_pruners
 from keras_pruner.pruners import (
     BasicPruner,
     BlockMaskPruner,
@@ -27,6 +28,7 @@ from keras_pruner.pruners import (
     Progressive,
     RetrainFreePruner,
 )
+from keras_pruner.slots import moving_average_of
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,10 @@ def test_progressive_of_a_literal_kernel():
     [
         # Structured masks of 0, 16 and 32 of 64 weights, and equal steps between them.
         ({"end_step": 8, "frequency": 4}, [0, 4, 8, 12, 16, 20, 24, 28, 32, 32]),
+        (
+            {"end_step": 8, "frequency": 4, "initial_sparsity": 0.25},
+            [16, 18, 20, 22, 24, 26, 28, 30, 32, 32],
+        ),
         ({"end_step": 6, "frequency": 3}, [0, 5, 10, 16, 21, 26, 32, 32]),
         # With 2 sub-steps, which divide 4 steps and not 5.
         ({"end_step": 8, "frequency": 5}, [0, 0, 8, 8, 16, 16, 24, 24, 32]),
@@ -291,6 +297,25 @@ def test_lottery_ticket_rewinds_all_that_is_left(begin, rounds):
             assert_array_equal(rewound, after.variables[begin][index])
             assert (trained != rewound).all()
     assert after.sparsities[-1] == 0.5 and after.iterations[-1] > begin
+
+
+def test_lottery_ticket_rewinds_the_moving_averages():
+    model = linear_model(Adam(0.05, use_ema=True, ema_momentum=0.9))
+    settings = dict(pruning_type="lottery_ticket", pruner_options={"num_rounds": 1})
+    settings |= dict(begin_step=0, end_step=4, frequency=4, target_sparsity=0.5)
+    pruning = PruningCallback(verbose=False, **settings)
+    equal = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            variables = self.model.trainable_variables  # JAX makes them current here
+            averages = (moving_average_of(self.model.optimizer, v) for v in variables)
+            pairs = zip(averages, variables, strict=True)
+            equal.append(all((value_of(a) == value_of(v)).all() for a, v in pairs))
+
+    fit(model, 6, [pruning, Look()])
+    # An average begins as the weights of the first step, also after the rewind at 4.
+    assert equal == [True, False, False, True, True, False]
 
 
 # Several pruners in one model.

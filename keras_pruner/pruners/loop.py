@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_pruner.compiled import no_gradients
+from keras_pruner.compiled import no_gradients, num_replicas
 
 
 class LoopHooks:
@@ -80,6 +80,9 @@ class LoopHooks:
             The same form as `gradients`.
         """
         true_gradients = true_gradients or {}
+        replicas = num_replicas()
+        if replicas > 1:
+            self._check_replicated(replicas)
 
         def shape(kernel, gradient):
             rule = self.rules[kernel.path]
@@ -96,10 +99,24 @@ class LoopHooks:
                 # The optimizer steps on what the mask hides, too.
                 self._observed.setdefault(kernel.path, (weight, None))
                 kernel.variable.assign(weight)
-            return rule.shape_gradient(gradient, weight, mask, states, 1.0)
+            # Each replica has a share of the loss, and gradients are summed later.
+            share = 1.0 / replicas
+            return rule.shape_gradient(gradient, weight, mask, states, share)
 
         with no_gradients():
             return pair_gradients(self.kernels, gradients, shape)
+
+    def _check_replicated(self, replicas):
+        """Raises if something is kept of a gradient that only one replica has seen."""
+        if any(r.needs_gradients or r.keeps_dense for r in self.rules.values()):
+            raise ValueError(
+                f"Pruner '{self.name or type(self).__name__}' with criterion "
+                f"'{self.config.criterion.name}' learns from gradients, and its hooks "
+                "see those of one replica only. Give a PruningCallback to a "
+                "`keras.callbacks.CallbackList` that your loop calls, and let "
+                "`model.optimizer` apply the gradients. Received: a step that is "
+                f"divided over {replicas} replicas"
+            )
 
     def on_after_optimizer_step(self):
         with no_gradients():

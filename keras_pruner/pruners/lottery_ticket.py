@@ -5,7 +5,7 @@ from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
 from keras_pruner.schedules import Pace
-from keras_pruner.slots import clear_slots, get_steps, set_steps
+from keras_pruner.slots import clear_slots, get_steps, moving_average_of, set_steps
 from keras_pruner.training import StateSpec, TrainingRule
 
 
@@ -26,8 +26,9 @@ class LotteryTicket(KerasBasePruner):
     At `begin_step` all trainable weights of the model are remembered: the initial
     weights for 0, early ones for more. Each later update prunes the trained weights to
     the schedule's sparsity (`"exp"` by default: the same share of what is left each
-    time), sets every weight that is left, biases and the like too, back to what was
-    remembered, empties the optimizer's slots and sets its step count back. Where steps
+    time), sets every weight that is left, biases and the like too, and its moving
+    average back to what was remembered, empties the optimizer's slots and sets its step
+    count back. Where steps
     are left open, training has `num_rounds` + 1 equal parts with an update between any
     two, so that the last part trains the ticket.
 
@@ -97,15 +98,18 @@ class LotteryTicket(KerasBasePruner):
         return True
 
     def rewind(self):
-        """Sets weights, optimizer slots and the optimizer's step count back."""
+        """Sets weights, their averages, optimizer slots and step count back."""
         for variable, rewind in self._all_variables():
             variable.assign(ops.copy(rewind))
         self.apply_masks()
         optimizer = self._optimizer
         if optimizer is None:
             return
-        for variable, _ in self._all_variables():
+        for variable, rewind in self._all_variables():
             clear_slots(optimizer, variable)
+            average = moving_average_of(optimizer, variable)
+            if average is not None:
+                average.assign(ops.copy(rewind))
         set_steps(optimizer, next(iter(self.state_variables.values()))["steps"])
 
 

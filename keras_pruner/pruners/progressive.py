@@ -86,6 +86,9 @@ class Progressive(KerasBasePruner):
                 return updated
             scheduler = self.scheduler
             if scheduler.begin < scheduler.end:
+                if due == scheduler.begin and scheduler.initial > 0:
+                    # Where the schedule starts is no goal to fade to.
+                    self.update_masks(scheduler.initial)
                 self._sub_step = (due - scheduler.begin) // scheduler.frequency
             try:
                 self.update_masks(self._goal_at(due))

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_pruner.devices import beside, layout_for
+
 
 def make_mask(kernel):
     """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
@@ -24,12 +26,11 @@ def make_state(kernel, name, spec):
 
 
 def _variable(kernel, name, value, dtype):
-    same = tuple(value.shape) == tuple(kernel.variable.shape)
-    return keras.Variable(
-        value,
-        dtype=dtype,
-        trainable=False,
-        # Where kernels are sharded over devices, what belongs to them is sharded alike.
-        layout=getattr(kernel.variable, "_layout", None) if same else None,
-        name=f"{kernel.path.replace('/', '_')}_{name}",
-    )
+    with beside(kernel.variable):
+        return keras.Variable(
+            value,
+            dtype=dtype,
+            trainable=False,
+            layout=layout_for(value.shape, kernel.variable),
+            name=f"{kernel.path.replace('/', '_')}_{name}",
+        )

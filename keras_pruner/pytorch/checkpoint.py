@@ -1,78 +1,35 @@
-"""What a pruner of torch modules saves: plain numbers and tensors, no code."""
-
-import math
+"""What a pruner of torch modules saves: plain tensors, no code."""
 
 import keras
 import numpy as np
 from keras import ops
 
-_FORMAT = 1
+from keras_pruner.resuming import meaning_of
+from keras_pruner.saved_state import check_variables, read_state, write_state
+
+_OWNER = "this module and pruning config"
+_COUNTS = ("global_step", "updated_at")
 
 
-def pack(value):
-    """Returns a tensor as it is saved: bool ones as one bit a weight.
+def state_of(pruners):
+    """Returns the state of several `KerasBasePruner`s.
 
     Args:
-        value: Tensor or variable.
+        pruners: List of them.
 
     Returns:
-        A copy; or a dict with the `"shape"` and the `"bits"`, a uint8 tensor.
+        Dict from names to CPU tensors, as `saved_state` describes.
     """
-    import torch
-
-    tensor = ops.convert_to_tensor(value).detach()
-    if tensor.dtype != torch.bool:
-        return tensor.clone()
-    bits = np.packbits(ops.convert_to_numpy(tensor))
-    return {"shape": list(tensor.shape), "bits": torch.from_numpy(bits)}
-
-
-def unpack(saved):
-    """Inverse of `pack`."""
-    if not isinstance(saved, dict):
-        return saved
-    count = math.prod(saved["shape"])
-    bits = np.unpackbits(ops.convert_to_numpy(saved["bits"]), count=count)
-    return ops.convert_to_tensor(bits.astype("bool").reshape(saved["shape"]))
+    store = {}
+    masks = {name: mask for name, (mask, _) in _masks(pruners).items()}
+    known = _counts(pruners) | _states(pruners)
+    arrays = {name: array for name, (array, _) in known.items()}
+    write_state(store, {"meanings": _meanings(pruners)}, masks, arrays)
+    return {name: _as_tensor(array) for name, array in store.items()}
 
 
-def state_of(pruner):
-    """Returns the state of a `KerasBasePruner` as a dict."""
-    return {
-        **_identity(pruner),
-        "step": pruner.global_step,
-        "updated_at": pruner.updated_at,
-        "tensors": {name: pack(v) for name, v in _variables(pruner).items()},
-    }
-
-
-def _identity(pruner):
-    """Returns what a state must have been saved with to fit a pruner."""
-    config = pruner.config
-    return {
-        "pruning_type": config.pruning_type,
-        "pattern": str(config.pattern),
-        "criterion": config.criterion.name,
-    }
-
-
-def _variables(pruner):
-    """Returns a dict from a name of its own to each variable that is saved."""
-    found = {f"{path}: mask": mask for path, mask in pruner.mask_variables.items()}
-    for path, states in pruner.state_variables.items():
-        found |= {f"{path}: {name}": state for name, state in states.items()}
-    for number, (_, states) in enumerate(pruner.extra_states()):
-        found |= {f"parameter {number}: {name}": s for name, s in states.items()}
-    return found
-
-
-def whole_state(pruners):
-    """Returns the state of several pruners as one dict."""
-    return {"format": _FORMAT, "pruners": [state_of(pruner) for pruner in pruners]}
-
-
-def load_whole_state(pruners, state, optimizer=None):
-    """Gives pruners a state that `whole_state` returned.
+def load_state(pruners, state, optimizer=None):
+    """Gives pruners a state that `state_of` returned; checks all before it assigns any.
 
     Args:
         pruners: List of `KerasBasePruner`s.
@@ -80,78 +37,98 @@ def load_whole_state(pruners, state, optimizer=None):
         optimizer: `OptimizerSlots` of the optimizer in use, if there is one.
 
     Raises:
-        ValueError: If it does not fit, naming what differs; nothing changes then.
+        ValueError: If it is damaged, or of other kernels, another pattern, criterion or
+            pruner; the message names the first difference.
+        TypeError: If it is no dict.
     """
-    try:
-        _check_whole(pruners, state)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            "This is no whole state of a PytorchBasePruner: give what `state_dict` "
-            f"returned. {type(error).__name__}: {error}"
-        ) from error
-    for pruner, saved in zip(pruners, state["pruners"], strict=True):
-        _load(pruner, saved, optimizer)
-
-
-def _check_whole(pruners, state):
-    if state["format"] != _FORMAT:
-        raise ValueError(
-            f"The state has format {state['format']}, but this version of keras_pruner "
-            f"reads format {_FORMAT}."
+    if not isinstance(state, dict):
+        raise TypeError(
+            f"A state is a dict, as `state_dict` returns it. Received: {state!r}"
         )
-    if len(state["pruners"]) != len(pruners):
-        raise ValueError(
-            f"The state was saved with {len(state['pruners'])} pruning configs, but "
-            f"this pruner has {len(pruners)}."
-        )
-    for pruner, saved in zip(pruners, state["pruners"], strict=True):
-        _check(pruner, saved)
+    store = {name: ops.convert_to_numpy(value) for name, value in state.items()}
+    description, masks, arrays = read_state(store, _OWNER)
+    check_variables(masks, _masks(pruners), _OWNER)
+    _check_meanings(_meanings(pruners), description["meanings"])
+    check_variables(arrays, _counts(pruners) | _states(pruners), _OWNER)
+    for known, values in (_masks(pruners), masks), (_states(pruners), arrays):
+        for name, (variable, _) in known.items():
+            variable.assign(values[name])
+    for number, pruner in enumerate(pruners):
+        counts = [int(arrays[f"{key}_{number}"]) for key in _COUNTS]
+        _set_counts(pruner, *counts, optimizer)
+        pruner.refresh()
+        pruner.apply_masks()
 
 
-def _check(pruner, saved):
-    for key, value in _identity(pruner).items():
-        if saved[key] != value:
-            raise ValueError(
-                f"The state was saved with {key} '{saved[key]}', but this pruner has "
-                f"'{value}'. Use the same config."
-            )
-    for key in ("step", "updated_at"):
-        if isinstance(saved[key], bool) or not isinstance(saved[key], int):
-            raise TypeError(f"'{key}' is {saved[key]!r}")
-    own, given = _variables(pruner), saved["tensors"]
-    for name in [*own, *given]:
-        shapes = [
-            _shape_of(tensors[name]) if name in tensors else "nothing"
-            for tensors in (given, own)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"The state does not fit the pruner, first at '{name}': the state has "
-                f"{shapes[0]} and the pruner {shapes[1]}. Use the same model and "
-                "config."
-            )
+def _masks(pruners):
+    """Dict from the name of a mask to the pair of its variable and what it is."""
+    return {
+        f"mask_{number}_{path}": (mask, f"mask of kernel '{path}'")
+        for number, pruner in enumerate(pruners)
+        for path, mask in pruner.mask_variables.items()
+    }
 
 
-def _shape_of(value):
-    """Returns the shape of a variable, or of what `pack` made of one."""
-    if not isinstance(value, dict):
-        return tuple(value.shape)
-    shape, bits = tuple(value["shape"]), value["bits"]
-    if bits.numel() != math.ceil(math.prod(shape) / 8):
-        raise TypeError(f"{bits.numel()} bytes hold the bits of shape {shape}")
-    return shape
+def _counts(pruners):
+    """Dict from the name of a count to the pair of its value and what it is."""
+    return {
+        f"{key}_{number}": (np.int64(getattr(pruner, key)), f"{key} of pruner {number}")
+        for number, pruner in enumerate(pruners)
+        for key in _COUNTS
+    }
 
 
-def _load(pruner, saved, optimizer):
-    for name, variable in _variables(pruner).items():
-        variable.assign(unpack(saved["tensors"][name]))
+def _states(pruners):
+    """Dict from the name of a state to the pair of its variable and what it is."""
+    found = {}
+    for number, pruner in enumerate(pruners):
+        for path, states in pruner.state_variables.items():
+            for key, state in states.items():
+                words = f"state '{key}' of kernel '{path}'"
+                found[f"state_{number}_{path}_{key}"] = state, words
+        for index, (_, states) in enumerate(pruner.extra_states()):
+            for key, state in states.items():
+                words = f"state '{key}' of parameter {index} without a mask"
+                found[f"state_{number}_{index}_{key}"] = state, words
+    return found
+
+
+def _meanings(pruners):
+    """Dict from a kernel's path to what its masks and states are made by."""
+    return {
+        path: meaning_of(rule)
+        for pruner in pruners
+        for path, rule in pruner.rules.items()
+    }
+
+
+def _check_meanings(here, there):
+    for path, meaning in here.items():
+        for key, value in meaning.items():
+            saved = there.get(path, {}).get(key)
+            if saved != value:
+                raise ValueError(
+                    f"The checkpoint does not fit {_OWNER}: kernel '{path}' was pruned "
+                    f"with {key}={saved!r}, and is with {key}={value!r} now. Use the "
+                    "same config. Nothing of the pruning state was assigned."
+                )
+
+
+def _set_counts(pruner, global_step, updated_at, optimizer):
     with keras.device("cpu"):
-        step, updated_at = (
-            keras.Variable(saved[key], dtype="int64", trainable=False, name=key)
-            for key in ("step", "updated_at")
-        )
+        counts = [
+            keras.Variable(value, dtype="int64", trainable=False, name="count")
+            for value in (global_step, updated_at)
+        ]
     # Bound for a moment, the pruner takes the counts over.
-    pruner.bind(step, updated_at, optimizer)
+    pruner.bind(*counts, optimizer)
     pruner.bind(None, None, optimizer)
-    pruner.refresh()
-    pruner.apply_masks()
+
+
+def _as_tensor(array):
+    import torch
+
+    if str(array.dtype) == "bfloat16":
+        # NumPy has no such type of its own, by which torch would know it.
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

@@ -3,7 +3,7 @@
 from keras_pruner.config import as_config
 from keras_pruner.pruners.create import create_pruners
 from keras_pruner.pytorch.attachment import Attachment
-from keras_pruner.pytorch.checkpoint import load_whole_state, whole_state
+from keras_pruner.pytorch.checkpoint import load_state, state_of
 from keras_pruner.pytorch.context import beside_training, check_backend
 from keras_pruner.pytorch.group import PrunerGroup
 from keras_pruner.pytorch.modules import ModuleView, unwrap
@@ -209,7 +209,7 @@ class PytorchBasePruner(PrunerGroup):
             `torch.load(weights_only=True)` reads. Masks take one bit a weight.
         """
         with self._beside_training():
-            return whole_state(self.pruners)
+            return state_of(self.pruners)
 
     def load_state_dict(self, state):
         """Takes a state that `state_dict` returned, and applies its masks.
@@ -225,4 +225,4 @@ class PytorchBasePruner(PrunerGroup):
         """
         slots = None if self._attachment is None else self._attachment.slots
         with self._beside_training():
-            load_whole_state(self.pruners, state, slots)
+            load_state(self.pruners, state, slots)

@@ -1,0 +1,214 @@
+"""Every `keras.applications` model and KerasHub backbone: does pruning work with it?
+
+Each is built with random weights for small inputs, pruned to 80 % by `PruningCallback`
+in a `fit` of one step, saved in the midst of it, loaded, and stripped; and a copy is
+made by `wrap` where the model can be cloned. Each model has a process of its own.
+
+    python benchmarks/models.py --json models.json
+    python benchmarks/models.py --only 'ResNet|Bert'
+    python benchmarks/models.py --smoke
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import catalogue
+import keras
+import numpy as np
+from keras import ops
+
+import keras_pruner
+from keras_pruner import PruningCallback, find_kernels, strip, wrap
+
+TARGET = 0.8
+STEPS = ("finds", "prunes", "trains", "saves", "strips", "wraps")
+SMOKE = ("MobileNetV2", "BertBackbone", "LlamaBackbone")
+
+
+def random_inputs(model, batch=2, length=8):
+    """Returns random inputs of the structure that a model takes."""
+    generator = np.random.default_rng(0)
+
+    def values(tensor):
+        # A sound needs a few thousand samples.
+        length_of = 2048 if tensor.shape[-1] == 1 else length
+        sizes = [length_of if size is None else size for size in tensor.shape[1:]]
+        shape = (batch, *sizes)
+        if tensor.dtype == "bool" or "mask" in tensor.name:
+            return np.ones(shape, "bool" if tensor.dtype == "bool" else "int32")
+        if "int" in tensor.dtype:
+            top = 2 if "segment" in tensor.name else length
+            return generator.integers(0, top, shape).astype("int32")
+        return generator.random(shape, dtype="float32")
+
+    return keras.tree.map_structure(values, model.input)
+
+
+def outputs_of(model, inputs):
+    return keras.tree.map_structure(ops.convert_to_numpy, model(inputs, training=False))
+
+
+def worst_difference(first, second):
+    """Returns the largest difference of outputs, relative to the largest output."""
+    pairs = zip(keras.tree.flatten(first), keras.tree.flatten(second), strict=True)
+    return max(
+        np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0))
+        for a, b in pairs
+    )
+
+
+def check(condition, message):
+    if not condition:
+        raise RuntimeError(message)
+
+
+def shares(model, search):
+    """Returns the share of weights in matrix-like kernels that a search reached.
+
+    Matrix-like are all trainable weights with two or more axes longer than one, and no
+    biases. They are found without the package's rules.
+
+    Args:
+        model: Keras model.
+        search: `KernelSearch` with embeddings asked for.
+
+    Returns:
+        Tuple of the share without tables of embeddings and the share with them.
+    """
+    tables = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Embedding)
+        for variable in layer.variables
+    }
+    found = {id(kernel.variable) for kernel in search.kernels}
+    counts = {True: [0, 0], False: [0, 0]}
+    for variable in model.trainable_variables:
+        matrix_like = sum(size > 1 for size in variable.shape) > 1
+        reached = id(variable) in found
+        if reached or (matrix_like and "bias" not in variable.name):
+            size = math.prod(variable.shape)
+            counts[id(variable) in tables][0] += size * reached
+            counts[id(variable) in tables][1] += size
+    (reached, total), (reached_tables, total_tables) = counts[False], counts[True]
+    return reached / total, (reached + reached_tables) / (total + total_tables)
+
+
+class SaveInside(keras.callbacks.Callback):
+    """Saves the model while it is pruned, after the only step."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.save(self.path)
+
+
+def run(name, build, folder):
+    """Puts one model through everything.
+
+    Returns:
+        Dict of what was measured; `"passed"` lists the steps that worked, and
+        `"failure"` says what the first one that did not.
+    """
+    row = {"name": name, "passed": [], "failure": None}
+    start = time.perf_counter()
+    try:
+        _run(build, os.path.join(folder, f"{name}.keras"), row)
+    except Exception as error:
+        traceback.print_exc()
+        row["failure"] = f"{type(error).__name__}: {error}"[:400]
+    row["seconds"] = time.perf_counter() - start
+    return row
+
+
+def _run(build, path, row):
+    keras.utils.set_random_seed(0)
+    model = build()
+    row["parameters"] = model.count_params()
+    search = find_kernels(model, embeddings=True)
+    row["kernels"] = len(find_kernels(model).kernels)
+    row["share"], row["share_with_embeddings"] = shares(model, search)
+    check(row["share"] >= 0.95, f"only {row['share']:.1%} of the weights are reached")
+    row["passed"].append("finds")
+
+    inputs = random_inputs(model)
+    targets = keras.tree.map_structure(np.ones_like, outputs_of(model, inputs))
+    losses = keras.tree.map_structure(lambda output: "mse", targets)
+    model.compile("sgd", losses, jit_compile=False)
+    pruning = PruningCallback(
+        target_sparsity=TARGET, begin_step=0, end_step=0, verbose=False
+    )
+    before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
+    model.fit(inputs, targets, verbose=0, callbacks=[pruning, SaveInside(path)])
+    (pruner,) = pruning.pruners
+    zeros = sum(
+        int(np.sum(ops.convert_to_numpy(kernel.variable) == 0))
+        for kernel in pruner.kernels
+    )
+    expected = round(TARGET * pruner.num_weights)
+    check(zeros >= expected, f"{zeros} zeros of {expected}")
+    check(pruner.num_pruned == expected, f"{pruner.num_pruned} pruned of {expected}")
+    row["passed"].append("prunes")
+    moved = any(
+        np.any((new != old) & (new != 0))
+        for old, new in zip(
+            before, map(ops.convert_to_numpy, model.trainable_variables), strict=True
+        )
+    )
+    check(moved, "no weight was trained")
+    row["passed"].append("trains")
+
+    result = outputs_of(model, inputs)
+    del pruning, pruner, before
+    loaded = keras.models.load_model(path)
+    row["difference_loaded"] = worst_difference(outputs_of(loaded, inputs), result)
+    check(row["difference_loaded"] < 1e-5, f"loaded: {row['difference_loaded']:.1e}")
+    row["passed"].append("saves")
+    del loaded
+    gc.collect()
+
+    plain = strip(model)
+    check(type(plain) is type(model), f"stripped to a {type(plain).__name__}")
+    row["difference_stripped"] = worst_difference(outputs_of(plain, inputs), result)
+    check(row["difference_stripped"] == 0, f"strip: {row['difference_stripped']:.1e}")
+    row["passed"].append("strips")
+    del plain
+    gc.collect()
+
+    wrapped = wrap(model)
+    difference = worst_difference(outputs_of(wrapped, inputs), result)
+    check(difference < 1e-5, f"wrapped: {difference:.1e}")
+    plain = strip(wrapped)
+    difference = worst_difference(outputs_of(plain, inputs), result)
+    check(difference < 1e-5, f"wrapped and stripped: {difference:.1e}")
+    row["passed"].append("wraps")
+
+
+def everything():
+    return catalogue.applications() | catalogue.backbones()
+
+
+if __name__ == "__main__":
+    import sys, re
+
+    for name, build in everything().items():
+        if re.search(sys.argv[1], name):
+            with tempfile.TemporaryDirectory() as f:
+                r = run(name, build, f)
+            print("ROW", r, flush=True)
+            keras.backend.clear_session()

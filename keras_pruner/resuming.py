@@ -1,0 +1,150 @@
+"""What of a pruning run is saved with its optimizer, and how another run takes it on."""
+
+import json
+
+from keras import ops
+
+from keras_pruner.criteria import CRITERIA
+from keras_pruner.saved_state import check_variables, read_state, write_state
+
+_OWNER = "the optimizer"
+
+
+def save_run(optimizer, store):
+    """Writes masks, counts and states of a `PruningOptimizer`, and what they mean.
+
+    Args:
+        optimizer: Built `PruningOptimizer`.
+        store: Dict-like store of Keras.
+    """
+    masks = {name: mask for name, (mask, _) in _masks(optimizer).items()}
+    arrays = {name: variable for name, (variable, _) in _arrays(optimizer).items()}
+    write_state(store, _description(optimizer), masks, arrays)
+
+
+def load_run(optimizer, store):
+    """Reads what `save_run` wrote; checks all of it before it assigns any.
+
+    Args:
+        optimizer: Built `PruningOptimizer`.
+        store: Dict-like store of Keras.
+
+    Raises:
+        ValueError: If it is damaged, or of other kernels, another pattern, criterion or
+            pruner; the message names the first difference.
+    """
+    description, masks, arrays = read_state(store, _OWNER)
+    _check_fit(optimizer, description, masks, arrays)
+    for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
+        for name, (variable, _) in known.items():
+            variable.assign(values[name])
+    optimizer.plan = description["plan"]
+    optimizer.meanings = _by_index(description["meanings"])
+
+
+def take_over(optimizer, restored):
+    """Copies masks, counts and states of an optimizer that was loaded with the model.
+
+    Args:
+        optimizer: Built `PruningOptimizer` of the run that goes on.
+        restored: Built `PruningOptimizer` of the model.
+
+    Raises:
+        ValueError: As `load_run`; nothing is assigned.
+    """
+    masks, arrays = _masks(restored), _arrays(restored)
+    _check_fit(
+        optimizer,
+        _description(restored),
+        {name: variable for name, (variable, _) in masks.items()},
+        {name: variable for name, (variable, _) in arrays.items()},
+    )
+    for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
+        for name, (variable, _) in known.items():
+            # A copy, for JAX donates each buffer but once.
+            variable.assign(ops.copy(values[name][0]))
+    optimizer.plan = restored.plan
+
+
+def meaning_of(rule):
+    """Returns plain values that say what a kernel's masks and states were made by.
+
+    Args:
+        rule: `TrainingRule`.
+    """
+    config = rule.config
+    meaning = {
+        "pruning_type": config.pruning_type,
+        "pattern": str(config.pattern),
+        "criterion": CRITERIA.serialize(config.criterion),
+    }
+    return json.loads(json.dumps(meaning, default=str))
+
+
+def _masks(optimizer):
+    """Dict from the name of a mask to the pair of its variable and what it is."""
+    variables = optimizer._trainable_variables
+    return {
+        f"mask_{index}": (mask, f"mask of kernel '{variables[index].path}'")
+        for index, mask in optimizer.masks.items()
+    }
+
+
+def _arrays(optimizer):
+    """Dict from the name of a count or state to its variable and what it is."""
+    variables = optimizer._trainable_variables
+    found = {"step": (optimizer.step, "count of steps")}
+    for number, update in enumerate(optimizer.updates):
+        found[f"updated_at_{number}"] = update, f"step of update of pruner {number}"
+    for (index, key), state in optimizer.states.items():
+        words = f"state '{key}' of kernel '{variables[index].path}'"
+        found[f"state_{index}_{key}"] = state, words
+    return found
+
+
+def _description(optimizer):
+    variables = optimizer._trainable_variables
+    return {
+        "plan": optimizer.plan,
+        "meanings": {
+            str(index): {"path": variables[index].path, **meaning}
+            for index, meaning in optimizer.meanings.items()
+        },
+    }
+
+
+def _by_index(meanings):
+    return {
+        int(index): {key: value for key, value in meaning.items() if key != "path"}
+        for index, meaning in meanings.items()
+    }
+
+
+def _check_fit(optimizer, description, masks, arrays):
+    """Raises at the first difference between what was saved and what is here."""
+    owner = "this model and pruning config"
+    variables = optimizer._trainable_variables
+    paths = {f"mask_{i}": m["path"] for i, m in description["meanings"].items()}
+    for name, array in masks.items():
+        if name not in _masks(optimizer):
+            raise ValueError(
+                f"The checkpoint does not fit {owner}: it has a mask of shape "
+                f"{tuple(array.shape)} for kernel '{paths.get(name, name)}', which is "
+                "not pruned here: other kernels were pruned. Use the same model and "
+                "config, or load a saved model with `compile=False` and compile it "
+                "anew. Nothing of the pruning state was assigned."
+            )
+    check_variables(masks, _masks(optimizer), owner)
+    saved = _by_index(description["meanings"])
+    for index, meaning in optimizer.meanings.items():
+        for key, here in meaning.items():
+            there = saved.get(index, {}).get(key, here)
+            if there != here:
+                raise ValueError(
+                    f"The checkpoint does not fit {owner}: kernel "
+                    f"'{variables[index].path}' was pruned with {key}={there!r}, and "
+                    f"is with {key}={here!r} now. Use the same config, or load a saved "
+                    "model with `compile=False` and compile it anew. Nothing of the "
+                    "pruning state was assigned."
+                )
+    check_variables(arrays, _arrays(optimizer), owner)
