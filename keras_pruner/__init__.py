@@ -37,6 +37,7 @@ from keras_pruner.pruners import (
     create_pruners,
     register_pruner,
 )
+from keras_pruner.pytorch import PytorchBasePruner
 from keras_pruner.regularizers import (
     REGULARIZERS,
     Regularizer,
@@ -75,6 +76,7 @@ __all__ = [
     "PruningOptimizer",
     "PruningScheduler",
     "PruningSummaries",
+    "PytorchBasePruner",
     "Regularizer",
     "Report",
     "Schedule",

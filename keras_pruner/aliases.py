@@ -24,10 +24,10 @@ VALUE_ALIASES = {
     "allocation": {"local": "uniform"},
     "regularizer": {"none": None},
 }
-# Type names there -> the Keras classes they stand for.
+# Type names there -> the classes of Keras and torch that they stand for.
 TYPE_ALIASES = {
-    "Linear": ("Dense",),
-    "Conv": ("Conv1D", "Conv2D", "Conv3D"),
+    "Linear": ("Dense", "Linear"),
+    "Conv": ("Conv1D", "Conv2D", "Conv3D", "Conv1d", "Conv2d", "Conv3d"),
 }
 
 

@@ -19,14 +19,15 @@ def collect_kernels(modules, config):
     """Finds and selects the kernels of what a user gave as `modules`.
 
     Args:
-        modules: Model, layer, or dict; see `KerasBasePruner`.
+        modules: Model, layer, or dict; see `KerasBasePruner`. Or an object with a
+            method `find_kernels(embeddings)` that returns a `KernelSearch`.
         config: `PruningConfig`.
 
     Returns:
         Tuple of the list of selected `Kernel`s and the list of `Skipped`.
     """
     embeddings = "Embedding" in (config.layer_types or ())
-    if isinstance(modules, keras.layers.Layer):
+    if isinstance(modules, keras.layers.Layer) or hasattr(modules, "find_kernels"):
         modules = {None: modules}
     if not isinstance(modules, dict):
         raise TypeError(
@@ -80,6 +81,8 @@ def _kernels_of(name, module, embeddings):
         layout = dense_layout(shape) if len(shape) == 2 else conv_layout(shape)
         return KernelSearch((Kernel(name, module, layout),), ())
     if not isinstance(module, keras.layers.Layer):
+        if hasattr(module, "find_kernels"):
+            return module.find_kernels(embeddings)
         raise TypeError(
             f"Module '{name}' must be a Keras layer, a keras.Variable or a Kernel. "
             f"Received: {module!r} of type {type(module).__name__}"

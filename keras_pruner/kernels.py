@@ -175,10 +175,20 @@ def _layouts(layer, embeddings):
     if isinstance(layer, layers.Embedding):
         rule = _simple_rule(dense_layout, "embeddings", "reverse_embeddings")
         return rule(layer) if embeddings else None
+    layouts = registered_layouts(layer)
+    return hub_layouts(layer, own_variables(layer)) if layouts is None else layouts
+
+
+def registered_layouts(layer):
+    """Returns `{variable name: layout}` by the registered rules, or `None` if none is.
+
+    Args:
+        layer: Keras layer, or a `torch.nn.Module` of a class with a rule.
+    """
     for layer_class, rule in _RULES:
         if isinstance(layer, layer_class):
             return rule(layer)
-    return hub_layouts(layer, own_variables(layer))
+    return None
 
 
 def find_kernels(model, *, embeddings=False, name=None):

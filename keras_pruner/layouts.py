@@ -24,6 +24,8 @@ class KernelLayout:
         outputs: Number of outputs.
         groups: Groups of a convolution (its depth for a depthwise one).
         permutation: Order of the kernel's axes in the matrix, or `None` for as is.
+        split: Shape that the kernel is given before its axes are permuted, where one
+            of them holds two, e.g. groups and channels; `None` for as is.
         heads: Attention heads that stand side by side in the matrix; 0 for none.
         head_axis: Axis of the matrix that the heads divide: 0 (K) or 1 (N).
     """
@@ -36,6 +38,7 @@ class KernelLayout:
     permutation: tuple | None = None
     heads: int = 0
     head_axis: int = 1
+    split: tuple | None = None
 
     @property
     def window_size(self):
@@ -56,6 +59,8 @@ class KernelLayout:
 
     def to_matrix(self, kernel):
         """Views a tensor of the kernel's shape as its `(K, N)` matrix."""
+        if self.split is not None:
+            kernel = ops.reshape(kernel, self.split)
         if self.permutation is not None:
             kernel = ops.transpose(kernel, self.permutation)
         return ops.reshape(kernel, (self.rows, self.outputs))
@@ -64,9 +69,11 @@ class KernelLayout:
         """Inverse of `to_matrix`."""
         if self.permutation is None:
             return ops.reshape(matrix, self.shape)
-        permuted = ops.reshape(matrix, [self.shape[axis] for axis in self.permutation])
+        axes = self.split or self.shape
+        permuted = ops.reshape(matrix, [axes[axis] for axis in self.permutation])
         inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
-        return ops.transpose(permuted, inverse)
+        kernel = ops.transpose(permuted, inverse)
+        return kernel if self.split is None else ops.reshape(kernel, self.shape)
 
 
 def dense_layout(shape):

@@ -1,4 +1,8 @@
-"""The state that an optimizer keeps for each weight, such as its momentum."""
+"""The state that an optimizer keeps for each weight, such as its momentum.
+
+An optimizer that is not Keras' is given as an object with methods `slots_of(variable)`,
+`get_steps()` and `set_steps(steps)`.
+"""
 
 from keras import ops
 
@@ -27,6 +31,8 @@ def slots_of(optimizer, variable):
     Returns:
         List of `keras.Variable`s of the variable's shape; empty for plain SGD.
     """
+    if hasattr(optimizer, "slots_of"):
+        return optimizer.slots_of(variable)
     optimizer = innermost(optimizer)
     known = optimizer._trainable_variables
     position = _position(optimizer, variable)
@@ -53,6 +59,8 @@ def moving_average_of(optimizer, variable):
     Returns:
         `keras.Variable`, or `None` if there is none.
     """
+    if hasattr(optimizer, "slots_of"):
+        return None
     optimizer = innermost(optimizer)
     position = _position(optimizer, variable)
     if not optimizer.use_ema or position is None:
@@ -78,3 +86,25 @@ def clear_slots(optimizer, variable, where=None):
         value = ops.convert_to_tensor(slot)
         zeros = ops.zeros_like(value)
         slot.assign(zeros if where is None else ops.where(where, zeros, value))
+
+
+def get_steps(optimizer):
+    """Returns the optimizer's own count of steps, as an int tensor or integer."""
+    if hasattr(optimizer, "get_steps"):
+        return optimizer.get_steps()
+    # JAX donates buffers, each but once.
+    return ops.copy(innermost(optimizer)._iterations)
+
+
+def set_steps(optimizer, steps):
+    """Sets the optimizer's own count of steps, for its bias corrections and the like.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+        steps: Int tensor.
+    """
+    if hasattr(optimizer, "set_steps"):
+        optimizer.set_steps(steps)
+    else:
+        count = innermost(optimizer)._iterations
+        count.assign(ops.cast(ops.copy(steps), count.dtype))

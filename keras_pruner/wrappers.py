@@ -11,6 +11,7 @@ from keras_pruner.config import PruningConfig, as_config
 from keras_pruner.copies import copy_model, copy_of, is_functional
 from keras_pruner.kernels import find_kernels
 from keras_pruner.pruners.create import partition_kernels
+from keras_pruner.pytorch import is_torch_module, strip_module
 from keras_pruner.saved_state import check_variables, read_state, write_state
 
 
@@ -247,14 +248,17 @@ def strip(model):
     differs only in being uncompiled.
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model; or, with Keras on torch, a `torch.nn.Module` that
+            `PytorchBasePruner` has pruned, whose copy is not compiled and has no hooks.
 
     Returns:
-        Keras model with the same outputs.
+        Keras model, or torch module, with the same outputs.
 
     Raises:
         ValueError: If the model cannot be copied.
     """
+    if is_torch_module(model):
+        return strip_module(model)
     check_built(model)
 
     def strip_layer(layer):

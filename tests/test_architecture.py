@@ -1,4 +1,4 @@
-"""Imports run downward through the layers, and only `compiled` knows a backend."""
+"""Imports run downward through the layers, and few modules know a backend."""
 
 import ast
 import pathlib
@@ -17,6 +17,7 @@ LAYERS = [
     ["collect", "masking", "plan", "training", "flow", "resuming"],
     ["probe"],
     ["pruners"],
+    ["pytorch"],
     ["optimizer", "wrappers", "plots"],
     ["at_init", "backup", "callbacks", "report", "summaries"],
     ["demo"],
@@ -31,8 +32,11 @@ def part_of(path):
 
 
 def imports_of(path):
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    return names_in(ast.walk(ast.parse(path.read_text())))
+
+
+def names_in(nodes):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,14 +67,21 @@ def test_imports_run_downward():
     assert upward == []
 
 
-def test_only_compiled_imports_a_backend():
-    found = {
-        part_of(path)
-        for path in sources()
-        for name in imports_of(path)
-        if name.split(".")[0] in BACKENDS
-    }
-    assert found == {"compiled"}
+def backends_in(names):
+    return {name.split(".")[0] for name in names} & BACKENDS
+
+
+def test_only_compiled_and_pytorch_import_a_backend():
+    found = {part_of(path): backends_in(imports_of(path)) for path in sources()}
+    assert {part for part in found if found[part]} <= {"compiled", "pytorch"}
+
+
+def test_backends_are_imported_where_they_are_needed():
+    # So that the package can be imported with any one of them.
+    for path in sources():
+        body = ast.parse(path.read_text()).body
+        outside = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert not backends_in(names_in(outside)), path
 
 
 def test_modules_stay_short():

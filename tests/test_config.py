@@ -337,7 +337,7 @@ def test_setting_given_under_two_names_is_an_error():
 INTEL = {
     "op_names": (["head"], {"include": ("head",)}),
     "excluded_op_names": (["head"], {"exclude": ("head",)}),
-    "pruning_op_types": (["Linear"], {"layer_types": ("Dense",)}),
+    "pruning_op_types": (["Linear"], {"layer_types": ("Dense", "Linear")}),
     "start_step": (5, {"begin_step": 5}),
     "pruning_frequency": (7, {"frequency": 7}),
     "pruning_scope": ("local", {"allocation": "uniform"}),
@@ -385,7 +385,11 @@ def test_values_that_intel_spells_otherwise_are_mapped():
         "Conv1D",
         "Conv2D",
         "Conv3D",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
         "Dense",
+        "Linear",
     )
 
 

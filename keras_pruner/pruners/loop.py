@@ -69,7 +69,18 @@ class LoopHooks:
                 if mask is not None:
                     self.mask_variables[path].assign(mask)
 
-    def mask_gradients(self, gradients):
+    def mask_gradients(self, gradients, true_gradients=None):
+        """Makes the gradients that the optimizer gets, and remembers the true ones.
+
+        Args:
+            gradients: As for `on_before_optimizer_step`.
+            true_gradients: Dict from a kernel's name to what criteria see in place of
+                its gradient, where that is not what the loss has, e.g. was clipped.
+
+        Returns:
+            The same form as `gradients`.
+        """
+        true_gradients = true_gradients or {}
         replicas = num_replicas()
         if replicas > 1:
             self._check_replicated(replicas)
@@ -82,7 +93,8 @@ class LoopHooks:
             if rule.needs_gradients:
                 # A copy: on TensorFlow and torch the tensor is the variable itself.
                 seen = ops.copy(weight)
-                self._observed[kernel.path] = seen, ops.cast(gradient, "float32")
+                true = true_gradients.get(kernel.path, gradient)
+                self._observed[kernel.path] = seen, ops.cast(true, "float32")
                 self._has_seen_gradients = True
             if rule.keeps_dense:
                 # The optimizer steps on what the mask hides, too.
@@ -93,7 +105,7 @@ class LoopHooks:
             return rule.shape_gradient(gradient, weight, mask, states, share)
 
         with no_gradients():
-            return _pair_gradients(self.kernels, gradients, shape)
+            return pair_gradients(self.kernels, gradients, shape)
 
     def _check_replicated(self, replicas):
         """Raises if something is kept of a gradient that only one replica has seen."""
@@ -134,22 +146,23 @@ class LoopHooks:
         between the optimizer's step and `on_after_optimizer_step`.
 
         Args:
-            learning_rate: Float.
+            learning_rate: Float; or a dict from a kernel's name to its float.
         """
-        rate = ops.convert_to_tensor(learning_rate, "float32")
         with no_gradients():
             for kernel in self.kernels if self.config.regularizer else ():
-                path = kernel.path
+                path, rate = kernel.path, learning_rate
+                if isinstance(rate, dict):
+                    rate = rate[path]
                 value = self.rules[path].regularize(
                     ops.convert_to_tensor(kernel.variable),
                     self.mask_variables[path],
                     self.state_variables[path],
-                    rate,
+                    ops.convert_to_tensor(rate, "float32"),
                 )
                 kernel.variable.assign(value)
 
 
-def _pair_gradients(kernels, gradients, shape):
+def pair_gradients(kernels, gradients, shape):
     """Changes the gradients of pruned kernels, in whatever form they came.
 
     Args:

@@ -5,7 +5,7 @@ from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
 from keras_pruner.schedules import Pace
-from keras_pruner.slots import clear_slots, innermost, moving_average_of
+from keras_pruner.slots import clear_slots, get_steps, moving_average_of, set_steps
 from keras_pruner.training import StateSpec, TrainingRule
 
 
@@ -91,8 +91,7 @@ class LotteryTicket(KerasBasePruner):
                 rewind.assign(ops.copy(variable))
             if self._optimizer is not None:
                 for states in self.state_variables.values():
-                    # JAX donates buffers, each but once.
-                    steps = ops.copy(innermost(self._optimizer)._iterations)
+                    steps = get_steps(self._optimizer)
                     states["steps"].assign(ops.cast(steps, "int32"))
         else:
             self.rewind()
@@ -111,9 +110,7 @@ class LotteryTicket(KerasBasePruner):
             average = moving_average_of(optimizer, variable)
             if average is not None:
                 average.assign(ops.copy(rewind))
-        steps = next(iter(self.state_variables.values()))["steps"]
-        count = innermost(optimizer)._iterations
-        count.assign(ops.cast(ops.copy(steps), count.dtype))
+        set_steps(optimizer, next(iter(self.state_variables.values()))["steps"])
 
 
 def _trainable_variables(modules):
@@ -121,8 +118,9 @@ def _trainable_variables(modules):
     members = modules.values() if isinstance(modules, dict) else [modules]
     found = {}
     for member in members:
-        if isinstance(member, keras.layers.Layer):
-            found |= {id(v): v for v in member.trainable_variables}
+        # A kernel or a variable by itself has none.
+        for variable in getattr(member, "trainable_variables", ()):
+            found[id(variable)] = variable
     return list(found.values())
 
 

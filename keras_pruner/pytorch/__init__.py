@@ -1,0 +1,6 @@
+"""Plain torch modules, without Keras layers. torch is imported where it is needed."""
+
+from keras_pruner.pytorch.pruner import PytorchBasePruner
+from keras_pruner.pytorch.strip import is_torch_module, strip_module
+
+__all__ = ["PytorchBasePruner", "is_torch_module", "strip_module"]

@@ -1,0 +1,228 @@
+"""The pruner of plain torch modules."""
+
+from keras_pruner.config import as_config
+from keras_pruner.pruners.create import create_pruners
+from keras_pruner.pytorch.attachment import Attachment
+from keras_pruner.pytorch.checkpoint import load_state, state_of
+from keras_pruner.pytorch.context import beside_training, check_backend
+from keras_pruner.pytorch.group import PrunerGroup
+from keras_pruner.pytorch.modules import ModuleView, unwrap
+from keras_pruner.pytorch.settings import check_settings, with_module_selectors
+from keras_pruner.pytorch.strip import plain_name, strip_module
+
+
+class PytorchBasePruner(PrunerGroup):
+    """Prunes a plain `torch.nn.Module`, in a training loop that stays as it is.
+
+    ```python
+    import torch
+
+    net = torch.nn.Sequential(
+        torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3)
+    )
+    optimizer = torch.optim.AdamW(net.parameters())
+    pruner = PytorchBasePruner(
+        {"target_sparsity": 0.9, "begin_step": 0, "end_step": 20}, net
+    )
+    pruner.attach(net, optimizer)
+    for _ in range(30):
+        optimizer.zero_grad()
+        logits = net(torch.from_numpy(x))
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(y)).backward()
+        optimizer.step()
+    pruner.detach()
+    plain = pruner.strip()
+    ```
+
+    Each parameter is seen as a `keras.Variable` that shares its memory, and each config
+    has a registered pruner (`pruning_type`) as for a Keras model. So patterns,
+    criteria, allocations, schedules, regularizers and pruners are the same, those that
+    users register too, and masks equal those of the Keras layer of the same weights.
+
+    Prunable are the weights of Linear, Bilinear, all convolutions, RNN, LSTM, GRU and
+    their cells, MultiheadAttention, Embedding if `layer_types` names it; and what
+    `register_kernel_rule`, or a method `prunable_kernels()` of a module, says. A
+    kernel's path is its parameter's name with `/` for `.`, without the `_orig_mod` of
+    `torch.compile`.
+
+    It needs Keras on torch: set `KERAS_BACKEND=torch` before Keras is imported.
+    `grasp`, `synflow` and pattern `"mha"` are for Keras models only.
+
+    Args:
+        config: `PruningConfig`, or a dict for `PruningConfig.from_dict`. `include` and
+            `exclude` take torch modules, too.
+        modules: What to prune: a `torch.nn.Module`; or a dict from a name of your
+            choice to a module, or to a parameter of two or more axes with its outputs
+            first. A module with one kernel gives that kernel its name in the dict.
+
+    Attributes:
+        pruners: List of the pruners that do the work: one for the config and one for
+            each local config. `config`, `scheduler` and the like are the first's.
+        kernels: Tuple of the `Kernel`s that are pruned.
+        skipped: Tuple of `Skipped`: what is left dense, and why.
+        num_weights: Weights in all kernels.
+        num_pruned: Weights that the masks zero.
+
+    Raises:
+        RuntimeError: If Keras runs on another backend.
+        ValueError: If nothing is prunable (naming each parameter and why), a selector
+            matches nothing, a module holds Keras layers, or a setting is invalid.
+        TypeError: If `modules` holds anything else.
+    """
+
+    def __init__(self, config, modules, framework="pytorch"):
+        check_backend()
+        if framework != "pytorch":
+            raise ValueError(
+                "PytorchBasePruner prunes torch modules: `framework` must be 'pytorch'."
+                f" Received: framework={framework!r}"
+            )
+        config = with_module_selectors(as_config(config))
+        check_settings(config)
+        view = ModuleView(modules)
+        self.device = view.device
+        with beside_training(self.device):
+            self.pruners = create_pruners(config, view)
+        self._attachment = None
+        super().__init__(config, modules, framework)
+
+    def attach(self, module, optimizer, total_steps=None):
+        """Prunes while an optimizer trains, through hooks on it.
+
+        The loop stays as it is: with gradient accumulation, `clip_grad_norm_`,
+        `GradScaler`, closures, parameter groups, `torch.compile`. A mask update that is
+        due at once is made at once. Attach when the weights are those to begin with.
+
+        Args:
+            module: The module that is trained and holds what is pruned; also as
+                `torch.compile` or `DistributedDataParallel` returned it.
+            optimizer: `torch.optim.Optimizer` that trains all pruned parameters.
+            total_steps: Optimizer steps of the training; needed only if the config
+                leaves `begin_step` or `end_step` open.
+
+        Returns:
+            The pruner itself.
+
+        Raises:
+            ValueError: If it is attached already, the module or the optimizer has not
+                all of the pruned parameters, or the steps are not known.
+            TypeError: If `module` or `optimizer` is something else.
+        """
+        self._check_attachable(module, optimizer)
+        with self._beside_training():
+            for pruner in self.pruners:
+                if pruner.scheduler is None:
+                    pruner.schedule_steps(total_steps)
+            self.scheduler = self.pruners[0].scheduler
+            attachment = Attachment(self.pruners, optimizer, self.device)
+            for pruner in self.pruners:
+                pruner.attach_optimizer(attachment.slots)
+                pruner.take_over_weights()
+                pruner.on_train_begin()
+                pruner.update_if_due()
+        attachment.begin()
+        self._attachment = attachment
+        self._module = module
+        return self
+
+    def detach(self):
+        """Takes the hooks out; warns if the target was not reached.
+
+        The masks are enforced no longer. What was pruned is zero, and `strip` gives it
+        as a plain module. Attached again, the pruner goes on where it stopped.
+        """
+        if self._attachment is None:
+            raise ValueError("The pruner is not attached: call `attach` first.")
+        self._attachment.end()
+        self._attachment = None
+        self.on_train_end()
+
+    def strip(self, module=None):
+        """Returns a plain copy of a module with the pruned weights exactly zero.
+
+        Args:
+            module: The module to copy; by default the one that was attached, or the one
+                that was given as `modules`. It may be another one with parameters of
+                the same names, such as that of an `AveragedModel`. It is not changed.
+
+        Returns:
+            `torch.nn.Module`: not compiled, without hooks of the pruner.
+
+        Raises:
+            ValueError: If the module has not the pruned parameters.
+        """
+        own = self._own_module()
+        names = {
+            id(parameter): plain_name(name)
+            for name, parameter in unwrap(own).named_parameters()
+        }
+        masks = self.masks
+        return strip_module(
+            own if module is None else module,
+            {names[id(k.variable.value)]: masks[k.path] for k in self.kernels},
+        )
+
+    def _own_module(self):
+        module = getattr(self, "_module", self.modules)
+        if isinstance(module, dict):
+            raise ValueError(
+                "The pruner was made of a dict and never attached, so the whole module "
+                "is not known. Call `attach` before `strip`."
+            )
+        return module
+
+    def _check_attachable(self, module, optimizer):
+        import torch
+
+        if self._attachment is not None:
+            raise ValueError("The pruner is attached already: call `detach` first.")
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"`module` must be a torch.nn.Module. Received: {module!r}")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"`optimizer` must be a torch.optim.Optimizer. Received: {optimizer!r}"
+            )
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        for name, parameters, advice in (
+            ("module", module.parameters(), "Attach the module that was pruned."),
+            ("optimizer", trained, "Add them to it, or leave them out by `exclude`."),
+        ):
+            present = {id(parameter) for parameter in parameters}
+            missing = [
+                kernel.path
+                for kernel in self.kernels
+                if id(kernel.variable.value) not in present
+            ]
+            if missing:
+                raise ValueError(
+                    f"`{name}` has not these pruned parameters: {', '.join(missing)}. "
+                    f"{advice}"
+                )
+
+    # Resuming.
+
+    def state_dict(self):
+        """Returns masks, memories and counts, to be saved beside model and optimizer.
+
+        Returns:
+            Dict of numbers, strings and tensors, which `torch.save` writes and
+            `torch.load(weights_only=True)` reads. Masks take one bit a weight.
+        """
+        with self._beside_training():
+            return state_of(self.pruners)
+
+    def load_state_dict(self, state):
+        """Takes a state that `state_dict` returned, and applies its masks.
+
+        Call it together with those of model and optimizer, before or after `attach`.
+
+        Args:
+            state: Dict.
+
+        Raises:
+            ValueError: If it does not fit the model or the config, naming the first
+                mismatch; nothing changes then.
+        """
+        slots = None if self._attachment is None else self._attachment.slots
+        with self._beside_training():
+            load_state(self.pruners, state, slots)

@@ -1,0 +1,58 @@
+"""What a `PruningConfig` for torch modules may hold besides, and what it may not."""
+
+import dataclasses
+
+
+def check_settings(config):
+    """Raises a `ValueError` for what needs a Keras model.
+
+    Args:
+        config: `PruningConfig`.
+    """
+    for part in (config, *config.local_configs):
+        _refuse_keras_only(part)
+
+
+class _ModuleSelector:
+    """Selects the kernels of a torch module, also of modules inside of it."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __call__(self, kernel):
+        return any(p is kernel.variable.value for p in self.module.parameters())
+
+    def __repr__(self):
+        return repr(self.module)
+
+
+def with_module_selectors(config):
+    """Returns a config in which torch modules, which can be called, select."""
+    import torch
+
+    def selector(given):
+        return _ModuleSelector(given) if isinstance(given, torch.nn.Module) else given
+
+    def selectors(given):
+        return None if given is None else tuple(map(selector, given))
+
+    return dataclasses.replace(
+        config,
+        include=selectors(config.include),
+        exclude=selectors(config.exclude),
+        local_configs=tuple(map(with_module_selectors, config.local_configs)),
+    )
+
+
+def _refuse_keras_only(config):
+    if getattr(config.criterion, "at_init_only", False):
+        raise ValueError(
+            f"Criterion '{config.criterion.name}' scores an untrained model by "
+            "`prune_at_init`, which takes Keras models only. For a torch module use "
+            "'snip' with `begin_step` and `end_step` 1."
+        )
+    if config.pattern.name == "mha":
+        raise ValueError(
+            "Pattern 'mha' takes Keras' attention layers only. For a torch module use "
+            "'1xchannel' on its in_proj_weight, or blocks."
+        )

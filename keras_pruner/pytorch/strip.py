@@ -1,0 +1,65 @@
+"""A plain copy of a torch module."""
+
+import copy
+
+import keras
+from keras import ops
+
+from keras_pruner.pytorch.context import beside_training
+from keras_pruner.pytorch.modules import unwrap
+from keras_pruner.training import keep
+
+
+def is_torch_module(module):
+    """Whether something is a torch module and no Keras layer, with Keras on torch."""
+    if keras.backend.backend() != "torch" or isinstance(module, keras.layers.Layer):
+        return False
+    import torch
+
+    return isinstance(module, torch.nn.Module)
+
+
+def strip_module(module, masks=None):
+    """Returns a plain copy of a module: not compiled, no hooks, pruned weights zero.
+
+    Args:
+        module: `torch.nn.Module`, compiled, wrapped for data parallelism, or as it is.
+            It is not changed.
+        masks: Dict from a parameter's name in the module to its bool mask, for a module
+            that does not hold the zeros already, e.g. an average of weights.
+
+    Returns:
+        `torch.nn.Module`.
+
+    Raises:
+        ValueError: If the module has no parameter of a mask's name and shape.
+    """
+    module, masks = unwrap(module), masks or {}
+    own = {plain_name(name): p for name, p in module.named_parameters()}
+    wrong = [
+        f"'{name}' {tuple(mask.shape)}"
+        for name, mask in masks.items()
+        if name not in own or own[name].shape != mask.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{type(module).__name__} has not the parameters that were pruned: "
+            f"{', '.join(wrong)} is missing or of another shape."
+        )
+    # A copy that meets a compiled part of the module takes the plain part instead.
+    # Inner parts come last, and are the first to be copied.
+    memo = {}
+    for part in reversed(list(module.modules())):
+        if hasattr(part, "_orig_mod"):
+            memo[id(part)] = copy.deepcopy(unwrap(part), memo)
+    plain = copy.deepcopy(module, memo)
+    parameters = dict(plain.named_parameters())
+    for name, mask in masks.items():
+        with beside_training(parameters[name].device):
+            parameters[name].copy_(keep(parameters[name], ops.convert_to_tensor(mask)))
+    return plain
+
+
+def plain_name(name):
+    """Returns the name that a parameter has in the module without `torch.compile`."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
