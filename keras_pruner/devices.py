@@ -1,4 +1,4 @@
-"""Several devices: where what belongs to a kernel lives, and what Keras cannot do there.
+"""Several devices: where what belongs to a kernel lives, and what Keras cannot do.
 
 On TensorFlow a kernel made under a `tf.distribute` strategy has a copy on each replica.
 On JAX a kernel made under a `keras.distribution` is laid out over a mesh. Masks and
