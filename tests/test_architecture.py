@@ -10,6 +10,7 @@ LAYERS = [
     ["version", "registry"],
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots", "devices"],
     ["selection", "schedules", "kernels"],
+    ["ranking"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
