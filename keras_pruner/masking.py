@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_pruner.reductions import ordered_sum, rounded_square
+from keras_pruner.reductions import rounded_square, sum_of_all
 from keras_pruner.selection import select_lowest
 
 # Below every finite score, and finite itself.
@@ -206,6 +206,5 @@ def zero_groups(config, members):
 def _l2_norm(weights):
     total = 0.0
     for weight in weights:
-        values = ops.reshape(ops.cast(weight, "float32"), (-1,))
-        total = total + ordered_sum(rounded_square(values), 0)
+        total = total + sum_of_all(rounded_square(ops.cast(weight, "float32")))
     return ops.maximum(ops.sqrt(total), 1e-30)

@@ -84,15 +84,24 @@ def count_lowest(scores, thresholds):
     """
     keys = ordered_keys(_as_rows(scores))
     rows, columns = keys.shape
-    # Four counters of eight bits share an integer, so at most 255 rows are summed.
-    num_blocks = -(-rows // 255)
-    height = rows // num_blocks
+    height = _block_height(rows)
+    num_blocks = rows // height
     whole = num_blocks * height
     blocks = ops.reshape(keys[:whole], (num_blocks, height, columns))
     counts = _unpack(ops.sum(_pack(blocks, thresholds), axis=1))
     if whole < rows:
         counts = counts + _unpack(_pack(keys[whole:], thresholds))
     return counts
+
+
+def _block_height(rows):
+    """How many rows are summed at once: four counters of eight bits share an integer.
+
+    A divisor of their number, if there is one: blocks then end where a device's rows
+    end, and none is moved.
+    """
+    divisors = [height for height in range(16, 256) if rows % height == 0]
+    return divisors[-1] if divisors else rows // -(-rows // 255)
 
 
 def _as_rows(scores):

@@ -16,17 +16,13 @@ from keras_pruner import KerasBasePruner, PruningCallback
 # Small enough to train to the last bit alike; and larger than a sample of their scores.
 SMALL, LARGE = (16, 8, 12), (256, 512, 260)
 SCHEDULE = {"begin_step": 1, "end_step": 3, "frequency": 1}
-# In `fit`: settings.
-TRAINED = {
-    "rigl": {"pruning_type": "rigl"},
-    "channels": {"criterion": "block_mask", "pattern": "channelx1"},
-}
+# In `fit`; its memory has another shape than the kernel.
+TRAINED = {"channels": {"criterion": "block_mask", "pattern": "channelx1"}}
 # Once, from the weights: settings, and whether these are as large as each other, so
 # that ties are cut.
 UPDATED = {
     "joint": ({}, False),
     "ties": ({"allocation": "uniform"}, True),
-    "n:m": ({"pattern": "3:4"}, False),
 }
 
 
