@@ -31,6 +31,29 @@ def ordered_sum(x, axis):
     return x[0]
 
 
+def sum_of_all(x):
+    """Sums all elements: pairs of neighbouring rows, again and again, then a row.
+
+    Where rows or columns are divided over devices, neighbours live together until
+    little is left. So hardly anything is moved, and the order is still the same.
+
+    Args:
+        x: Float tensor of a static shape, with at least one axis.
+
+    Returns:
+        Tensor () of the dtype of `x`.
+    """
+    x = ops.reshape(x, (-1, x.shape[-1]))
+    size = x.shape[0]
+    while size > 1:
+        pairs = ops.reshape(x[: size - size % 2], (size // 2, 2, -1))
+        folded = pairs[:, 0] + pairs[:, 1]
+        # The odd one out waits for the next round.
+        x = ops.concatenate([folded, x[-1:]]) if size % 2 else folded
+        size = x.shape[0]
+    return ordered_sum(x[0], 0)
+
+
 def rounded_square(x):
     """Squares float32 values so that a sum of squares is equal on every backend.
 

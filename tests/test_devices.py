@@ -1,8 +1,10 @@
 """Training on several devices. Backends take their number at the start of a process."""
 
 import json
+import math
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -16,12 +18,12 @@ FOLDER = pathlib.Path(__file__).parent
 SECONDS = 600
 
 
-def start(script, *arguments):
+def start(script, *arguments, **environment):
     """Starts a script of this folder, on the package that is tested here."""
     path = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, str(FOLDER / script), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path, "KERAS_BACKEND": BACKEND},
+        env=os.environ | {"PYTHONPATH": path, "KERAS_BACKEND": BACKEND} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,3 +95,37 @@ def test_workers_that_share_a_loop_hold_the_masks_of_one():
         assert workers[0][loop]["pruned"] == 76
         assert_same(workers[0][loop], alone[loop])
     assert "keras.callbacks.CallbackList" in workers[0]["refused"]
+
+
+def largest_exchange(folder):
+    """Elements of the largest tensor that compiled programs gather or move."""
+    moves = r"(?:all-gather|all-to-all|collective-permute)(?:-start)?"
+    pattern = rf"\[([\d,]*)\]\S* {moves}\("
+    sizes = [
+        math.prod(int(size) for size in shape.split(",") if size)
+        for path in folder.glob("*after_optimizations.txt")
+        for shape in re.findall(pattern, path.read_text())
+    ]
+    return max(sizes)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
+def test_sharded_kernels_get_sharded_masks_and_are_never_gathered(tmp_path):
+    flags = (
+        "--xla_force_host_platform_device_count=4 "
+        f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    )
+    [found] = results(start("devices_jax.py", XLA_FLAGS=flags))
+    assert found.pop("devices") == 4
+    for case, result in found.items():
+        assert result["masks"] == found[case.split("/")[0] + "/none"]["masks"]
+        assert result["zeros"] == result["pruned"] > 0
+        for name, axes in result["layouts"].items():
+            layer, _, part = name.split("/")
+            if case.endswith("/model") and layer != "head" and part != "memory":
+                by_columns = layer == "by_columns"
+                assert axes == ([None, "model"] if by_columns else ["model", None])
+            else:
+                assert set(axes) <= {None}
+    # A sample of the scores is gathered; the smaller sharded kernel has 131,072.
+    assert 0 < largest_exchange(tmp_path) < 131_072 / 4
