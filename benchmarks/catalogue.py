@@ -127,7 +127,6 @@ BACKBONES = {
         "stackwise_block_types": ["v1", "fused", "unfused"],
         "stackwise_force_input_filters": [0] * 3,
         "stackwise_nores_option": [False] * 3,
-        "num_features": 64,
     },
     "ElectraBackbone": {
         "vocab_size": 50,

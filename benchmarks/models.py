@@ -65,8 +65,8 @@ def worst_difference(first, second):
     """Returns the largest difference of outputs, relative to the largest output."""
     pairs = zip(keras.tree.flatten(first), keras.tree.flatten(second), strict=True)
     return max(
-        np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0))
-        for a, b in pairs
+        float(np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0)))
+        for a, b in ((np.float64(a), np.float64(b)) for a, b in pairs)
     )
 
 
@@ -151,11 +151,11 @@ def _run(build, path, row):
     losses = keras.tree.map_structure(lambda output: "mse", targets)
     model.compile("sgd", losses, jit_compile=False)
     pruning = PruningCallback(
-        target_sparsity=TARGET, begin_step=0, end_step=0, verbose=False
+        target_sparsity=TARGET, begin_step=1, end_step=1, verbose=False
     )
     before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
     model.fit(
-        inputs, targets, verbose=0, callbacks=[pruning, SaveInside(path)]
+        inputs, targets, batch_size=1, verbose=0, callbacks=[pruning, SaveInside(path)]
     )
     (pruner,) = pruning.pruners
     zeros = sum(
