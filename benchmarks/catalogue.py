@@ -285,13 +285,12 @@ def backbones():
         import keras_hub
     except ImportError:
         return {}
+    models = keras_hub.models
     made = {
-        name: lambda make=getattr(keras_hub.models, name), arguments=arguments: make(
-            **arguments
-        )
+        name: lambda name=name, arguments=arguments: getattr(models, name)(**arguments)
         for name, arguments in BACKBONES.items()
     }
-    return made | _composed(keras_hub.models)
+    return made | _composed(models)
 
 
 def _composed(models):

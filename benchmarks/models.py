@@ -9,15 +9,10 @@ made by `wrap` where the model can be cloned. Each model has a process of its ow
     python benchmarks/models.py --smoke
 """
 
-import argparse
 import gc
-import json
 import math
 import os
-import pathlib
-import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +25,6 @@ import keras
 import numpy as np
 from keras import ops
 
-import keras_pruner
 from keras_pruner import PruningCallback, find_kernels, strip, wrap
 
 TARGET = 0.8
@@ -206,7 +200,9 @@ def everything():
 
 
 if __name__ == "__main__":
-    import sys, re
+    import re
+    import sys
+
     for name, build in everything().items():
         if re.search(sys.argv[1], name):
             with tempfile.TemporaryDirectory() as f:

@@ -35,9 +35,7 @@ _LAYOUTS = {
     "Qwen3_5GatedDeltaNet": _all(_channel_window_layout, "conv1d_kernel"),
     "Qwen3_5MoeExperts": _TWO_MATRICES,
     "QwenMoeExperts": _TWO_MATRICES,
-    "RWKV7TimeMix": _all(
-        dense_layout, "w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"
-    ),
+    "RWKV7TimeMix": _all(dense_layout, "w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"),
 }
 
 
