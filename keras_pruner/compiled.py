@@ -23,7 +23,6 @@ class CompiledFunction:
         self.function = function
         self.trace_count = 0
 
-        @functools.wraps(function)
         def traced(*arguments):
             self.trace_count += 1
             return function(*arguments)
@@ -37,6 +36,66 @@ class CompiledFunction:
     def __repr__(self):
         name = getattr(self.function, "__qualname__", repr(self.function))
         return f"<CompiledFunction {name}, traced {self.trace_count} times>"
+
+
+class FunctionCache:
+    """Calls pure functions of tensors, each compiled once for all calls that are alike.
+
+    Calls are alike if the function, what it depends on besides tensors, and the shapes
+    and dtypes of the tensors are. So kernels of one shape share what is compiled.
+
+    Args:
+        compile: Makes a function callable; `CompiledFunction` by default.
+    """
+
+    def __init__(self, compile=CompiledFunction):
+        self._compile = compile
+        self._functions = {}
+
+    def __call__(self, function, *arguments, about=None, **settings):
+        """Calls a function.
+
+        Args:
+            function: Pure function, called `function(*arguments, **settings)`; with
+                `about` as the first argument, if given.
+            *arguments: (Nested lists of) tensors.
+            about: Object whose `signature` is hashable and says what the function may
+                depend on. It may change in the first call, by what that looks at.
+            **settings: Further hashable arguments.
+        """
+        static = (function, tuple(sorted(settings.items())), _signature(arguments))
+        cached = self._functions.get((static, _signature_of(about)))
+        if cached is not None:
+            return cached(*arguments)
+        leading = () if about is None else (about,)
+        made = self._compile(functools.partial(function, *leading, **settings))
+        result = made(*arguments)
+        self._functions[static, _signature_of(about)] = made
+        return result
+
+    def __len__(self):
+        return len(self._functions)
+
+    @property
+    def trace_count(self):
+        """How often functions were traced: each once, if no call had to be repeated."""
+        return sum(made.trace_count for made in self._functions.values())
+
+
+def _signature_of(about):
+    return None if about is None else about.signature
+
+
+def call_directly(function, *arguments, about=None, **settings):
+    """Calls a function as `FunctionCache` does, without compiling it."""
+    leading = () if about is None else (about,)
+    return function(*leading, *arguments, **settings)
+
+
+def _signature(arguments):
+    """Returns what tells two calls apart: structure, shapes and dtypes."""
+    flat = keras.tree.flatten_with_path(arguments)
+    return tuple((path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat)
 
 
 def _compile(function, use_xla):
@@ -68,10 +127,7 @@ class _ConcreteFunctions:
     def __call__(self, *arguments):
         # Variables become tensors, else a trace would hold on to the variable.
         arguments = keras.tree.map_structure(keras.ops.copy, arguments)
-        signature = tuple(
-            (tuple(tensor.shape), tensor.dtype)
-            for tensor in keras.tree.flatten(arguments)
-        )
+        signature = _signature(arguments)
         if signature not in self.concrete:
             self.concrete[signature] = self.function.get_concrete_function(*arguments)
         return self.concrete[signature](*arguments)

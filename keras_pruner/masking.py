@@ -1,8 +1,8 @@
-"""Score -> pattern -> allocation -> mask: the pure maths of one mask update.
+"""Score -> pattern -> select -> mask: the pure maths of one mask update.
 
 Kernels that lose the same groups together, such as those of an attention layer whose
-heads are pruned, form a *unit*; most kernels are a unit of their own. Counts are per
-unit.
+heads are pruned, form a *unit*; most kernels are a unit of their own. All functions
+here look at one unit, so that what is compiled for one serves all that are alike.
 """
 
 from typing import Any, NamedTuple
@@ -10,78 +10,93 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_pruner.reductions import ordered_sum, rounded_square
-from keras_pruner.selection import count_lowest_jointly, select_lowest
+from keras_pruner.selection import select_lowest
 
 # Below every finite score, and finite itself.
 LOWEST_SCORE = -3e38
 HIGHEST_SCORE = 3e38
 
 
-class UpdateInputs(NamedTuple):
-    """What one mask update is made from.
+class ScoredKernel:
+    """What the maths of an update may know of a kernel: its layout and its path.
+
+    Kernels of one layout share what is compiled, unless the path is looked at: then it
+    is a part of the unit's signature.
+    """
+
+    def __init__(self, kernel):
+        self.layout = kernel.layout
+        self.path_is_read = False
+        self._path = kernel.path
+
+    @property
+    def path(self):
+        self.path_is_read = True
+        return self._path
+
+
+class Unit:
+    """Kernels that lose the same groups together.
+
+    Args:
+        indices: Positions of the kernels among all that are pruned.
+        kernels: The `Kernel`s.
+        rules: Their `TrainingRule`s, which know how memories are kept.
+
+    Attributes:
+        kernels: Tuple of `ScoredKernel`s.
+    """
+
+    def __init__(self, indices, kernels, rules):
+        self.indices = tuple(indices)
+        self.kernels = tuple(map(ScoredKernel, kernels))
+        self.rules = tuple(rules)
+
+    @property
+    def signature(self):
+        """Hashable: what the maths of an update depends on, besides tensors."""
+        return tuple(
+            (kernel.layout, kernel._path if kernel.path_is_read else None)
+            for kernel in self.kernels
+        )
+
+
+class UnitInputs(NamedTuple):
+    """What the masks of one unit are made from.
 
     Args:
         weights: List of the kernels' values.
         masks: List of their masks, if the pruner asks for them, else empty.
         states: List of dicts of the states that the pruner asks for.
-        counts: Int tensor (units,): groups to prune in each; unused where the
-            allocation ranks jointly.
-        target: Int tensor (): weights to prune in all, for a joint ranking.
-        lower: Int tensor (units,): fewest groups of each.
-        upper: Int tensor (units,): most groups of each.
+        counts: Dict from what is made, `"masks"` or a state, to how many groups are
+            pruned in it, an int tensor ().
         extra: Dict of further tensors of fixed shapes.
+        groups: List of the one tensor of the groups' scores, if made already.
+        brackets: Dict from what is made to the `Bracket` that a joint ranking found.
     """
 
     weights: list
     masks: list
     states: list
-    counts: Any
-    target: Any
-    lower: Any
-    upper: Any
+    counts: dict
     extra: dict
+    groups: list = ()
+    brackets: dict = {}
 
 
-class UpdateResult(NamedTuple):
-    """What one mask update makes.
+class UnitResult(NamedTuple):
+    """The masks of one unit.
 
     Args:
         masks: List of bool masks, each of its kernel's shape; `True` = keep.
-        counts: Int32 tensor (units,): groups pruned in each.
+        states: List of dicts of the states that change.
         finite: Bool tensor (2, kernels): whether all of a kernel's weights, and all of
             what its criterion remembers, are finite.
-        states: List of dicts of the states that change.
     """
 
     masks: list
-    counts: Any
-    finite: Any
     states: list
-
-
-def make_masks(config, kernels, rules, inputs):
-    """Scores, groups, allocates and selects.
-
-    Args:
-        config: `PruningConfig`, complete.
-        kernels: The `Kernel`s.
-        rules: Their `TrainingRule`s, which know how memories are kept.
-        inputs: `UpdateInputs`.
-
-    Returns:
-        `UpdateResult`.
-    """
-    scores = score_kernels(config, kernels, rules, inputs)
-    groups = score_units(config, kernels, inputs.weights, scores)
-    counts = unit_counts(config, kernels, groups, inputs)
-    masks = expand_units(config, kernels, groups, scores, counts)
-    states = [{} for _ in kernels]
-    if config.regularizer is not None and config.regularizer.grows:
-        final = inputs._replace(**inputs.extra["final"])
-        final_counts = unit_counts(config, kernels, groups, final)
-        kept = expand_units(config, kernels, groups, scores, final_counts)
-        states = [{"doomed": ops.logical_not(mask)} for mask in kept]
-    return UpdateResult(masks, ops.cast(counts, "int32"), are_finite(inputs), states)
+    finite: Any
 
 
 def are_finite(inputs):
@@ -94,12 +109,12 @@ def are_finite(inputs):
     return ops.stack([ops.stack(weights), ops.stack(memories)])
 
 
-def score_kernels(config, kernels, rules, inputs):
-    """Returns a list of the kernels' scores."""
+def score_kernels(config, unit, inputs):
+    """Returns a list of the scores of a unit's kernels."""
     return [
         score_kernel(config, kernel, rule, weight, state.get("memory"))
         for kernel, rule, weight, state in zip(
-            kernels, rules, inputs.weights, inputs.states, strict=True
+            unit.kernels, unit.rules, inputs.weights, inputs.states, strict=True
         )
     ]
 
@@ -123,70 +138,54 @@ def scores_are_pooled(config):
     return pools and not config.pattern.chooses_weights
 
 
-def score_units(config, kernels, weights, scores):
-    """Returns the scores by which each unit's groups are ranked, as a list."""
+def score_groups(config, unit, weights, scores):
+    """Returns the scores by which a unit's groups are ranked."""
     pattern = config.pattern
-    pooled = scores_are_pooled(config)
-    units = []
-    for unit in pattern.couple(kernels):
-        parts = []
-        for index in unit:
-            layout = kernels[index].layout
-            part = scores[index]
-            if pooled:
-                # Criteria may flatten what the pattern keeps in two axes.
-                shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
-                part = ops.reshape(part, shape.shape)
-            else:
-                part = pattern.group_scores(part, layout, config.group_reduction)
-            parts.append(part)
-        groups = sum(parts[1:], parts[0])
-        if getattr(config.allocation, "normalize", None) == "l2":
-            groups = groups / _l2_norm([weights[index] for index in unit])
-        if config.resume_from_pruned_checkpoint:
-            members = [(kernels[index], weights[index]) for index in unit]
-            groups = ops.where(zero_groups(config, members), LOWEST_SCORE, groups)
-        if config.low_memory_usage:
-            groups = ops.cast(groups, "bfloat16")
-        units.append(groups)
-    return units
+    parts = []
+    for kernel, part in zip(unit.kernels, scores, strict=True):
+        layout = kernel.layout
+        if scores_are_pooled(config):
+            # Criteria may flatten what the pattern keeps in two axes.
+            shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
+            part = ops.reshape(part, shape.shape)
+        else:
+            part = pattern.group_scores(part, layout, config.group_reduction)
+        parts.append(part)
+    groups = sum(parts[1:], parts[0])
+    if getattr(config.allocation, "normalize", None) == "l2":
+        groups = groups / _l2_norm(weights)
+    if config.resume_from_pruned_checkpoint:
+        members = list(zip(unit.kernels, weights, strict=True))
+        groups = ops.where(zero_groups(config, members), LOWEST_SCORE, groups)
+    if config.low_memory_usage:
+        groups = ops.cast(groups, "bfloat16")
+    return groups
 
 
-def unit_counts(config, kernels, groups, inputs):
-    """Returns how many groups each unit gives: as asked, or by a joint ranking."""
-    if not config.allocation.ranks_jointly:
-        return inputs.counts
-    sizes = [
-        sum(config.pattern.group_size(kernels[index].layout) for index in unit)
-        for unit in config.pattern.couple(kernels)
-    ]
-    return count_lowest_jointly(
-        groups, sizes, inputs.target, inputs.lower, inputs.upper
-    )
+def select_groups(groups, inputs, what="masks"):
+    """Marks the lowest groups, as many as asked for.
+
+    Args:
+        groups: Float tensor: the groups' scores.
+        inputs: `UnitInputs`.
+        what: What they are selected for: a key of `inputs.counts`.
+    """
+    return select_lowest(groups, inputs.counts[what], inputs.brackets.get(what))
 
 
-def expand_units(config, kernels, groups, scores, counts):
-    """Selects each unit's lowest groups, and returns the masks of all kernels."""
-    selected = [select_lowest(group, counts[i]) for i, group in enumerate(groups)]
-    return masks_of_groups(config, kernels, selected, scores)
-
-
-def masks_of_groups(config, kernels, selected, scores):
-    """Turns the chosen groups of each unit into the masks of all kernels.
+def expand_groups(config, unit, pruned, scores):
+    """Turns the chosen groups into the masks of the unit's kernels.
 
     Args:
         config: `PruningConfig`.
-        kernels: The `Kernel`s.
-        selected: List of bool tensors, one per unit; `True` = prune.
+        unit: `Unit`.
+        pruned: Bool tensor of the groups; `True` = prune.
         scores: List of the kernels' scores.
     """
-    masks = [None] * len(kernels)
-    for unit, pruned in zip(config.pattern.couple(kernels), selected, strict=True):
-        for index in unit:
-            layout = kernels[index].layout
-            mask = config.pattern.expand(pruned, scores[index], layout)
-            masks[index] = layout.from_matrix(mask)
-    return masks
+    return [
+        kernel.layout.from_matrix(config.pattern.expand(pruned, score, kernel.layout))
+        for kernel, score in zip(unit.kernels, scores, strict=True)
+    ]
 
 
 def zero_groups(config, members):
@@ -194,7 +193,7 @@ def zero_groups(config, members):
 
     Args:
         config: `PruningConfig`.
-        members: List of pairs of a unit's `Kernel`s and their values.
+        members: List of pairs of a unit's kernels and their values.
     """
     marks = None
     for kernel, weight in members:

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from keras import ops
-
 from keras_pruner.allocations.base import (
     KernelPlan,
     allocate_counts,
@@ -28,16 +26,6 @@ class Demand:
     target: int
     lower: list
     upper: list
-
-    def tensors(self):
-        """Returns the fields as a dict of tensors, of fixed shapes and dtypes."""
-        dtype = "int32" if self.target < 2**31 else "int64"
-        return {
-            "counts": ops.convert_to_tensor(self.counts, dtype="int32"),
-            "target": ops.convert_to_tensor(self.target, dtype=dtype),
-            "lower": ops.convert_to_tensor(self.lower, dtype="int32"),
-            "upper": ops.convert_to_tensor(self.upper, dtype="int32"),
-        }
 
 
 class PruningPlan:

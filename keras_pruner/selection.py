@@ -1,12 +1,45 @@
-"""The exact k lowest scores of one tensor, or of many tensors ranked together.
+"""The exact k lowest scores of one tensor, without sorting it.
 
-Nothing is sorted. A float32 is mapped to an int32 of the same order, and the k-th
-smallest key is found by bisection on its bits: at most 32 counting passes, whatever
-the number of scores, and exact with ties. Ties are then cut by index.
+A float32 is mapped to an int32 of the same order, its key. The k-th smallest key lies
+in a bracket, `low < key <= high`, which passes over the scores narrow: each counts the
+scores below several thresholds at once. A small sample places the first thresholds,
+interpolation the later ones; where that gains little, the bracket is divided evenly. So
+a few passes find the key, a bad guess only costs passes, and the result is exact. Ties
+are then cut by index.
+
+Only counts leave a pass. So the same search ranks many tensors together, and tensors
+that are divided over devices; see `ranking.py`.
 """
+
+import math
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+NUM_THRESHOLDS = 4
+# Ends of the widest bracket: beyond every key, and one short of the ends of int32.
+_LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
+# Largest float32 that is an int32.
+_LARGEST_FLOAT = 2.0**31 - 128
+# Largest number of scores that are sorted to place the first thresholds.
+SAMPLE_SIZE = 16384
+
+
+class Bracket(NamedTuple):
+    """Where the sought key lies: in `low < key <= high`.
+
+    Args:
+        low: Int32 tensor ().
+        high: Int32 tensor ().
+        below: Int tensor (tensors,): how many keys of each are `<= low`.
+        reached: Int tensor (tensors,): how many keys of each are `<= high`.
+    """
+
+    low: Any
+    high: Any
+    below: Any
+    reached: Any
 
 
 def count_dtype():
@@ -17,8 +50,8 @@ def count_dtype():
 def ordered_keys(scores):
     """Maps float scores to integer keys of the same order and width.
 
-    The bits of a non-negative float, read as an integer, are already in order; those
-    of a negative one run backwards. `-0.0` and `0.0` get one key.
+    A float's bits are its sign and its magnitude, which orders as an integer does: the
+    key is that magnitude with the sign. `-0.0` and `0.0` get one key.
 
     Args:
         scores: Tensor of finite values: bfloat16, or else read as float32.
@@ -27,126 +60,263 @@ def ordered_keys(scores):
         Int16 tensor for bfloat16, else int32, of the same shape.
     """
     if keras.backend.standardize_dtype(scores.dtype) == "bfloat16":
-        integer, largest = "int16", 2**15 - 1
+        integer, largest, width = "int16", 2**15 - 1, 16
     else:
         scores = ops.cast(scores, "float32")
-        integer, largest = "int32", 2**31 - 1
-    bits = ops.view(scores, integer)
+        integer, largest, width = "int32", 2**31 - 1, 32
     # All on integers, since a backend may take the smallest floats for zero.
-    backwards = ops.bitwise_xor(bits, ops.cast(largest, integer))
-    negative_zero = ops.cast(-largest - 1, integer)
-    backwards = ops.where(bits == negative_zero, ops.zeros_like(bits), backwards)
-    return ops.where(bits < 0, backwards, bits)
+    bits = ops.view(scores, integer)
+    sign = ops.right_shift(bits, ops.cast(width - 1, integer))
+    magnitude = ops.bitwise_and(bits, ops.cast(largest, integer))
+    # In two's complement, `(x ^ -1) - -1` is `-x`.
+    return ops.bitwise_xor(magnitude, sign) - sign
 
 
-def _middle(low, high):
-    """Floor of the mean of two int32, without overflow."""
-    return ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
+def count_lowest(scores, thresholds):
+    """Counts the scores whose key is at most each threshold, in one pass.
+
+    Args:
+        scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
+        thresholds: Int32 tensor of shape (4,).
+
+    Returns:
+        Int32 tensor of shape (4,).
+    """
+    keys = ordered_keys(_as_rows(scores))
+    rows, columns = keys.shape
+    # Four counters of eight bits share an integer, so at most 255 rows are summed.
+    num_blocks = -(-rows // 255)
+    height = rows // num_blocks
+    whole = num_blocks * height
+    blocks = ops.reshape(keys[:whole], (num_blocks, height, columns))
+    counts = _unpack(ops.sum(_pack(blocks, thresholds), axis=1))
+    if whole < rows:
+        counts = counts + _unpack(_pack(keys[whole:], thresholds))
+    return counts
 
 
-def _bisect(reached, low, high):
-    """Smallest int32 key in [low, high] for which the monotone `reached(key)` holds."""
-
-    def step(low, high):
-        middle = _middle(low, high)
-        enough = reached(middle)
-        return (
-            ops.where(enough, low, middle + 1),
-            ops.where(enough, middle, high),
-        )
-
-    low, _ = ops.while_loop(lambda low, high: low < high, step, (low, high))
-    return low
+def _as_rows(scores):
+    """Views a tensor as (rows, columns); the last axis stays, also if it is sharded."""
+    return ops.reshape(scores, (-1, scores.shape[-1]))
 
 
-def _count(condition, dtype="int32"):
-    return ops.cast(ops.sum(ops.cast(condition, "int32")), dtype)
+def _pack(keys, thresholds):
+    """Sets bit `8 * i` where a key is at most threshold i."""
+    keys = ops.cast(keys, "int32")
+    packed = ops.cast(keys <= thresholds[0], "int32")
+    for number in range(1, NUM_THRESHOLDS):
+        mark = ops.cast(keys <= thresholds[number], "int32")
+        packed = packed + mark * 2 ** (8 * number)
+    return packed
 
 
-def _extent(keys):
-    """Lowest and highest key, as int32."""
-    return ops.cast(ops.min(keys), "int32"), ops.cast(ops.max(keys), "int32")
+def _unpack(packed):
+    """Sums each of the four bytes of int32 values."""
+    fields = [
+        ops.bitwise_and(ops.right_shift(packed, 8 * number), 255)
+        for number in range(NUM_THRESHOLDS)
+    ]
+    return ops.stack([ops.cast(ops.sum(field), "int32") for field in fields])
 
 
-def select_lowest(scores, k):
+def open_bracket(num_scores):
+    """Returns the `Bracket` of keys that nothing is known of yet.
+
+    Args:
+        num_scores: List of the tensors' numbers of scores.
+    """
+    return Bracket(
+        low=ops.convert_to_tensor(_LOWEST_END, dtype="int32"),
+        high=ops.convert_to_tensor(_HIGHEST_END, dtype="int32"),
+        below=ops.zeros((len(num_scores),), dtype=count_dtype()),
+        reached=ops.convert_to_tensor(num_scores, dtype=count_dtype()),
+    )
+
+
+def is_found(bracket, total, target):
+    """Whether a bracket needs no further pass.
+
+    Args:
+        bracket: `Bracket`.
+        total: Function from counts, one per tensor along the first axis, to what is
+            compared with the target.
+        target: Int tensor ().
+
+    Returns:
+        Bool tensor (): the bracket holds one key; or its upper end gives exactly the
+        target, or no more than it; or its lower end no less.
+    """
+    # A difference that wraps around is a wide one.
+    width = bracket.high - bracket.low
+    is_single = ops.logical_and(width >= 0, width <= 1)
+    is_met = ops.logical_or(
+        total(bracket.reached) <= target, total(bracket.below) >= target
+    )
+    return ops.logical_or(is_single, is_met)
+
+
+def narrow(bracket, thresholds, counts, total, target):
+    """Narrows a bracket by what a pass has counted.
+
+    Args:
+        bracket: `Bracket` that is not found yet.
+        thresholds: Int32 tensor (4,), in any order.
+        counts: Int32 tensor (tensors, 4): how many keys of each are at most each
+            threshold.
+        total: See `is_found`.
+        target: See `is_found`.
+
+    Returns:
+        Tuple of the new `Bracket` and of whether it is not much narrower, as a bool
+        tensor.
+    """
+    ends = ops.stack([bracket.low, bracket.high])
+    keys = ops.concatenate([ends, thresholds])
+    counts = ops.concatenate(
+        [
+            ops.stack([bracket.below, bracket.reached], axis=1),
+            ops.cast(counts, bracket.below.dtype),
+        ],
+        axis=1,
+    )
+    is_enough = total(counts) >= target
+    # Thresholds lie within the bracket, so its own ends are chosen if no other is.
+    low = ops.argmax(ops.where(is_enough, -(2**31), keys))
+    high = ops.argmin(ops.where(is_enough, keys, 2**31 - 1))
+    narrowed = Bracket(
+        ops.take(keys, low),
+        ops.take(keys, high),
+        ops.take(counts, low, axis=1),
+        ops.take(counts, high, axis=1),
+    )
+    return narrowed, _width(narrowed) * 4 > _width(bracket)
+
+
+def _width(bracket):
+    width = bracket.high - bracket.low
+    wide = ops.cast(bracket.high, "float32") - ops.cast(bracket.low, "float32")
+    # Near 2^32 the difference of the integers wraps; below, it is exact.
+    return ops.where(width < 0, wide, ops.cast(width, "float32"))
+
+
+def place_thresholds(bracket, was_slow, total, target):
+    """Places the thresholds of the next pass.
+
+    Args:
+        bracket: `Bracket` that is not found yet.
+        was_slow: Bool tensor (): whether the latest pass gained little.
+        total: See `is_found`.
+        target: See `is_found`.
+
+    Returns:
+        Int32 tensor of shape (4,), within the bracket.
+    """
+    width = _width(bracket)
+    missing = ops.cast(target - total(bracket.below), "float32")
+    inside = ops.cast(total(bracket.reached) - total(bracket.below), "float32")
+    # As if the keys in the bracket were spread evenly: where the target's would be.
+    share = ops.clip((missing - 0.5) / ops.maximum(inside, 1.0), 0.0, 1.0)
+    deviation = ops.sqrt(share * (1 - share) / ops.maximum(inside, 1.0)) * width
+    near = ops.maximum(0.7 * deviation, 1.0)
+    # Wide enough for a density that is not quite even.
+    far = ops.maximum(3 * deviation, width / 32)
+    offset = share * width + ops.stack([-far, -near, near, far])
+    offset = ops.where(was_slow, width * _steps(0.2), offset)
+    offset = ops.where(width <= 5, _steps(1.0), offset)
+    most = ops.clip(width - 1, 1.0, _LARGEST_FLOAT)
+    return bracket.low + ops.cast(ops.clip(offset, 1.0, most), "int32")
+
+
+def _steps(step):
+    return ops.array([step, 2 * step, 3 * step, 4 * step], "float32")
+
+
+def sample_keys(scores, size):
+    """Returns the keys of about `size` scores from all over a tensor, as a vector."""
+    matrix = _as_rows(scores)
+    rows, columns = matrix.shape
+    # Neighbours in a row share a cache line, so rather few rows than few columns.
+    across = min(16, columns)
+    down = max(1, rows * columns // (max(1, size) * across))
+    return ops.reshape(ordered_keys(matrix[::down, ::across]), (-1,))
+
+
+def _first_thresholds(scores, k):
+    """Places the thresholds of the first pass around the quantile of a sample."""
+    total = math.prod(scores.shape)
+    keys = ops.sort(ops.cast(sample_keys(scores, min(total, SAMPLE_SIZE)), "int32"))
+    size = keys.shape[0]
+    share = ops.cast(k, "float32") / total
+    deviation = ops.sqrt(share * (1 - share) * size) + 1
+    place = share * size + deviation * ops.array((-3.0, 0.0, 0.0, 3.0), "float32")
+    place = ops.clip(ops.cast(place, "int32"), 0, size - 1)
+    # The two in the middle catch a key that many scores have.
+    return ops.take(keys, place) - ops.array((0, 1, 0, 0), "int32")
+
+
+def select_lowest(scores, k, bracket=None):
     """Marks exactly the k lowest scores; equal scores are taken by index.
 
     Args:
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         k: Integer or int tensor, clipped to [0, number of scores].
+        bracket: `Bracket` of one tensor, counted in these scores. If the sought key is
+            in it, no pass is made that was made before.
 
     Returns:
         Bool tensor of the same shape with exactly k `True`.
     """
-    shape = scores.shape
-    keys = ops.reshape(ordered_keys(scores), (-1,))
-    k = ops.clip(ops.cast(k, "int32"), 0, keys.shape[0])
-    threshold = _bisect(
-        lambda key: _count(keys <= ops.cast(key, keys.dtype)) >= k, *_extent(keys)
-    )
-    threshold = ops.cast(threshold, keys.dtype)
-    below = keys < threshold
-    tied = keys == threshold
-    num_tied = k - _count(below)
+    shape, size = scores.shape, math.prod(scores.shape)
+    k = ops.clip(ops.cast(k, count_dtype()), 0, size)
+    whole = open_bracket([size])
+    if bracket is None:
+        bracket = whole
+        thresholds = _first_thresholds(scores, k)
+    else:
+        holds = ops.logical_and(bracket.below[0] <= k, k <= bracket.reached[0])
+        bracket = Bracket(
+            *(ops.where(holds, b, w) for b, w in zip(bracket, whole, strict=True))
+        )
+        thresholds = place_thresholds(bracket, ops.array(False), _first, k)
 
-    # Ranks, not a threshold: tied scores must still select exactly k.
+    def step(bracket, thresholds):
+        counts = ops.expand_dims(count_lowest(scores, thresholds), 0)
+        narrowed, was_slow = narrow(bracket, thresholds, counts, _first, k)
+        return narrowed, place_thresholds(narrowed, was_slow, _first, k)
+
+    bracket, _ = ops.while_loop(
+        lambda bracket, _: ops.logical_not(is_found(bracket, _first, k)),
+        step,
+        (bracket, thresholds),
+    )
+    return ops.reshape(_mark(_as_rows(scores), bracket, k), shape)
+
+
+def _first(counts):
+    return counts[0]
+
+
+def _mark(scores, bracket, k):
+    """Marks the k lowest of a matrix of scores, given the bracket that was found."""
+    keys = ops.cast(ordered_keys(scores), "int32")
+    tied = ops.logical_and(keys > bracket.low, keys <= bracket.high)
+    rows, columns = keys.shape
+    missing = ops.cast(k - bracket.below[0], "int32")
+
     def cut():
-        rank = ops.cumsum(ops.cast(tied, "int32"))
-        return ops.logical_or(below, ops.logical_and(tied, rank <= num_tied))
+        """Index of the last tied score that is taken, -1 for none."""
+        passed = ops.cumsum(ops.sum(ops.cast(tied, "int32"), axis=1))
+        row = ops.minimum(ops.sum(ops.cast(passed < missing, "int32")), rows - 1)
+        in_row = ops.cast(ops.take(tied, row, axis=0), "int32")
+        before = ops.take(passed, row) - ops.sum(in_row)
+        is_taken = ops.cumsum(in_row) + before < missing
+        column = ops.sum(ops.cast(is_taken, "int32"))
+        return ops.where(missing > 0, row * columns + column, -1)
 
-    selected = ops.cond(
-        _count(tied) == num_tied, lambda: ops.logical_or(below, tied), cut
+    last = ops.cond(
+        ops.logical_or(bracket.reached[0] == k, missing == 0),
+        lambda: ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32")),
+        cut,
     )
-    return ops.reshape(selected, shape)
-
-
-def count_lowest_jointly(scores, group_sizes, target, lower, upper):
-    """Divides a joint ranking: how many of each tensor's scores are among the lowest.
-
-    All scores are ranked together and taken from the lowest on until their groups hold
-    `target` weights. No tensor gives fewer than its `lower` or more than its `upper`
-    groups: what a capped tensor does not give, the others give. Ties are taken tensor
-    by tensor. Where groups have different sizes and `target` falls inside a group, that
-    group is taken if this comes nearer to the target.
-
-    Args:
-        scores: List of float tensors, finite.
-        group_sizes: List of Python integers: weights in one group of each tensor.
-        target: Integer or int tensor: weights to take in all.
-        lower: Int tensor of shape (number of tensors,).
-        upper: Int tensor of shape (number of tensors,).
-
-    Returns:
-        Int tensor of shape (number of tensors,): groups to take from each, for
-        `select_lowest`.
-    """
-    dtype = count_dtype()
-    target = ops.cast(target, dtype)
-    sizes = ops.convert_to_tensor(group_sizes, dtype=dtype)
-    lower, upper = ops.cast(lower, dtype), ops.cast(upper, dtype)
-    all_keys = [ordered_keys(score) for score in scores]
-
-    def counts(key, strict=False):
-        found = []
-        for keys in all_keys:
-            bound = ops.cast(key, keys.dtype)
-            found.append(_count(keys < bound if strict else keys <= bound, dtype))
-        return ops.clip(ops.stack(found), lower, upper)
-
-    lows, highs = zip(*(_extent(keys) for keys in all_keys), strict=True)
-    threshold = _bisect(
-        lambda key: ops.sum(counts(key) * sizes) >= target,
-        ops.min(ops.stack(lows)),
-        ops.max(ops.stack(highs)),
-    )
-    below, available = counts(threshold, strict=True), counts(threshold)
-    missing = target - ops.sum(below * sizes)
-    taken = []
-    for index, size in enumerate(group_sizes):
-        room = available[index] - below[index]
-        # Nearest number of groups; a tie goes to the smaller one.
-        wanted = ops.maximum(missing + (size - 1) // 2, 0) // size
-        extra = ops.minimum(room, wanted)
-        missing = missing - extra * size
-        taken.append(below[index] + extra)
-    return ops.stack(taken)
+    index = ops.reshape(ops.arange(rows * columns, dtype="int32"), (rows, columns))
+    return ops.logical_or(keys <= bracket.low, ops.logical_and(tied, index <= last))

@@ -27,7 +27,7 @@ from keras_pruner.allocations.base import (
 from keras_pruner.compiled import CompiledFunction
 from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import Kernel, conv_layout, dense_layout
-from keras_pruner.masking import score_units
+from keras_pruner.masking import Unit, score_groups
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners import KerasBasePruner
 
@@ -454,7 +454,7 @@ def joint_masks(sparsity, first, second, **config):
     pruner = KerasBasePruner(config, two_dense(first, second))
     masks, counts, *_ = pruner.make_masks(pruner.update_inputs(sparsity))
     masks = [value_of(mask) for mask in masks]
-    return masks, value_of(counts).tolist()
+    return masks, counts
 
 
 def lowest_of_all(scores, k):
@@ -557,10 +557,10 @@ def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
     # A norm that rounds differently ranks the kernel's weights differently.
     generator = np.random.default_rng(0)
     config = PruningConfig(allocation="global_l2")
-    kernel = Kernel("a", None, dense_layout((64, 48)))
+    unit = Unit([0], [Kernel("a", None, dense_layout((64, 48)))], [None])
 
     def scores(weight):
-        return score_units(config, [kernel], [weight], [ops.abs(weight)])[0]
+        return score_groups(config, unit, [weight], [ops.abs(weight)])
 
     compiled = CompiledFunction(scores)
     weights = [

@@ -11,6 +11,7 @@ LAYERS = [
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
     ["selection", "schedules", "hub_rules"],
     ["kernels"],
+    ["ranking"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],

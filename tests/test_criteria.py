@@ -9,8 +9,7 @@ from conftest import BACKEND, value_of
 from keras import ops
 
 from keras_pruner import CRITERIA, KerasBasePruner, PruningConfig
-from keras_pruner.compiled import CompiledFunction
-from keras_pruner.masking import score_kernels
+from keras_pruner.compiled import FunctionCache
 
 WEIGHT = [[1, -2], [3, 0.5]]
 # Times WEIGHT: [[2, -2], [-3, 2]] and [[1, 0], [6, -1]].
@@ -266,20 +265,20 @@ ALL = [(name, arguments, pattern) for name, arguments, pattern, *_ in GOLDEN]
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize("name, arguments, pattern", ALL)
 def test_eager_and_compiled_scores_and_masks_are_equal(name, arguments, pattern):
-    pruner = fed_pruner(name, arguments, pattern)
-    rules = list(pruner.rules.values())
-
-    def score_and_mask(inputs):
-        scores = score_kernels(pruner.config, pruner.kernels, rules, inputs)
-        return scores, pruner.make_masks(inputs).masks
-
-    compiled = CompiledFunction(score_and_mask)
-    compiled(pruner.update_inputs(0.25))
-    inputs = pruner.update_inputs(0.5)
-    for found, expected in zip(compiled(inputs), score_and_mask(inputs), strict=True):
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(value_of(one), value_of(other))
-    assert compiled.trace_count == 1
+    pruner, run = fed_pruner(name, arguments, pattern), FunctionCache()
+    for sparsity in (0.25, 0.5):
+        inputs = pruner.update_inputs(sparsity)
+        made = pruner.make_masks(inputs, run)
+        for mask, expected in zip(
+            made.masks, pruner.make_masks(inputs).masks, strict=True
+        ):
+            np.testing.assert_array_equal(value_of(mask), value_of(expected))
+        for number, unit in enumerate(pruner.units):
+            arguments = pruner.unit_inputs(number, inputs)
+            scores = run(pruner.score_unit, arguments, about=unit)
+            expected = pruner.score_unit(unit, arguments)
+            np.testing.assert_array_equal(value_of(scores[0]), value_of(expected[0]))
+    assert run.trace_count == len(run)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_pruner.compiled import CompiledFunction
-from keras_pruner.selection import (
-    count_lowest_jointly,
-    ordered_keys,
-    select_lowest,
-)
+from keras_pruner.compiled import CompiledFunction, FunctionCache
+from keras_pruner.ranking import count_lowest_jointly
+from keras_pruner.selection import ordered_keys, select_lowest
 
 property_test = settings(max_examples=30, deadline=None, derandomize=True)
 IS_TRACED = BACKEND in ("tensorflow", "jax")
@@ -37,14 +34,9 @@ def lowest_by_sorting(scores, k):
 
 
 def jointly(scores, sizes, target, lower, upper):
-    counts = count_lowest_jointly(
-        [tensor(s) for s in scores],
-        sizes,
-        ops.convert_to_tensor(target, dtype="int32"),
-        ops.convert_to_tensor(lower, dtype="int32"),
-        ops.convert_to_tensor(upper, dtype="int32"),
-    )
-    return ops.convert_to_numpy(counts).tolist()
+    scores = [tensor(s) for s in scores]
+    counts, _ = count_lowest_jointly(scores, sizes, target, (lower, upper))
+    return counts
 
 
 def jointly_by_sorting(scores, sizes, target, lower, upper):
@@ -74,8 +66,8 @@ def jointly_by_sorting(scores, sizes, target, lower, upper):
 
 
 def test_ordered_keys_of_zero_and_one_are_the_bits():
-    # 1.0 is 0x3F800000; -1.0 is one below its negative: runs backwards from -1.
-    assert keys_of([0.0, 1.0, -1.0]).tolist() == [0, 0x3F800000, -0x3F800000 - 1]
+    # 1.0 is 0x3F800000.
+    assert keys_of([0.0, 1.0, -1.0]).tolist() == [0, 0x3F800000, -0x3F800000]
 
 
 def test_ordered_keys_rise_with_the_scores():
@@ -98,7 +90,7 @@ def test_ordered_keys_of_bfloat16_are_int16():
     # 1.0 is 0x3F80 in bfloat16.
     keys = keys_of([-1.0, -0.0, 0.0, 1.0], "bfloat16")
     assert keys.dtype == "int16"
-    assert keys.tolist() == [-0x3F80 - 1, 0, 0, 0x3F80]
+    assert keys.tolist() == [-0x3F80, 0, 0, 0x3F80]
 
 
 def test_ordered_keys_of_bfloat16_rise_with_the_scores():
@@ -248,16 +240,20 @@ def test_jointly_inside_a_group_goes_to_the_nearer_side(target, taken):
 def test_jointly_in_bfloat16_ties_neighbouring_floats():
     # 1.001 and 1.0 are one number in bfloat16, so the first tensor gives first.
     scores = [tensor([1.001, 1.001], "bfloat16"), tensor([1.0, 1.0], "bfloat16")]
-    bounds = ops.convert_to_tensor([2, 2], dtype="int32")
-    counts = count_lowest_jointly(scores, [1, 1], 3, bounds * 0, bounds)
-    assert ops.convert_to_numpy(counts).tolist() == [2, 1]
+    counts, _ = count_lowest_jointly(scores, [1, 1], 3, ([0, 0], [2, 2]))
+    assert counts == [2, 1]
 
 
 def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
     generator = np.random.default_rng(2)
     scores = [generator.integers(0, 9, size).astype("float32") for size in (40, 7, 90)]
-    counts = jointly(scores, [1, 1, 1], 60, [0, 0, 0], [40, 7, 90])
-    selected = [lowest(s, k) for s, k in zip(scores, counts, strict=True)]
+    counts, brackets = count_lowest_jointly(
+        [tensor(s) for s in scores], [1, 1, 1], 60, ([0, 0, 0], [40, 7, 90])
+    )
+    selected = [
+        ops.convert_to_numpy(select_lowest(tensor(s), k, bracket)).tolist()
+        for s, k, bracket in zip(scores, counts, brackets, strict=True)
+    ]
     expected = lowest_by_sorting(np.concatenate(scores), 60)
     assert sum(counts) == 60
     assert np.concatenate(selected).tolist() == expected.tolist()
@@ -267,25 +263,21 @@ def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
     generator = np.random.default_rng(3)
     scores = [generator.integers(0, 5, size).astype("float32") for size in (11, 6, 8)]
     sizes = [1, 4, 2]
-    count = CompiledFunction(
-        lambda scores, *demand: count_lowest_jointly(scores, sizes, *demand)
-    )
+    run = FunctionCache()
     for target, lower, upper in (
         (0, [0, 0, 0], [11, 6, 8]),
         (20, [0, 0, 0], [11, 6, 8]),
         (21, [3, 0, 5], [11, 2, 8]),
         (51, [0, 0, 0], [11, 6, 8]),
     ):
-        demand = [
-            ops.convert_to_tensor(value, dtype="int32")
-            for value in (target, lower, upper)
-        ]
-        counts = ops.convert_to_numpy(count([tensor(s) for s in scores], *demand))
-        expected = jointly_by_sorting(scores, sizes, target, lower, upper)
-        assert counts.tolist() == expected
-        assert counts.tolist() == jointly(scores, sizes, target, lower, upper)
+        tensors = [tensor(s) for s in scores]
+        counts, _ = count_lowest_jointly(tensors, sizes, target, (lower, upper), run)
+        assert counts == jointly_by_sorting(scores, sizes, target, lower, upper)
+        assert counts == jointly(scores, sizes, target, lower, upper)
+    # Three shapes of scores, each sampled and counted; and four functions for all.
+    assert len(run) == 10
     if IS_TRACED:
-        assert count.trace_count == 1
+        assert run.trace_count == 10
 
 
 @st.composite

@@ -5,11 +5,9 @@ from keras import ops
 from keras_pruner.masking import (
     HIGHEST_SCORE,
     LOWEST_SCORE,
-    UpdateResult,
+    UnitResult,
     are_finite,
-    masks_of_groups,
-    score_kernels,
-    score_units,
+    select_groups,
 )
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
@@ -63,57 +61,53 @@ class DynamicPruner(KerasBasePruner):
         """
         return self.options["drop_fraction"]
 
-    def growth_scores(self, index, inputs):
-        """Scores where to grow.
+    def growth_scores(self, kernel, states, extra):
+        """Scores where to grow in one kernel.
 
         Args:
-            index: Position of the kernel in `kernels`.
-            inputs: `UpdateInputs`.
+            kernel: `ScoredKernel`: its layout and its path.
+            states: Dict of the kernel's states that an update reads.
+            extra: Dict of what `update_extra` made for the kernel's unit.
 
         Returns:
             Float32 tensor with one score per group; the highest grow.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `growth_scores`.")
 
-    def update_extra(self, sparsity):
-        counts = self.plan.demand(sparsity, self._pinned_groups()).counts
+    def update_extra(self, sparsity, demands):
         fraction = 0.0
         if self._num_pruned and self.scheduler is not None:
             begin = self.scheduler.begin
             fraction = self.drop_fraction(max(0, self.global_step - begin))
-        drop = [
+        step = ops.convert_to_tensor(self.global_step % 2**31, dtype="int32")
+        counts = demands["masks"].counts
+        drops = [
             int(fraction * (plan.num_groups - count))
             for plan, count in zip(self.plan.kernels, counts, strict=True)
         ]
-        extra = {
-            "drop": ops.convert_to_tensor(drop, dtype="int32"),
-            "step": ops.convert_to_tensor(self.global_step % 2**31, dtype="int32"),
-        }
-        return super().update_extra(sparsity) | extra
+        return [
+            {"drop": ops.convert_to_tensor(drop, dtype="int32"), "step": step}
+            for drop in drops
+        ]
 
-    def make_masks(self, inputs):
-        config, kernels = self.config, self.kernels
-        scores = score_kernels(config, kernels, list(self.rules.values()), inputs)
-        groups = score_units(config, kernels, inputs.weights, scores)
-        selected = []
-        for number, unit in enumerate(self.pattern.couple(kernels)):
-            count = inputs.counts[number]
-            active = self._active(unit[0], inputs)
-            # What is pruned already goes first, then the lowest of the others.
-            ranked = ops.where(active, groups[number], LOWEST_SCORE)
-            free = select_lowest(ranked, count + inputs.extra["drop"][number])
-            growth = sum(
-                (self.growth_scores(index, inputs) for index in unit[1:]),
-                self.growth_scores(unit[0], inputs),
-            )
-            selected.append(
-                select_lowest(ops.where(free, growth, HIGHEST_SCORE), count)
-            )
-        masks = masks_of_groups(config, kernels, selected, scores)
-        counts = ops.cast(inputs.counts, "int32")
-        return UpdateResult(masks, counts, are_finite(inputs), [{} for _ in kernels])
+    def make_unit(self, unit, inputs):
+        count = inputs.counts["masks"]
+        # What is pruned already goes first, then the lowest of the others.
+        ranked = ops.where(
+            self._active(unit.kernels[0], inputs),
+            self.group_unit(unit, inputs),
+            LOWEST_SCORE,
+        )
+        free = select_lowest(ranked, count + inputs.extra["drop"])
+        growth = [
+            self.growth_scores(kernel, states, inputs.extra)
+            for kernel, states in zip(unit.kernels, inputs.states, strict=True)
+        ]
+        growth = sum(growth[1:], growth[0])
+        pruned = select_groups(ops.where(free, growth, HIGHEST_SCORE), inputs)
+        masks = self.expand_unit(unit, inputs, pruned)
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
 
-    def _active(self, index, inputs):
-        layout = self.kernels[index].layout
-        mask = layout.to_matrix(ops.cast(inputs.masks[index], "float32"))
-        return self.pattern.group_scores(mask, layout, "max") > 0
+    def _active(self, kernel, inputs):
+        mask = kernel.layout.to_matrix(ops.cast(inputs.masks[0], "float32"))
+        return self.pattern.group_scores(mask, kernel.layout, "max") > 0

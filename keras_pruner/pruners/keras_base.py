@@ -5,31 +5,26 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.collect import collect_kernels, fit_pattern
-from keras_pruner.compiled import CompiledFunction
-from keras_pruner.masking import (
-    UpdateInputs,
-    make_masks,
-    score_kernel,
-    scores_are_pooled,
-    zero_groups,
-)
+from keras_pruner.compiled import CompiledFunction, FunctionCache
+from keras_pruner.masking import score_kernel, scores_are_pooled, zero_groups
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.loop import LoopHooks
+from keras_pruner.pruners.mask_update import MaskUpdate
 from keras_pruner.pruners.variables import make_mask, make_state
 from keras_pruner.slots import clear_slots
 from keras_pruner.training import TrainingRule
 
 
-class KerasBasePruner(LoopHooks, BasePruner):
+class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     """Prunes Keras layers by masks that it makes from their weights.
 
     Use it through `PruningCallback` in `model.fit`, or call its step hooks from a
     training loop of your own; see `BasePruner` for the hooks and attributes.
 
     An update scores every kernel, reduces the scores to the pattern's groups, divides
-    the target over the kernels and selects exactly that many groups, in one compiled
-    function. Counts are tensors to it, so a whole schedule is traced once.
+    the target over the kernels and selects exactly that many groups. What it
+    does with one kernel is compiled once for all that are alike, and a whole schedule.
 
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`.
@@ -55,10 +50,6 @@ class KerasBasePruner(LoopHooks, BasePruner):
 
     # What a training step does to a kernel.
     rule_class = TrainingRule
-    # Names of the states that an update reads, besides the criterion's memory.
-    states_in_update = ()
-    # Whether an update reads the masks as they are.
-    masks_in_update = False
     # Whether optimizer slots are set to zero where weights grow back.
     clears_slots = False
     # Whether training changes nothing but scores and masks.
@@ -104,7 +95,8 @@ class KerasBasePruner(LoopHooks, BasePruner):
         self._num_pruned = 0
         self._pinned = None
         self._warned_about_empty = False
-        self._compiled = CompiledFunction(self.make_masks)
+        self.units = self.make_units()
+        self._compiled = FunctionCache(CompiledFunction)
         self.refresh()
 
     # What it holds.
@@ -158,8 +150,13 @@ class KerasBasePruner(LoopHooks, BasePruner):
 
     @property
     def trace_count(self):
-        """How often the update was traced: once per pruner, whatever the schedule."""
+        """How often parts of the update were traced: each once for a whole schedule."""
         return self._compiled.trace_count
+
+    @property
+    def num_compiled(self):
+        """Functions that the update compiled: some for each kind of kernel."""
+        return len(self._compiled)
 
     def source_value(self, kernel):
         """Returns what a kernel is scored by: the hidden dense values, if any."""
@@ -212,20 +209,6 @@ class KerasBasePruner(LoopHooks, BasePruner):
 
     # Making masks.
 
-    def make_masks(self, inputs):
-        """Makes masks from weights: the pure maths of an update, run compiled.
-
-        A subclass may override it.
-
-        Args:
-            inputs: `UpdateInputs`.
-
-        Returns:
-            `UpdateResult`.
-        """
-        rules = list(self.rules.values())
-        return make_masks(self.config, self.kernels, rules, inputs)
-
     def update_masks(self, sparsity=None):
         """Makes masks of the given sparsity from the weights, and applies them.
 
@@ -244,8 +227,9 @@ class KerasBasePruner(LoopHooks, BasePruner):
             # Nothing is pruned yet, so nothing needs a score.
             return
         self._check_gradients()
-        result = self._compiled(self.update_inputs(sparsity, demand))
-        self._check_finite(ops.convert_to_numpy(result.finite))
+        result = self.make_masks(self.update_inputs(sparsity), self._compiled)
+        self._check_finite(result.finite)
+        self._set_growth(sparsity)
         clear = self.clears_slots and self._optimizer is not None
         for kernel, mask, states in zip(
             self.kernels, result.masks, result.states, strict=True
@@ -260,61 +244,28 @@ class KerasBasePruner(LoopHooks, BasePruner):
                 kernel.wrapper_mask.assign(ops.copy(mask))
             for name, value in states.items():
                 self.state_variables[kernel.path][name].assign(value)
-        self._count(ops.convert_to_numpy(result.counts))
+        self._count(result.counts)
         self.apply_masks()
 
     def _count(self, counts):
         """Counts what was pruned, from the groups that each unit gave."""
         self._num_pruned = sum(
-            int(count) * plan.group_size
+            count * plan.group_size
             for count, plan in zip(counts, self.plan.kernels, strict=True)
         )
         self._warn_about_empty(counts)
 
-    def update_inputs(self, sparsity, demand=None):
-        """Returns the `UpdateInputs` of an update, as tensors of fixed shapes.
-
-        Args:
-            sparsity: Target over all kernels, in [0, 1).
-            demand: `Demand`, if made already.
-        """
-        if demand is None:
-            demand = self.plan.demand(sparsity, self._pinned_groups())
-        names = set(self.states_in_update)
-        if self.config.criterion.needs_gradients:
-            names.add("memory")
-        states = [
-            {
-                name: ops.convert_to_tensor(state)
-                for name, state in self.state_variables[kernel.path].items()
-                if name in names
-            }
-            for kernel in self.kernels
-        ]
-        masks = []
-        if self.masks_in_update:
-            masks = [ops.convert_to_tensor(m) for m in self.mask_variables.values()]
-        return UpdateInputs(
-            weights=[self.source_value(kernel) for kernel in self.kernels],
-            masks=masks,
-            states=states,
-            **demand.tensors(),
-            extra=self.update_extra(sparsity),
-        )
-
-    def update_extra(self, sparsity):
-        """Returns a dict of further tensors that `make_masks` asks for."""
+    def _set_growth(self, sparsity):
+        """Tells a regularizer that grows how far the schedule is, from 0 to 1."""
         regularizer = self.config.regularizer
         if regularizer is None or not regularizer.grows:
-            return {}
+            return
         progress = sparsity / max(self.target_sparsity_ratio, 1e-9)
         if self.scheduler is not None:
             length = max(1, self.scheduler.last_update - self.scheduler.begin)
             progress = (self.global_step - self.scheduler.begin) / length
         for states in self.state_variables.values():
             states["growth"].assign(min(1.0, max(0.0, progress)))
-        final = self.plan.demand(self.target_sparsity_ratio, self._pinned_groups())
-        return {"final": final.tensors()}
 
     def _pinned_groups(self):
         """Counts, once, the groups that were already zero when pruning began."""
@@ -322,9 +273,10 @@ class KerasBasePruner(LoopHooks, BasePruner):
             return None
         if self._pinned is None:
             self._pinned = []
-            for unit in self.pattern.couple(self.kernels):
+            for unit in self.units:
                 members = [
-                    (self.kernels[i], self.source_value(self.kernels[i])) for i in unit
+                    (self.kernels[i], self.source_value(self.kernels[i]))
+                    for i in unit.indices
                 ]
                 zero = zero_groups(self.config, members)
                 count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
@@ -355,7 +307,7 @@ class KerasBasePruner(LoopHooks, BasePruner):
             (0, "weights", "Look for a diverging loss, e.g. a learning rate too high."),
             (1, "gradients, as the criterion remembers them,", "Look at the loss."),
         ):
-            if not finite[row].all():
+            if not all(finite[row]):
                 bad = [
                     kernel.path
                     for kernel, ok in zip(self.kernels, finite[row], strict=True)
@@ -370,7 +322,7 @@ class KerasBasePruner(LoopHooks, BasePruner):
         empty = [
             plan.path
             for plan, count in zip(self.plan.kernels, counts, strict=True)
-            if int(count) * plan.group_size == plan.num_weights
+            if count * plan.group_size == plan.num_weights
         ]
         if empty and not self._warned_about_empty:
             self._warned_about_empty = True

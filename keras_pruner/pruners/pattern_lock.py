@@ -1,6 +1,6 @@
 from keras import ops
 
-from keras_pruner.masking import UpdateResult, are_finite
+from keras_pruner.masking import UnitResult, are_finite
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.schedules import PruningScheduler
@@ -43,10 +43,9 @@ class PatternLock(KerasBasePruner):
             frequency=1,
         )
 
-    def make_masks(self, inputs):
+    def make_unit(self, unit, inputs):
         masks = [weight != 0 for weight in inputs.weights]
-        counts = ops.zeros((len(self.plan.kernels),), "int32")
-        return UpdateResult(masks, counts, are_finite(inputs), [{} for _ in masks])
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
 
     def update_masks(self, sparsity=None):
         """Locks what is zero now; `sparsity` has no meaning here."""

@@ -1,11 +1,6 @@
 from keras import ops
 
-from keras_pruner.masking import (
-    HIGHEST_SCORE,
-    make_masks,
-    score_kernels,
-    scores_are_pooled,
-)
+from keras_pruner.masking import HIGHEST_SCORE, scores_are_pooled
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
@@ -110,7 +105,7 @@ class Progressive(KerasBasePruner):
         following = self.scheduler.begin + (passed + 1) * interval
         return self.scheduler(min(following, self.scheduler.last_update))
 
-    def update_extra(self, sparsity):
+    def update_extra(self, sparsity, demands):
         parts = self._num_sub_steps
         step = 0 if self._sub_step is None else self._sub_step % parts
         extra = {
@@ -119,26 +114,24 @@ class Progressive(KerasBasePruner):
             # Of what is still to go, the share that goes now: 1 / (sub-steps left).
             "parts_left": ops.convert_to_tensor(parts - step + 1, dtype="int32"),
         }
-        return super().update_extra(sparsity) | extra
+        return [extra for _ in self.units]
 
-    def make_masks(self, inputs):
-        rules = list(self.rules.values())
-        result = make_masks(self.config, self.kernels, rules, inputs)
-        scores = score_kernels(self.config, self.kernels, rules, inputs)
+    def make_unit(self, unit, inputs):
+        result = super().make_unit(unit, inputs)
         is_direct = inputs.extra["is_direct"]
         is_structured = inputs.extra["is_structured"]
         masks, states = [], []
-        for index, kernel in enumerate(self.kernels):
-            chosen = result.masks[index]
-            goal = inputs.states[index]["goal"]
+        for place, scores in enumerate(self.score_unit(unit, inputs)):
+            chosen = result.masks[place]
+            goal = inputs.states[place]["goal"]
             partial = self._partial(
-                kernel, inputs.masks[index], goal, scores[index], inputs
+                unit.kernels[place], inputs.masks[place], goal, scores, inputs
             )
             mask = ops.where(is_structured, goal, partial)
             masks.append(ops.where(is_direct, chosen, mask))
             renewed = ops.logical_or(is_direct, is_structured)
             new_goal = ops.where(renewed, chosen, goal)
-            states.append(result.states[index] | {"goal": new_goal})
+            states.append(result.states[place] | {"goal": new_goal})
         return result._replace(masks=masks, states=states)
 
     def _partial(self, kernel, mask, goal, scores, inputs):

@@ -1,17 +1,9 @@
 from keras import ops
 
-from keras_pruner.masking import (
-    UpdateResult,
-    are_finite,
-    masks_of_groups,
-    score_kernels,
-    score_units,
-    unit_counts,
-)
+from keras_pruner.masking import UnitResult, are_finite, select_groups
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.schedules import PruningScheduler
-from keras_pruner.selection import select_lowest
 
 _PATTERNS = ("channelx1", "1xchannel", "mha")
 
@@ -68,22 +60,14 @@ class RetrainFreePruner(KerasBasePruner):
             frequency=1,
         )
 
-    def make_masks(self, inputs):
-        config, kernels = self.config, self.kernels
-        scores = score_kernels(config, kernels, list(self.rules.values()), inputs)
-        groups = score_units(config, kernels, inputs.weights, scores)
-        counts = unit_counts(config, kernels, groups, inputs)
-        selected = []
-        for number, unit in enumerate(self.pattern.couple(kernels)):
-            fisher = sum(
-                ops.cast(inputs.states[index]["memory"], "float32") for index in unit
-            )
-            lowest = select_lowest(groups[number], counts[number])
-            pruned = rearrange(ops.reshape(lowest, (-1,)), fisher)
-            selected.append(ops.reshape(pruned, groups[number].shape))
-        masks = masks_of_groups(config, kernels, selected, scores)
-        counts = ops.cast(counts, "int32")
-        return UpdateResult(masks, counts, are_finite(inputs), [{} for _ in kernels])
+    def make_unit(self, unit, inputs):
+        lowest = select_groups(self.group_unit(unit, inputs), inputs)
+        fisher = [ops.cast(state["memory"], "float32") for state in inputs.states]
+        fisher = sum(fisher[1:], fisher[0])
+        pruned = rearrange(ops.reshape(lowest, (-1,)), fisher)
+        pruned = ops.reshape(pruned, lowest.shape)
+        masks = self.expand_unit(unit, inputs, pruned)
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
 
 
 def rearrange(pruned, fisher):

@@ -49,9 +49,9 @@ class RigL(DynamicPruner):
         progress = min(1.0, step / length)
         return self.options["drop_fraction"] / 2 * (1 + math.cos(math.pi * progress))
 
-    def growth_scores(self, index, inputs):
-        layout = self.kernels[index].layout
-        gradient = ops.cast(inputs.states[index]["gradient"], "float32")
+    def growth_scores(self, kernel, states, extra):
+        layout = kernel.layout
+        gradient = ops.cast(states["gradient"], "float32")
         return self.pattern.group_scores(
             layout.to_matrix(gradient), layout, self.config.group_reduction
         )

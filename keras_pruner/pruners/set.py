@@ -29,11 +29,11 @@ class SET(DynamicPruner):
         super().check(config, options)
         check_number(options, "seed", 0, 2**31 - 1, integer=True)
 
-    def growth_scores(self, index, inputs):
-        layout = self.kernels[index].layout
+    def growth_scores(self, kernel, states, extra):
+        layout = kernel.layout
         zeros = ops.zeros((layout.rows, layout.outputs))
         shape = self.pattern.group_scores(zeros, layout, "max").shape
-        salt = salt_of(f"{self.options['seed']}/{self.kernels[index].path}")
+        salt = salt_of(f"{self.options['seed']}/{kernel.path}")
         # A large odd factor spreads neighbouring steps over all bits.
-        step = inputs.extra["step"] * 0x2545F491
+        step = extra["step"] * 0x2545F491
         return uniform_hash(tuple(shape), ops.bitwise_xor(step, salt))

@@ -2,14 +2,6 @@ import math
 
 from keras import ops
 
-from keras_pruner.masking import (
-    UpdateResult,
-    are_finite,
-    expand_units,
-    score_kernels,
-    score_units,
-    unit_counts,
-)
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
@@ -100,30 +92,25 @@ class STR(KerasBasePruner):
                 f"Received: criterion='{config.criterion.name}'"
             )
 
-    def update_extra(self, sparsity):
-        factors = []
+    def update_extra(self, sparsity, demands):
+        extra = []
         for kernel in self.kernels:
             threshold = self.state_variables[kernel.path]["threshold"]
             # 1 / sigmoid(s), made here: each backend rounds its sigmoid differently.
             exponent = min(-float(ops.convert_to_numpy(threshold)), 60.0)
-            factors.append(1 + math.exp(exponent))
-        extra = {"factors": ops.convert_to_tensor(factors, dtype="float32")}
-        return super().update_extra(sparsity) | extra
+            factor = ops.convert_to_tensor(1 + math.exp(exponent), dtype="float32")
+            extra.append({"factor": factor})
+        return extra
 
-    def make_masks(self, inputs):
-        config, kernels = self.config, self.kernels
-        rules = list(self.rules.values())
-        magnitudes = score_kernels(config, kernels, rules, inputs)
-        factors = inputs.extra["factors"]
-        scores = [m * factors[index] for index, m in enumerate(magnitudes)]
-        groups = score_units(config, kernels, inputs.weights, scores)
-        counts = unit_counts(config, kernels, groups, inputs)
-        masks = expand_units(config, kernels, groups, scores, counts)
-        pruned = [
-            ops.where(kernel.layout.to_matrix(mask), 0.0, score)
-            for kernel, mask, score in zip(kernels, masks, scores, strict=True)
-        ]
+    def score_unit(self, unit, inputs):
+        (magnitudes,) = super().score_unit(unit, inputs)
+        return [magnitudes * inputs.extra["factor"]]
+
+    def make_unit(self, unit, inputs):
+        result = super().make_unit(unit, inputs)
+        (scores,) = self.score_unit(unit, inputs)
+        (states,) = result.states
+        mask = unit.kernels[0].layout.to_matrix(result.masks[0])
+        highest = ops.max(ops.where(mask, 0.0, scores))
         # A little more, so that rounding leaves no pruned weight above the threshold.
-        states = [{"cut": ops.max(score) * (1 + 2.0**-20)} for score in pruned]
-        counts = ops.cast(counts, "int32")
-        return UpdateResult(masks, counts, are_finite(inputs), states)
+        return result._replace(states=[states | {"cut": highest * (1 + 2.0**-20)}])

@@ -1,12 +1,6 @@
 from keras import ops
 
-from keras_pruner.masking import (
-    expand_units,
-    make_masks,
-    score_kernels,
-    score_units,
-    unit_counts,
-)
+from keras_pruner.masking import select_groups
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.options import check_number
@@ -64,12 +58,12 @@ class TopKAST(KerasBasePruner):
         if options["backward_sparsity"] is not None:
             check_number(options, "backward_sparsity", 0, config.target_sparsity)
 
-    def update_extra(self, sparsity):
+    def demands(self, sparsity):
         backward = self.options["backward_sparsity"]
         if backward is None:
             backward = max(0.0, 1 - 2 * (1 - sparsity))
-        demand = self.plan.demand(min(backward, sparsity), self._pinned_groups())
-        return super().update_extra(sparsity) | {"backward": demand.tensors()}
+        wider = self.plan.demand(min(backward, sparsity), self._pinned_groups())
+        return super().demands(sparsity) | {"backward": wider}
 
     def update_masks(self, sparsity=None):
         super().update_masks(sparsity)
@@ -80,20 +74,15 @@ class TopKAST(KerasBasePruner):
             rests = ops.logical_not(ops.convert_to_tensor(backward))
             clear_slots(self._optimizer, kernel.variable, where=rests)
 
-    def make_masks(self, inputs):
-        config, kernels = self.config, self.kernels
-        rules = list(self.rules.values())
-        result = make_masks(config, kernels, rules, inputs)
-        wider = inputs._replace(**inputs.extra["backward"])
-        scores = score_kernels(config, kernels, rules, inputs)
-        groups = score_units(config, kernels, inputs.weights, scores)
-        counts = unit_counts(config, kernels, groups, wider)
+    def make_unit(self, unit, inputs):
+        result = super().make_unit(unit, inputs)
+        resting = select_groups(self.group_unit(unit, inputs), inputs, "backward")
         states = [
             old | {"backward": ops.logical_or(mask, backward)}
             for old, mask, backward in zip(
                 result.states,
                 result.masks,
-                expand_units(config, kernels, groups, scores, counts),
+                self.expand_unit(unit, inputs, resting),
                 strict=True,
             )
         ]
