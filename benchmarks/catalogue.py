@@ -127,7 +127,6 @@ BACKBONES = {
         "stackwise_block_types": ["v1", "fused", "unfused"],
         "stackwise_force_input_filters": [0] * 3,
         "stackwise_nores_option": [False] * 3,
-        "num_features": 64,
     },
     "ElectraBackbone": {
         "vocab_size": 50,
@@ -286,13 +285,12 @@ def backbones():
         import keras_hub
     except ImportError:
         return {}
+    models = keras_hub.models
     made = {
-        name: lambda make=getattr(keras_hub.models, name), arguments=arguments: make(
-            **arguments
-        )
+        name: lambda name=name, arguments=arguments: getattr(models, name)(**arguments)
         for name, arguments in BACKBONES.items()
     }
-    return made | _composed(keras_hub.models)
+    return made | _composed(models)
 
 
 def _composed(models):

@@ -9,15 +9,10 @@ made by `wrap` where the model can be cloned. Each model has a process of its ow
     python benchmarks/models.py --smoke
 """
 
-import argparse
 import gc
-import json
 import math
 import os
-import pathlib
-import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +25,6 @@ import keras
 import numpy as np
 from keras import ops
 
-import keras_pruner
 from keras_pruner import PruningCallback, find_kernels, strip, wrap
 
 TARGET = 0.8
@@ -65,8 +59,8 @@ def worst_difference(first, second):
     """Returns the largest difference of outputs, relative to the largest output."""
     pairs = zip(keras.tree.flatten(first), keras.tree.flatten(second), strict=True)
     return max(
-        np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0))
-        for a, b in pairs
+        float(np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0)))
+        for a, b in ((np.float64(a), np.float64(b)) for a, b in pairs)
     )
 
 
@@ -151,10 +145,12 @@ def _run(build, path, row):
     losses = keras.tree.map_structure(lambda output: "mse", targets)
     model.compile("sgd", losses, jit_compile=False)
     pruning = PruningCallback(
-        target_sparsity=TARGET, begin_step=0, end_step=0, verbose=False
+        target_sparsity=TARGET, begin_step=1, end_step=1, verbose=False
     )
     before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
-    model.fit(inputs, targets, verbose=0, callbacks=[pruning, SaveInside(path)])
+    model.fit(
+        inputs, targets, batch_size=1, verbose=0, callbacks=[pruning, SaveInside(path)]
+    )
     (pruner,) = pruning.pruners
     zeros = sum(
         int(np.sum(ops.convert_to_numpy(kernel.variable) == 0))
@@ -204,7 +200,8 @@ def everything():
 
 
 if __name__ == "__main__":
-    import sys, re
+    import re
+    import sys
 
     for name, build in everything().items():
         if re.search(sys.argv[1], name):

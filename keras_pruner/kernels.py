@@ -17,6 +17,19 @@ from keras_pruner.layouts import (
 )
 
 _RULES = []
+# Keras' own layers whose weights may have several axes, and what those are.
+_NO_MATRICES = {
+    layers.PReLU: "a slope for each input",
+    layers.SpectralNormalization: "the vector of a power iteration",
+    layers.STFTSpectrogram: "the fixed waves of a transform",
+    (
+        layers.BatchNormalization,
+        layers.GroupNormalization,
+        layers.LayerNormalization,
+        layers.Normalization,
+        layers.RMSNormalization,
+    ): "a number for each feature",
+}
 _MAX_KERNEL_SIZE = 2**31 - 1
 
 
@@ -226,8 +239,10 @@ def find_kernels(model, *, embeddings=False, name=None):
             attention.update({id(part): (path, heads) for part in _children(layer)})
         layouts = {} if is_wrapper else _layouts(layer, embeddings)
         refusal = None if is_wrapper else _refusal(layer)
-        # A rule may name variables of a sublayer that has no public class.
-        pool = own_variables(layer) if not layouts else layer.variables
+        pool = own_variables(layer)
+        if layouts and not {v.name for v in pool} >= set(layouts):
+            # A rule may name variables of a sublayer that has no public class.
+            pool = layer.variables
         for variable in [] if is_wrapper else pool:
             if id(variable) in seen_variables:
                 continue
@@ -235,6 +250,7 @@ def find_kernels(model, *, embeddings=False, name=None):
             path = "/".join([*prefix, variable.name])
             shape = tuple(variable.shape)
             if layout is not None and refusal is None:
+                _check_layout(layout, shape, path, layer)
                 reason = None
                 if math.prod(shape) > _MAX_KERNEL_SIZE:
                     reason = "more than 2^31 - 1 weights in one kernel"
@@ -263,6 +279,15 @@ def find_kernels(model, *, embeddings=False, name=None):
     return KernelSearch(_with_unique_paths(found), tuple(skipped))
 
 
+def _check_layout(layout, shape, path, layer):
+    if layout.shape != shape:
+        raise ValueError(
+            f"The kernel rule of layer class {type(layer).__name__} gives '{path}' a "
+            f"layout of shape {layout.shape}, but the variable has shape {shape}. "
+            "Correct the rule, or the layer's `prunable_kernels()`."
+        )
+
+
 def _num_heads(layer):
     """Returns how many heads of an attention layer can be cut, or 0 for another."""
     if isinstance(layer, layers.GroupQueryAttention):
@@ -286,6 +311,9 @@ def _unknown_reason(layer):
         return (
             "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
         )
+    for layer_class, held in _NO_MATRICES.items():
+        if isinstance(layer, layer_class):
+            return f"not multiplied by as a matrix: {held}"
     return (
         f"no rule for layer class {type(layer).__name__}: register one with "
         "`register_kernel_rule`, or give the layer `prunable_kernels()`"

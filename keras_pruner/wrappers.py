@@ -1,6 +1,7 @@
 """Wrapper layers that compute with masked kernels; `wrap` and `strip`."""
 
 import dataclasses
+import inspect
 import re
 
 import keras
@@ -52,18 +53,32 @@ class PrunedLayer(keras.layers.Wrapper):
         self.straight_through = False
         # Pairs of names and shapes cannot tell two equal variables apart; ids can.
         self._mask_names = {}
-        if layer.built:
+        self._has_run = False
+        if layer.built and find_kernels(layer, embeddings=True).kernels:
             self._add_masks()
 
-    def __call__(self, inputs, *args, **kwargs):
-        if not self.layer.built:
-            # The layer may take several inputs, whose shapes only its own `call`
-            # knows how to turn into those of its weights.
-            self.layer(
-                *keras.tree.map_structure(_symbolic, (inputs, *args)),
-                **keras.tree.map_structure(_symbolic, kwargs),
-            )
-        return super().__call__(inputs, *args, **kwargs)
+    def __call__(self, *args, **kwargs):
+        if not args:
+            # The layer's first input, given by the name that the layer has for it.
+            first = next(iter(inspect.signature(self.layer.call).parameters))
+            args = (kwargs.pop(first, None),)
+        if not self._has_run:
+            self._run_symbolically(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _run_symbolically(self, args, kwargs):
+        """Lets the layer make all its weights, and masks them."""
+        self._has_run = True
+        if self.layer.built and not _children(self.layer):
+            return
+        # The layer may take several inputs, whose shapes only its own `call` knows how
+        # to turn into those of its weights; or make weights of its parts in `call`.
+        self.layer(
+            *keras.tree.map_structure(_symbolic, args),
+            **keras.tree.map_structure(_symbolic, kwargs),
+        )
+        if self._mask_names:
+            self._add_masks()
 
     def build(self, input_shape=None):
         if not self.layer.built:
@@ -88,6 +103,8 @@ class PrunedLayer(keras.layers.Wrapper):
         config = self.pruning_config or PruningConfig()
         kernels, _ = fit_pattern(collect_kernels(self.layer, config), config)
         for kernel in kernels:
+            if self.mask_of(kernel.variable) is not None:
+                continue
             # The layer's own name stands in the path already.
             name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
             mask = self.add_weight(
@@ -180,6 +197,10 @@ def _symbolic(value):
         return value
     dtype = keras.backend.standardize_dtype(value.dtype)
     return keras.KerasTensor(value.shape, dtype=dtype)
+
+
+def _children(layer):
+    return layer._flatten_layers(include_self=False, recursive=False)
 
 
 def _key(variable):

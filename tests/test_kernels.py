@@ -19,6 +19,7 @@ from keras_pruner.kernels import (
     find_kernels,
     register_kernel_rule,
 )
+from keras_pruner.layouts import stacked_layout
 from keras_pruner.pruners import KerasBasePruner
 
 EMBEDDING_REASON = (
@@ -267,10 +268,10 @@ def test_layer_without_matrices_is_neither_found_nor_skipped():
 
 
 def test_layer_of_unknown_class_is_skipped_with_a_reason():
-    (skipped,) = find_kernels(built(layers.PReLU(name="slopes"), 5, 4)).skipped
-    assert (skipped.path, skipped.shape) == ("slopes/alpha", (5, 4))
-    assert skipped.reason == (
-        "no rule for layer class PReLU: register one with `register_kernel_rule`, "
+    first, _ = find_kernels(built(Mixer(name="mixer"), 4)).skipped
+    assert (first.path, first.shape) == ("mixer/mix", (4, 2))
+    assert first.reason == (
+        "no rule for layer class Mixer: register one with `register_kernel_rule`, "
         "or give the layer `prunable_kernels()`"
     )
 
@@ -322,6 +323,7 @@ def test_matrix_of_an_einsum_with_outputs_first_is_transposed():
         einsum_layout("abc,dce->abde", (2, 4, 5)),
         einsum_layout("abcd,edc->abe", (2, 5, 4)),
         einsum_layout("abc,bcd->abd", (3, 4, 5)),
+        stacked_layout((3, 4, 5)),
         # A cycle of three axes, which is not its own inverse.
         KernelLayout((2, 3, 4), (), 4, 6, permutation=(2, 0, 1)),
     ],
@@ -583,6 +585,78 @@ class SelfDescribing(Mixer):
 def test_method_prunable_kernels_makes_a_layer_prunable():
     layer = built(SelfDescribing(name="mixer"), 4)
     assert found_in(layer) == {"mixer/mix": (4, 2)}
+
+
+class Block(layers.Layer):
+    """Has a kernel of its own, and a sublayer with a kernel of the same name."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(3, input_shape[-1], 2), name="kernel")
+        self.inner = layers.Dense(5, name="inner")
+        self.inner.build(input_shape)
+        self.built = True
+
+    def prunable_kernels(self):
+        return {"kernel": stacked_layout(self.kernel.shape)}
+
+
+def test_method_prunable_kernels_speaks_of_the_layers_own_variables():
+    layer = built(Block(name="block"), 4)
+    own, inner = find_kernels(layer).kernels
+    assert (own.path, sizes(own.layout)) == ("block/kernel", ((), 4, 6, 3))
+    assert (inner.path, sizes(inner.layout)) == ("block/inner/kernel", ((), 4, 5, 1))
+
+
+def test_layout_of_another_shape_is_an_error(own_rules):
+    register_kernel_rule(Mixer, lambda layer: {"mix": dense_layout((2, 2))})
+    with pytest.raises(ValueError, match=r"Mixer gives 'mixer/mix' a layout of shape"):
+        find_kernels(built(Mixer(name="mixer"), 4))
+
+
+# Layers of KerasHub, by stand-ins: of the same names, in a package of the same name.
+
+
+def stand_in(name, **shapes):
+    def build(self, input_shape):
+        for variable, shape in shapes.items():
+            self.add_weight(shape=shape, name=variable)
+        self.built = True
+
+    base = type(name, (layers.Layer,), {"build": build, "__module__": "keras_hub.x"})
+    # A user's subclass, elsewhere.
+    return built(type("Own", (base,), {"__module__": "own"})(name="own"), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "shape", "expected"),
+    [
+        ("MixtralMoeExperts", "expert_feedforward_gate_dense", (3, 4, 5), (4, 15, 3)),
+        ("GptOssExperts", "down_proj", (3, 4, 5), (4, 15, 3)),
+        ("Gemma4MoEBlock", "up_proj", (3, 4, 5), (4, 15, 3)),
+        ("RWKV7TimeMix", "w1", (4, 5), (4, 5, 1)),
+        ("MaskedLMHead", "output_kernel", (4, 5), (4, 5, 1)),
+    ],
+)
+def test_matrices_of_keras_hub_layers_are_found(name, variable, shape, expected):
+    layer = stand_in(name, **{variable: shape, "bias": (5,)})
+    (kernel,) = find_kernels(layer).kernels
+    assert kernel.path == f"own/{variable}"
+    assert sizes(kernel.layout)[1:] == expected
+
+
+def test_channels_of_a_gated_delta_net_see_their_own_window():
+    layer = stand_in("Qwen3_5GatedDeltaNet", conv1d_kernel=(6, 4))
+    (kernel,) = find_kernels(layer).kernels
+    assert sizes(kernel.layout) == ((4,), 1, 6, 6)
+    value = np.arange(24.0).reshape(6, 4)
+    assert np.array_equal(value_of(kernel.layout.to_matrix(value)), value.T)
+
+
+def test_expert_matrices_are_side_by_side():
+    # kernel[expert, input, output] = 100 expert + 10 input + output
+    kernel = np.array([[[0.0, 1.0], [10.0, 11.0]], [[100.0, 101.0], [110.0, 111.0]]])
+    matrix = value_of(stacked_layout((2, 2, 2)).to_matrix(kernel))
+    assert matrix.tolist() == [[0, 1, 100, 101], [10, 11, 110, 111]]
 
 
 # Layers that are refused.
