@@ -17,6 +17,7 @@ LAYERS = [
     ["probe"],
     ["pruners"],
     ["optimizer", "wrappers", "plots"],
+    ["attachment"],
     ["at_init", "backup", "callbacks", "report", "summaries"],
     ["demo"],
     ["__main__", "__init__"],
