@@ -2,8 +2,8 @@
 
 Each trial starts a run in a process of its own, with `BackupAndResume` and
 `PruningCallback`, ends it with SIGKILL at a random moment, and starts the same script
-again. All weights, masks, optimizer states, random states and counts, and the metrics of
-the last epoch, must equal those of the uninterrupted run bit for bit.
+again. All weights, masks, optimizer states, random states and counts, and the metrics
+of the last epoch, must equal those of the uninterrupted run bit for bit.
 
     python benchmarks/kill_resume.py            20 kills
     python benchmarks/kill_resume.py --smoke    1 kill

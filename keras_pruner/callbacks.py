@@ -9,16 +9,19 @@ from absl import logging
 from keras import ops
 
 from keras_pruner import failures
+from keras_pruner.attachment import (
+    accumulation,
+    build_optimizer,
+    pruners_for,
+    signature,
+)
 from keras_pruner.checkpoints import IN_FIT
 from keras_pruner.config import as_config, rename_keys
-from keras_pruner.devices import beside, check_strategy
-from keras_pruner.kernels import find_kernels
+from keras_pruner.devices import check_strategy
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.base import NonFiniteError, refuse_at_init_only
-from keras_pruner.pruners.create import create_pruners
 from keras_pruner.resuming import take_over
 from keras_pruner.slots import innermost
-from keras_pruner.wrappers import check_built, find_wrapped
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -72,6 +75,8 @@ class PruningCallback(keras.callbacks.Callback):
         self._pruned_model = lambda: None
         self._optimizer = None
         self._user_train_function = None
+        # What the latest run was compiled for and to, to use it again.
+        self._kept = None
         self._plan_of_run = {}
         self._training = False
         self._first_epoch = True
@@ -152,7 +157,7 @@ class PruningCallback(keras.callbacks.Callback):
         else:
             # A frozen model counts every batch.
             frozen = any(pruner.freezes_weights for pruner in self.pruners)
-            accumulated = 1 if frozen else _accumulation(model)
+            accumulated = 1 if frozen else accumulation(model)
             updates = None if steps is None else epochs * steps // accumulated
             self._plan(updates)
         for pruner in self.pruners:
@@ -204,33 +209,17 @@ class PruningCallback(keras.callbacks.Callback):
         check_strategy(model, innermost(user_optimizer))
         pruners = self.pruners
         if self._pruned_model() is not model:
-            pruners = _pruners_for(model, self.config)
-        variables = model.trainable_variables
-        index_of = {id(variable): index for index, variable in enumerate(variables)}
-        kernels = {
-            index_of[id(kernel.variable)]: (
-                pruner.mask_variables[kernel.path],
-                pruner.rules[kernel.path],
-                pruner.state_variables[kernel.path],
-            )
-            for pruner in pruners
-            for kernel in pruner.kernels
-        }
-        extra = [
-            (index_of[id(variable)], states)
-            for pruner in pruners
-            for variable, states in pruner.extra_states()
-        ]
-        freezes = any(pruner.freezes_weights for pruner in pruners)
+            pruners = pruners_for(model, self.config)
+        kept = self._kept
+        if kept and (restored or kept[0] != signature(model, user_optimizer)):
+            kept = self._kept = None
         for pruner in pruners if restored is None else ():
             pruner.take_over_weights()
-        with beside(variables[0]):
-            optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-            optimizer.adopt(kernels, extra, freezes)
-            optimizer.build(variables)
+        optimizer = kept[1] if kept else build_optimizer(model, user_optimizer, pruners)
         if restored is not None and restored.built:
             take_over(optimizer, restored)
         else:
+            optimizer.plan = None
             optimizer.step.assign(pruners[0].global_step)
             for pruner, update in zip(pruners, optimizer.updates, strict=True):
                 update.assign(pruner.updated_at)
@@ -248,7 +237,9 @@ class PruningCallback(keras.callbacks.Callback):
         for name, function in IN_FIT.items():
             model.__dict__[name] = functools.partial(function, model)
         failures.on_failed_fit(model, self._abandon)
-        if train_function is not None:
+        if kept:
+            model.train_function = kept[2]
+        elif train_function is not None:
             model.make_train_function(force=True)
         self._steps_per_batch = getattr(model, "steps_per_execution", 1)
 
@@ -264,6 +255,8 @@ class PruningCallback(keras.callbacks.Callback):
         failures.forget(model)
         if model.optimizer is self._optimizer:
             model.optimizer = self._optimizer.inner_optimizer
+            made_for = signature(model, model.optimizer)
+            self._kept = made_for, self._optimizer, model.train_function
             model.train_function = self._user_train_function
             for name in IN_FIT:
                 model.__dict__.pop(name, None)
@@ -277,6 +270,8 @@ class PruningCallback(keras.callbacks.Callback):
         self._training = False
         if self._optimizer is not None:
             self._detach(model)
+        # It may have been cut anywhere.
+        self._kept = None
 
     def _read_step(self):
         return int(ops.convert_to_numpy(self._optimizer.step))
@@ -361,33 +356,3 @@ class PruningCallback(keras.callbacks.Callback):
         """Makes the variables current where the backend trains on copies of them."""
         # Keras does so whenever a callback reads its model.
         return self.model
-
-
-def _accumulation(model):
-    """Returns how many batches make one optimizer update."""
-    return innermost(model.optimizer).gradient_accumulation_steps or 1
-
-
-def _pruners_for(model, config):
-    check_built(model)
-    if not find_wrapped(model):
-        return create_pruners(config, model)
-    groups = []
-    for kernel in find_kernels(model, embeddings=True).kernels:
-        if kernel.wrapper_mask is None:
-            continue
-        own_config = kernel.owner.pruning_config or config
-        # Layers of equal configs share one pruner, and so one global ranking.
-        for known, kernels in groups:
-            if known == own_config:
-                kernels[kernel.path] = kernel
-                break
-        else:
-            groups.append((own_config, {kernel.path: kernel}))
-    if not groups:
-        raise ValueError("Nothing in the model's wrapped layers can be pruned.")
-    return [
-        pruner
-        for own_config, kernels in groups
-        for pruner in create_pruners(own_config, kernels)
-    ]

@@ -19,6 +19,7 @@ LAYERS = [
     ["pruners"],
     ["pytorch"],
     ["optimizer", "wrappers", "plots"],
+    ["attachment"],
     ["at_init", "backup", "callbacks", "report", "summaries"],
     ["demo"],
     ["__main__", "__init__"],
