@@ -642,7 +642,6 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     def saved(module=None, **settings):
         module = build() if module is None else module
         other = PytorchBasePruner(STEPS | {"criterion": "snip"} | settings, module)
-        other._beside_training()
         return other.state_dict()
 
     wide = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
