@@ -121,6 +121,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     layout=layout_for(shape, variables[index]),
                     name=f"{variables[index].path.replace('/', '_')}_{key}",
                 )
+        if self.num_pruners > max(1, len(self.masked_variables)):
+            raise ValueError(f"{self.num_pruners} pruners have too few masks.")
         for number in range(self.num_pruners):
             self._updates.append(
                 self.add_variable(
@@ -364,7 +366,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.finalize_variable_values(var_list)
 
     def save_own_variables(self, store):
-        # The inner optimizer is saved as a part of its own.
         save_run(self, store)
 
     def load_own_variables(self, store):
