@@ -103,7 +103,7 @@ BACKBONES = {
         "stackwise_strides": [2, 2],
         "stackwise_num_filters": [32, 64],
         "block_type": "dark_block",
-        "stage_type": "csp",
+        "stage_type": "dark",
     },
     "DINOV2Backbone": PATCHES
     | {"intermediate_dim": 64, "position_embedding_shape": (32, 32, 3)},
@@ -325,7 +325,7 @@ def _composed(models):
             image_encoder=image_encoder(),
             spatial_pyramid_pooling_key="P4",
             low_level_feature_key="P2",
-            upsampling_size=2,
+            upsampling_size=4,
             dilation_rates=[2, 4],
             image_shape=(32, 32, 3),
         ),

@@ -69,7 +69,7 @@ def copy_of(operation):
             )
         copy = type(operation).from_config(_unwrapped(operation.get_config()))
         if not copy.built:
-            copy.build_from_config(operation.get_build_config())
+            copy.build_from_config(_plain(operation.get_build_config()))
     except Exception as error:
         raise ValueError(
             f"'{operation.name}' ({type(operation).__name__}) cannot be copied from "
@@ -78,6 +78,15 @@ def copy_of(operation):
             "no copy, and leaves a model without wrapped layers plain as it is."
         ) from error
     return copy
+
+
+def _plain(value):
+    """Makes plain containers of those that Keras tracks, which JAX cannot trace."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    return value
 
 
 def _is_graph(operation, descend):
