@@ -369,10 +369,12 @@ def test_an_exception_in_fit_gives_the_users_optimizer_back(hook, error, data):
 
 
 class Poisoned(keras.layers.Layer):
-    """Passes its input on; the gradient is NaN where an input is above 100."""
+    """Passes its input on; value and gradient are NaN where it is beyond 100."""
 
     def call(self, x):
-        return ops.where(ops.abs(x) > 100, ops.sqrt(x - x), x)
+        large = ops.abs(x) > 100
+        # Twice, so that the gradient elsewhere is not 0 * NaN.
+        return ops.where(large, ops.where(large, x, 0.0) * np.nan, x)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
