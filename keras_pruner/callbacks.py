@@ -70,6 +70,7 @@ class PruningCallback(keras.callbacks.Callback):
             self.config = dataclasses.replace(self.config, **rename_keys(settings))
         for part in (self.config, *self.config.local_configs):
             refuse_at_init_only(part)
+        failures.guard_fit()
         self.verbose = verbose
         self.pruners = []
         self._pruned_model = lambda: None

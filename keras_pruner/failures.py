@@ -1,8 +1,8 @@
 """A hook that Keras lacks: what to do when `fit` is ended by an exception.
 
-Callbacks hear of the end of a run only if it ends well. So `keras.Model.fit` is wrapped
-here, when the package is imported, by a `try` that calls what a callback asked for and
-raises on. It does nothing else, and nothing at all for models that no callback named.
+Callbacks hear of the end of a run only if it ends well. So `guard_fit` wraps
+`keras.Model.fit`, once, by a `try` that calls what a callback asked for and raises on. It
+does nothing else, and nothing at all for models that no callback named.
 """
 
 import functools
@@ -11,6 +11,12 @@ import weakref
 import keras
 
 _hooks = weakref.WeakKeyDictionary()
+
+
+def guard_fit():
+    """Wraps `keras.Model.fit`. A callback calls it before it is given to a `fit`."""
+    if not hasattr(keras.Model.fit, "is_guarded"):
+        keras.Model.fit = _guarded(keras.Model.fit)
 
 
 def on_failed_fit(model, method):
@@ -37,6 +43,7 @@ def _guarded(fit):
             _call_hook(self, error)
             raise
 
+    guarded.is_guarded = True
     return guarded
 
 
@@ -49,6 +56,3 @@ def _call_hook(model, error):
     except Exception as second:
         # The first is what went wrong; it must not be lost.
         error.add_note(f"Afterwards {method.__qualname__} failed: {second!r}")
-
-
-keras.Model.fit = _guarded(keras.Model.fit)
