@@ -1,8 +1,8 @@
 """A hook that Keras lacks: what to do when `fit` is ended by an exception.
 
 Callbacks hear of the end of a run only if it ends well. So `guard_fit` wraps
-`keras.Model.fit`, once, by a `try` that calls what a callback asked for and raises on. It
-does nothing else, and nothing at all for models that no callback named.
+`keras.Model.fit`, once, by a `try` that calls what a callback asked for and raises on.
+It does nothing else, and nothing at all for models that no callback named.
 """
 
 import functools

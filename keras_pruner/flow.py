@@ -1,6 +1,7 @@
 """The synaptic flow through a model of absolute weights, and its derivatives."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -11,6 +12,14 @@ from keras_pruner.compiled import derivative, double_precision
 # They saturate on the large positive numbers that flow through a model of absolute
 # weights, and then let no flow through.
 _SATURATING = {"softmax", "log_softmax", "sigmoid", "hard_sigmoid", "tanh"}
+# They divide by what their own input says, and so pass no flow on. Batch normalisation
+# has statistics of its own, in inference mode.
+_NORMALIZING = (
+    layers.LayerNormalization,
+    layers.RMSNormalization,
+    layers.GroupNormalization,
+    layers.UnitNormalization,
+)
 # The flow grows with every layer. Where it leaves the range of floats, input and R are
 # multiplied by these. Without biases that changes all scores by one factor.
 _SCALES = (1.0, 1e-10, 1e-20, 1e-30)
@@ -20,7 +29,8 @@ def flow_gradients(model, kernels, example=None):
     """Returns `dR/d|w|` by kernel, (K, N) float32, scaled: the largest score is 1.
 
     R is the sum of the outputs on an input of ones, of the model with absolute weights,
-    in inference mode and in float64. Outside of TensorFlow, Keras computes much in
+    in inference mode and in float64. Layers that normalise by their own input only
+    scale and shift. Outside of TensorFlow, Keras computes much in
     float32 all the same; so where a derivative is not finite, input and R are made
     smaller. Nothing of the model changes.
 
@@ -131,10 +141,10 @@ def _inputs(specs, size):
 
 @contextlib.contextmanager
 def _for_flow(model):
-    """Lets a model compute in float64, without saturating activations, for a while."""
+    """Lets a model compute in float64, and let all flow through, for a while."""
     members = list(model._flatten_layers(include_self=True, recursive=True))
     policies = [(layer, layer.dtype_policy) for layer in members]
-    activations = []
+    activations, normalizing = [], []
     try:
         for layer in members:
             layer.dtype_policy = keras.DTypePolicy("float64")
@@ -144,12 +154,33 @@ def _for_flow(model):
             if name in _SATURATING and not _is_recurrent(layer):
                 activations.append((layer, activation))
                 layer.activation = keras.activations.linear
+            if isinstance(layer, _NORMALIZING):
+                normalizing.append(layer)
+                layer.call = functools.partial(_scale_and_shift, layer)
         yield
     finally:
+        for layer in normalizing:
+            del layer.call
         for layer, policy in policies:
             layer.dtype_policy = policy
         for layer, activation in activations:
             layer.activation = activation
+
+
+def _scale_and_shift(layer, inputs, *args, **kwargs):
+    """What a normalising layer does besides normalising."""
+    axes = getattr(layer, "axis", -1)
+    axes = {axis % len(inputs.shape) for axis in keras.tree.flatten(axes)}
+    shape = [n if axis in axes else 1 for axis, n in enumerate(inputs.shape)]
+    # "scale" is a variable of RMSNormalization, and a setting of LayerNormalization.
+    for name in ("gamma", "scale"):
+        factor = getattr(layer, name, None)
+        if isinstance(factor, keras.Variable):
+            inputs = inputs * ops.reshape(factor, shape)
+    shift = getattr(layer, "beta", None)
+    if isinstance(shift, keras.Variable):
+        inputs = inputs + ops.reshape(shift, shape)
+    return inputs
 
 
 def _is_recurrent(layer):

@@ -96,6 +96,39 @@ def test_flow_of_two_layers_equals_the_formula():
         np.testing.assert_allclose(value_of(slope), expected / largest, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (layers.LayerNormalization, "gamma"),
+        (layers.RMSNormalization, "scale"),
+        (lambda: layers.GroupNormalization(2), "gamma"),
+    ],
+)
+def test_flow_passes_layers_that_normalise_by_their_input(make, name):
+    normalising = make()
+    linear = {"use_bias": False}
+    inputs = layers.Input((5,))
+    x = normalising(layers.Dense(4, **linear)(inputs))
+    model = keras.Model(inputs, layers.Dense(3, **linear)(x))
+    factor = np.array([1, -2, 3, 4], "float32")
+    getattr(normalising, name).assign(factor)
+    kernels = KerasBasePruner({}, model).kernels
+    first, second = (np.abs(value_of(k.variable)).astype("float64") for k in kernels)
+    found = Probe(model, kernels, [], None).flow_gradients()
+    # R = 1^T |A| diag(|factor|) |B| 1.
+    passed = np.abs(factor)
+    slopes = [
+        np.tile(passed * second.sum(axis=1), (5, 1)),
+        np.tile((first.sum(axis=0) * passed)[:, None], (1, 3)),
+    ]
+    largest = max((first * slopes[0]).max(), (second * slopes[1]).max())
+    for slope, expected in zip(found, slopes, strict=True):
+        np.testing.assert_allclose(value_of(slope), expected / largest, rtol=1e-5)
+    # The layer normalises again.
+    row = value_of(normalising(np.array([[1, 2, 3, 5]], "float32")))
+    assert np.abs(row / factor).max() < 2
+
+
 def test_synflow_of_a_deep_model_neither_overflows_nor_cuts_a_layer():
     model = keras.Sequential([layers.Input((50,))])
     for _ in range(20):

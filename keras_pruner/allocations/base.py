@@ -140,12 +140,29 @@ def _scale_densities(densities, target, plans, lower, upper):
     return groups(high)
 
 
+def _near_bounds(ideal, plans, lower, upper):
+    """Returns the fewest and most groups that rounding may let each kernel prune."""
+    fewest, most = [], []
+    for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
+        reach = math.ceil(plan.num_groups / 10)
+        least, largest = math.floor(x) - reach, math.ceil(x) + reach
+        if x < plan.num_groups:
+            largest = min(largest, plan.num_groups - 1)
+        fewest.append(max(low, least))
+        most.append(max(fewest[-1], min(high, largest)))
+    return fewest, most
+
+
 def _round_to_total(ideal, target, plans, lower, upper):
     """Rounds to whole groups so that the total comes nearest to the target.
 
     Large groups are rounded by themselves. The smallest make up for what that leaves,
-    by largest remainder; larger ones only where the smaller have no room.
+    by largest remainder; larger ones only where the smaller have no room. So that one
+    small kernel does not pay for the rounding of large groups, a kernel gives or is
+    spared at most one group or a tenth of its groups on top of its share, and none is
+    emptied by rounding.
     """
+    lower, upper = _near_bounds(ideal, plans, lower, upper)
     smallest = min(plan.group_size for plan in plans)
     counts = []
     for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):

@@ -50,6 +50,7 @@ class TopKAST(KerasBasePruner):
     rule_class = _TopKast
     keeps_zeros = False
     default_schedule = "constant"
+    default_allocation = "erk"
     default_options = {"backward_sparsity": None, "decay": 1e-4}  # noqa: RUF012
 
     @classmethod
