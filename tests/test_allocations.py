@@ -268,18 +268,38 @@ class Even(Allocation):
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "target"),
+    ("sparsity", "num_small", "target", "expected"),
     [
-        # 14 weights each: 1.4 groups of 10 round down, and the small groups add 4.
-        (0.7, 28),
-        # 16 weights each: 1.6 groups of 10 round up, and the small ones give back 4.
-        (0.8, 32),
+        # 2.1 large groups round down, and the small ones add 1.
+        (0.7, 40, 49, [2, 29]),
+        # 1.8 round up, and the small ones give back 2.
+        (0.6, 40, 42, [2, 22]),
+        # A tenth of their 20 groups is the most that they add to their 9.
+        (0.45, 20, 22, [1, 11]),
+        # 2.7 round up, but the last group stays, and the small ones add 4 to their 36.
+        (0.9, 40, 63, [2, 39]),
+        # They cannot: half a group of 10 is the most that may be missing.
+        (0.95, 40, 66, [3, 36]),
     ],
 )
-def test_total_is_exact_where_small_groups_make_up_for_a_large_one(sparsity, target):
-    plans = [plan_of((10, 2), group_size=10), plan_of((1, 20))]
-    large, small = allocate_counts(Even(), sparsity, plans, [0, 0], [2, 20])
-    assert 10 * large + small == target
+def test_small_groups_make_up_for_a_large_one(sparsity, num_small, target, expected):
+    plans = [plan_of((10, 3), group_size=10), plan_of((1, num_small))]
+    counts = allocate_counts(Even(), sparsity, plans, [0, 0], [3, num_small])
+    assert target_weights(sparsity, plans) == target
+    assert counts == expected
+
+
+def test_a_small_kernel_does_not_pay_for_the_rounding_of_large_groups():
+    # A small ConvNet under "1xchannel": the filters of conv_1 have 9 weights each, and
+    # all 16 together are less than half a unit of the dense layer.
+    shapes = [(3, 3, 1, 16), (3, 3, 16, 32), (3, 3, 32, 64), (1024, 32)]
+    plans = [plan_of(shape, math.prod(shape[:-1])) for shape in shapes]
+    for sparsity in (0.5, 0.75):
+        counts = counts_of("erk", sparsity, plans)
+        made = sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
+        # Its share is to stay dense.
+        assert counts[0] <= 2
+        assert abs(made - target_weights(sparsity, plans)) <= 512
 
 
 # Custom.

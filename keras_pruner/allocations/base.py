@@ -154,20 +154,36 @@ def _near_bounds(ideal, plans, lower, upper):
 
 
 def _round_to_total(ideal, target, plans, lower, upper):
-    """Rounds to whole groups so that the total comes nearest to the target.
+    """Rounds to whole groups so that the total comes near to the target.
 
     Large groups are rounded by themselves. The smallest make up for what that leaves,
     by largest remainder; larger ones only where the smaller have no room. So that one
     small kernel does not pay for the rounding of large groups, a kernel gives or is
-    spared at most one group or a tenth of its groups on top of its share, and none is
-    emptied by rounding.
+    spared at most a tenth of its groups on top of its share, and none is emptied; but
+    for these reasons the total misses the target by no more than half a group.
     """
-    lower, upper = _near_bounds(ideal, plans, lower, upper)
     smallest = min(plan.group_size for plan in plans)
     counts = []
     for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
         whole = math.floor(x + 1e-9) if plan.group_size == smallest else round(x)
         counts.append(min(high, max(low, whole)))
+    near = _near_bounds(ideal, plans, lower, upper)
+    made, missing = _make_up(counts, ideal, target, plans, *near)
+    if 2 * abs(missing) > max(plan.group_size for plan in plans):
+        made, _ = _make_up(counts, ideal, target, plans, lower, upper)
+    return made
+
+
+def _make_up(counts, ideal, target, plans, lower, upper):
+    """Moves counts to within bounds, and towards the target.
+
+    Returns:
+        Tuple of the counts and of the weights that are missing to the target.
+    """
+    counts = [
+        min(high, max(low, count))
+        for count, low, high in zip(counts, lower, upper, strict=True)
+    ]
     missing = target - sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
     for size in sorted({plan.group_size for plan in plans}):
         members = [i for i, plan in enumerate(plans) if plan.group_size == size]
@@ -183,4 +199,4 @@ def _round_to_total(ideal, target, plans, lower, upper):
                 change = sign * min(most, nearest, room)
                 counts[index] += change
                 missing -= change * size
-    return counts
+    return counts, missing
