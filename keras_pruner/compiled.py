@@ -42,11 +42,14 @@ class FunctionCache:
     """Calls pure functions of tensors, each compiled once for all calls that are alike.
 
     Calls are alike if the function, what it depends on besides tensors, and the shapes
-    and dtypes of the tensors are. So kernels of one shape share what is compiled.
+    and dtypes of the tensors are. So kernels of one shape share what is compiled, and
+    what depends on tensors alone is shared by all caches of a process.
 
     Args:
         compile: Makes a function callable; `CompiledFunction` by default.
     """
+
+    _of_process = {}  # noqa: RUF012
 
     def __init__(self, compile=CompiledFunction):
         self._compile = compile
@@ -67,10 +70,16 @@ class FunctionCache:
         cached = self._functions.get((static, _signature_of(about)))
         if cached is not None:
             return cached(*arguments)
-        leading = () if about is None else (about,)
-        made = self._compile(functools.partial(function, *leading, **settings))
+        if about is None:
+            made = self._of_process.get((self._compile, static))
+            if made is None:
+                made = self._compile(functools.partial(function, **settings))
+                self._of_process[self._compile, static] = made
+            self._functions[static, None] = made
+            return made(*arguments)
+        made = self._compile(functools.partial(function, about, **settings))
         result = made(*arguments)
-        self._functions[static, _signature_of(about)] = made
+        self._functions[static, about.signature] = made
         return result
 
     def __len__(self):

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_pruner.compiled import no_gradients, num_replicas
+from keras_pruner.training import TrainingRule, keep
 
 
 class LoopHooks:
@@ -58,15 +59,19 @@ class LoopHooks:
     def apply_masks(self):
         with no_gradients():
             for kernel in self.kernels:
-                path = kernel.path
-                value, mask = self.rules[path].effective(
-                    self.source_value(kernel),
-                    self.mask_variables[path],
-                    self.state_variables[path],
-                )
-                kernel.variable.assign(value)
-                if mask is not None:
-                    self.mask_variables[path].assign(mask)
+                rule, variable = self.rules[kernel.path], kernel.variable
+                weight = self.source_value(kernel)
+                mask = self.mask_variables[kernel.path]
+                if type(rule).effective is TrainingRule.effective:
+                    # What nearly all rules do, so it is worth compiling.
+                    mask = ops.convert_to_tensor(mask)
+                    variable.assign(self._compiled(keep, weight, mask))
+                    continue
+                states = self.state_variables[kernel.path]
+                value, new_mask = rule.effective(weight, mask, states)
+                variable.assign(value)
+                if new_mask is not None:
+                    mask.assign(new_mask)
 
     def mask_gradients(self, gradients):
         replicas = num_replicas()

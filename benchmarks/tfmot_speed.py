@@ -1,0 +1,61 @@
+"""A mask update of tensorflow-model-optimization, for `speed.py`.
+
+`speed.py` runs it, with a Python that has tensorflow-model-optimization and tf-keras:
+`tfmot_speed.py PATTERN ROWS COLUMNS ROUNDS`. It prints a row of the table as JSON.
+"""
+
+import json
+import os
+import sys
+import time
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow_model_optimization.python.core.sparsity.keras import (  # noqa: E402
+    pruning_impl,
+)
+
+
+def main():
+    pattern, rows, columns, rounds = sys.argv[1], *map(int, sys.argv[2:])
+    value = np.random.default_rng(0).standard_normal((rows, columns)).astype("float32")
+    weight = tf.Variable(value)
+    mask, threshold = tf.Variable(tf.ones_like(weight)), tf.Variable(0.0)
+    settings = {"block_size": (1, 1), "sparsity_m_by_n": None}
+    if pattern == "4x4":
+        settings["block_size"] = (4, 4)
+    elif pattern == "2:4":
+        settings["sparsity_m_by_n"] = (2, 4)
+    elif pattern != "1x1":
+        # It has no channels; a block of a whole column is the nearest thing.
+        settings["block_size"] = (rows, 1)
+    pruning = pruning_impl.Pruning(
+        training_step_fn=lambda: 0,
+        pruning_vars=[(weight, mask, threshold)],
+        pruning_schedule=lambda step: (True, tf.constant(0.9)),
+        block_pooling_type="AVG",
+        **settings,
+    )
+    update = tf.function(pruning.conditional_mask_update)
+    limit = tf.function(
+        lambda: tf.where(mask > 0, weight, 0.0), jit_compile=True, autograph=False
+    )
+    seconds = {"update": [], "limit": []}
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        update()
+        mask.numpy()
+        seconds["update"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        limit()[0, 0].numpy()
+        seconds["limit"].append(time.perf_counter() - start)
+    update, limit = (np.array(seconds[name][1:]) for name in ("update", "limit"))
+    low, middle, high = np.quantile(update / limit, (0.25, 0.5, 0.75))
+    row = {"ratio": middle, "quartiles": [low, high]}
+    print(json.dumps(row | {"milliseconds": 1e3 * np.median(update)}))
+
+
+if __name__ == "__main__":
+    main()
