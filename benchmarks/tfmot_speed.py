@@ -34,7 +34,7 @@ def main():
     pruning = pruning_impl.Pruning(
         training_step_fn=lambda: 0,
         pruning_vars=[(weight, mask, threshold)],
-        pruning_schedule=lambda step: (True, tf.constant(0.9)),
+        pruning_schedule=lambda step: (tf.constant(True), tf.constant(0.9)),
         block_pooling_type="AVG",
         **settings,
     )

@@ -273,6 +273,8 @@ def select_lowest(scores, k, bracket=None):
     k = ops.clip(ops.cast(k, count_dtype()), 0, size)
     if bracket is None:
         bracket = _find(scores, k)
+    else:
+        bracket = Bracket(*map(ops.convert_to_tensor, bracket))
     return ops.reshape(_mark(_as_rows(scores), bracket, k), shape)
 
 
