@@ -23,18 +23,12 @@ def main():
     value = np.random.default_rng(0).standard_normal((rows, columns)).astype("float32")
     weight = tf.Variable(value)
     mask, threshold = tf.Variable(tf.ones_like(weight)), tf.Variable(0.0)
-    settings = {"block_size": (1, 1), "sparsity_m_by_n": None}
-    if pattern == "4x4":
-        settings["block_size"] = (4, 4)
-    elif pattern == "2:4":
-        settings["sparsity_m_by_n"] = (2, 4)
-    elif pattern != "1x1":
-        # It has no channels; a block of a whole column is the nearest thing.
-        settings["block_size"] = (rows, 1)
+    block = tuple(map(int, pattern.split("x")))
+    settings = {"block_size": block, "sparsity_m_by_n": None}
     pruning = pruning_impl.Pruning(
         training_step_fn=lambda: 0,
         pruning_vars=[(weight, mask, threshold)],
-        pruning_schedule=lambda step: (True, tf.constant(0.9)),
+        pruning_schedule=lambda step: (tf.constant(True), tf.constant(0.9)),
         block_pooling_type="AVG",
         **settings,
     )

@@ -74,13 +74,7 @@ def count_lowest_jointly(scores, group_sizes, target, bounds, run=call_directly)
     """
     num_scores = [math.prod(score.shape) for score in scores]
     _check_total(num_scores, group_sizes)
-    demand = JointDemand(
-        *(
-            ops.convert_to_tensor(value, dtype=count_dtype())
-            for value in (target, group_sizes, *bounds)
-        )
-    )
-    bracket = open_bracket(num_scores)
+    demand = _demand(target, group_sizes, *bounds)
     size = functools.partial(_sample_size, total=sum(num_scores))
     samples = [
         run(sample_keys, score, size=size(number))
@@ -91,17 +85,42 @@ def count_lowest_jointly(scores, group_sizes, target, bounds, run=call_directly)
         for sample, number, group in zip(samples, num_scores, group_sizes, strict=True)
     ]
     thresholds = run(_first_thresholds, samples, np.concatenate(shares), demand)
+    bracket = _find(scores, thresholds, demand, run)
+    counts = ops.convert_to_numpy(run(_divide, bracket, demand)).tolist()
+    low, high, below, reached = map(ops.convert_to_numpy, bracket)
+    brackets = []
+    for index, score in enumerate(scores):
+        ends = slice(index, index + 1)
+        own = Bracket(low, high, below[ends], reached[ends])
+        # A capped tensor is cut elsewhere than the others.
+        if not _serves(own, counts[index]):
+            alone = _demand(counts[index], [1], [0], [num_scores[index]])
+            own = _find([score], thresholds, alone, run)
+            own = Bracket(*map(ops.convert_to_numpy, own))
+        brackets.append(own)
+    return counts, brackets
+
+
+def _demand(*values):
+    return JointDemand(
+        *(ops.convert_to_tensor(value, dtype=count_dtype()) for value in values)
+    )
+
+
+def _find(scores, thresholds, demand, run):
+    """Narrows the bracket of a ranking until it needs no further pass."""
+    bracket = open_bracket([math.prod(score.shape) for score in scores])
     found = run(_is_found, bracket, demand)
     while not ops.convert_to_numpy(found):
         counts = [run(count_lowest, score, thresholds) for score in scores]
         bracket, thresholds, found = run(_advance, bracket, thresholds, counts, demand)
-    counts = ops.convert_to_numpy(run(_divide, bracket, demand)).tolist()
-    below, reached = map(ops.convert_to_numpy, (bracket.below, bracket.reached))
-    brackets = [
-        Bracket(bracket.low, bracket.high, below[i : i + 1], reached[i : i + 1])
-        for i in range(len(scores))
-    ]
-    return counts, brackets
+    return bracket
+
+
+def _serves(bracket, count):
+    """Whether the `count` lowest scores of one tensor can be told by a bracket."""
+    low, high, below, reached = (int(number.item()) for number in bracket)
+    return below <= count <= reached and (count in (below, reached) or high - low == 1)
 
 
 def _check_total(num_scores, group_sizes):

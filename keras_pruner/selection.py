@@ -85,13 +85,15 @@ def count_lowest(scores, thresholds):
     keys = ordered_keys(_as_rows(scores))
     rows, columns = keys.shape
     height = _block_height(rows)
-    num_blocks = rows // height
-    whole = num_blocks * height
-    blocks = ops.reshape(keys[:whole], (num_blocks, height, columns))
-    counts = _unpack(ops.sum(_pack(blocks, thresholds), axis=1))
+    whole = rows // height * height
+    blocks = ops.reshape(keys[:whole], (-1, height, columns))
+    packed = ops.sum(_pack(blocks, thresholds), axis=1)
     if whole < rows:
-        counts = counts + _unpack(_pack(keys[whole:], thresholds))
-    return counts
+        packed = ops.concatenate([packed, _pack(keys[whole:], thresholds)])
+    # (blocks, columns, thresholds)
+    shifts = ops.arange(0, 8 * NUM_THRESHOLDS, 8, dtype="int32")
+    fields = ops.bitwise_and(ops.right_shift(packed[:, :, None], shifts), 255)
+    return ops.cast(ops.sum(fields, axis=(0, 1)), "int32")
 
 
 def _block_height(rows):
@@ -117,15 +119,6 @@ def _pack(keys, thresholds):
         mark = ops.cast(keys <= thresholds[number], "int32")
         packed = packed + mark * 2 ** (8 * number)
     return packed
-
-
-def _unpack(packed):
-    """Sums each of the four bytes of int32 values."""
-    fields = [
-        ops.bitwise_and(ops.right_shift(packed, 8 * number), 255)
-        for number in range(NUM_THRESHOLDS)
-    ]
-    return ops.stack([ops.cast(ops.sum(field), "int32") for field in fields])
 
 
 def open_bracket(num_scores):
@@ -269,24 +262,23 @@ def select_lowest(scores, k, bracket=None):
     Args:
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         k: Integer or int tensor, clipped to [0, number of scores].
-        bracket: `Bracket` of one tensor, counted in these scores. If the sought key is
-            in it, no pass is made that was made before.
+        bracket: `Bracket` of these scores that was found for `k` already, as
+            `count_lowest_jointly` returns it; no pass is made then to find it.
 
     Returns:
         Bool tensor of the same shape with exactly k `True`.
     """
     shape, size = scores.shape, math.prod(scores.shape)
     k = ops.clip(ops.cast(k, count_dtype()), 0, size)
-    whole = open_bracket([size])
     if bracket is None:
-        bracket = whole
-        thresholds = _first_thresholds(scores, k)
+        bracket = _find(scores, k)
     else:
-        holds = ops.logical_and(bracket.below[0] <= k, k <= bracket.reached[0])
-        bracket = Bracket(
-            *(ops.where(holds, b, w) for b, w in zip(bracket, whole, strict=True))
-        )
-        thresholds = place_thresholds(bracket, ops.array(False), _first, k)
+        bracket = Bracket(*map(ops.convert_to_tensor, bracket))
+    return ops.reshape(_mark(_as_rows(scores), bracket, k), shape)
+
+
+def _find(scores, k):
+    """Narrows the bracket of the k-th lowest score until it needs no further pass."""
 
     def step(bracket, thresholds):
         counts = ops.expand_dims(count_lowest(scores, thresholds), 0)
@@ -296,9 +288,9 @@ def select_lowest(scores, k, bracket=None):
     bracket, _ = ops.while_loop(
         lambda bracket, _: ops.logical_not(is_found(bracket, _first, k)),
         step,
-        (bracket, thresholds),
+        (open_bracket([math.prod(scores.shape)]), _first_thresholds(scores, k)),
     )
-    return ops.reshape(_mark(_as_rows(scores), bracket, k), shape)
+    return bracket
 
 
 def _first(counts):

@@ -259,6 +259,18 @@ def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
     assert np.concatenate(selected).tolist() == expected.tolist()
 
 
+def test_jointly_capped_then_selected_equals_sorting_each():
+    generator = np.random.default_rng(4)
+    scores = [generator.standard_normal(size).astype("float32") for size in (90, 70)]
+    counts, brackets = count_lowest_jointly(
+        [tensor(s) for s in scores], [1, 1], 100, ([0, 0], [20, 70])
+    )
+    assert counts == [20, 70]
+    for score, k, bracket in zip(scores, counts, brackets, strict=True):
+        selected = ops.convert_to_numpy(select_lowest(tensor(score), k, bracket))
+        assert np.array_equal(selected, lowest_by_sorting(score, k))
+
+
 def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
     generator = np.random.default_rng(3)
     scores = [generator.integers(0, 5, size).astype("float32") for size in (11, 6, 8)]
@@ -274,10 +286,11 @@ def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
         counts, _ = count_lowest_jointly(tensors, sizes, target, (lower, upper), run)
         assert counts == jointly_by_sorting(scores, sizes, target, lower, upper)
         assert counts == jointly(scores, sizes, target, lower, upper)
-    # Three shapes of scores, each sampled and counted; and four functions for all.
-    assert len(run) == 10
+    # Three shapes of scores, each sampled and counted; four functions for all; and two
+    # for a capped tensor alone.
+    assert len(run) == 12
     if IS_TRACED:
-        assert run.trace_count == 10
+        assert run.trace_count == 12
 
 
 @st.composite
