@@ -2,7 +2,8 @@
 
 Each is built with random weights for small inputs, pruned to 80 % by `PruningCallback`
 in a `fit` of one step, saved in the midst of it, loaded, and stripped; and a copy is
-made by `wrap` where its layers can be copied. Each model has a process of its own.
+made by `wrap` where its layers can be copied. Each model has a process of its own,
+or shares it with a few.
 KerasHub is left out where it is not installed: `pip install keras-hub`.
 
     python benchmarks/models.py --json models.json
@@ -22,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -36,8 +38,10 @@ import keras_pruner
 from keras_pruner import PruningCallback, find_kernels, strip, wrap
 
 TARGET = 0.8
+# What a line with a row begins with, among whatever else a process prints.
+MARK = "row: "
 STEPS = ("finds", "prunes", "trains", "saves", "strips", "wraps")
-SMOKE = ("MobileNetV2", "BertBackbone", "LlamaBackbone")
+SMOKE = ("MobileNet", "BertBackbone", "LlamaBackbone")
 
 
 def random_inputs(model, batch=2, length=8):
@@ -208,22 +212,27 @@ def everything():
     return catalogue.applications() | catalogue.backbones()
 
 
-def run_alone(name, limit):
-    """Runs one model in a process of its own, and returns its row."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "row.json")
-        command = [sys.executable, __file__, "--row", name, "--json", str(path)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=limit
-            )
-        except subprocess.TimeoutExpired:
-            return {"name": name, "passed": [], "failure": f"longer than {limit} s"}
-        if not path.exists():
-            last = (done.stderr.strip() or "nothing said").splitlines()[-1]
-            failure = f"the process ended with {done.returncode}: {last}"[:400]
-            return {"name": name, "passed": [], "failure": failure}
-        return json.loads(path.read_text())
+def run_apart(names, limit):
+    """Runs models in a process of their own, and yields their rows as they come."""
+    command = [sys.executable, __file__, "--rows", *names]
+    with tempfile.TemporaryFile("w+") as log:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        timer = threading.Timer(limit * len(names), child.kill)
+        timer.start()
+        done = set()
+        for line in child.stdout:
+            if line.startswith(MARK):
+                row = json.loads(line.removeprefix(MARK))
+                done.add(row["name"])
+                yield row
+        code = child.wait()
+        timer.cancel()
+        log.seek(0)
+        last = (log.read().strip() or "nothing said").splitlines()[-1]
+    failure = f"the process ended with {code}: {last}"[:400]
+    for name in names:
+        if name not in done:
+            yield {"name": name, "passed": [], "failure": failure}
 
 
 def versions():
@@ -279,13 +288,16 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="a few small models")
     parser.add_argument("--json", help="file of rows; those in it are not run again")
     parser.add_argument("--limit", type=float, default=1200, help="seconds a model")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--together", type=int, default=1, help="models a process")
+    parser.add_argument("--rows", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     builders = everything()
-    if options.row:
+    if options.rows:
         with tempfile.TemporaryDirectory() as folder:
-            row = run(options.row, builders[options.row], folder)
-        pathlib.Path(options.json).write_text(json.dumps(row))
+            for name in options.rows:
+                row = run(name, builders[name], folder)
+                print(MARK + json.dumps(row), flush=True)
+                keras.backend.clear_session()
         return
     names = [name for name in builders if re.search(options.only, name)]
     if options.smoke:
@@ -296,12 +308,14 @@ def main():
         results = json.loads(path.read_text())
         if results["versions"] != versions():
             parser.error(f"{path} is of {results['versions']}, not {versions()}")
-    for name in names:
-        if name not in results["rows"]:
-            results["rows"][name] = run_alone(name, options.limit)
-            print(name, results["rows"][name]["passed"], file=sys.stderr, flush=True)
-        if path:
-            path.write_text(json.dumps(results, indent=1))
+    missing = [name for name in names if name not in results["rows"]]
+    for number in range(0, len(missing), options.together):
+        chunk = missing[number : number + options.together]
+        for row in run_apart(chunk, options.limit):
+            results["rows"][row["name"]] = row
+            print(row["name"], row["passed"], file=sys.stderr, flush=True)
+            if path:
+                path.write_text(json.dumps(results, indent=1))
     rows = [results["rows"][name] for name in names]
     print(f"{results['versions']}\n")
     print_table(rows)
