@@ -34,7 +34,8 @@ class BackupAndResume(keras.callbacks.Callback):
     One file is written, whole or not at all, with a checksum: weights, optimizer,
     metrics of the epoch so far, epoch and batch, the model's random generators (of
     dropout; Keras saves them nowhere), and the states of NumPy's and Python's global
-    ones (and torch's, under torch) at the beginning of the epoch.
+    ones (and torch's, under torch, also after the latest batch) at the beginning of the
+    epoch.
     When the run goes on, the batches of the epoch that were trained on already are
     drawn from the data once more, without training, so that what follows is the same.
 
@@ -121,7 +122,10 @@ class BackupAndResume(keras.callbacks.Callback):
         if self._batches_to_skip:
             model = self.model
             model.train_function = _Replay(
-                model, self._batches_to_skip, restored["metrics"]
+                model,
+                self._batches_to_skip,
+                restored["metrics"],
+                restored["backend_random"],
             )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -154,12 +158,18 @@ class BackupAndResume(keras.callbacks.Callback):
         """Ends a replay of an epoch that had no batch left to train on."""
         model = self.model
         if isinstance(model.train_function, _Replay):
-            model.train_function = model.train_function.train_function
+            model.train_function.end()
 
     def _save(self, epoch, batches_done):
         # JAX makes its variables current here.
         model = self.model
-        run = {"epoch": epoch, "batches_done": batches_done, "random": self._random}
+        run = {
+            "epoch": epoch,
+            "batches_done": batches_done,
+            "random": self._random,
+            # What a training step draws from, where the backend draws globally.
+            "backend_random": _backend_state(),
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.write_in_one_step(self.path) as path:
             type(model).save_weights(model, path)
@@ -180,21 +190,23 @@ class BackupAndResume(keras.callbacks.Callback):
 class _Replay:
     """Stands in for a model's `train_function`: draws batches without training on them.
 
-    After `num_batches` it puts the `train_function` back.
+    After `num_batches` it puts the `train_function` back, and the state that the
+    backend's generator had after the batches that were trained on.
     """
 
-    def __init__(self, model, num_batches, metrics):
+    def __init__(self, model, num_batches, metrics, backend_random):
         self.model = model
         self.train_function = model.train_function
         self.batches_left = num_batches
         self.metrics = metrics
+        self.backend_random = backend_random
         self.logs = None
         self._restore_metrics()
 
     def __call__(self, *arguments):
         model = self.model
         if self.batches_left <= 0:
-            model.train_function = self.train_function
+            self.end()
             return self.train_function(*arguments)
         steps = getattr(model, "steps_per_execution", 1)
         self.batches_left -= steps
@@ -214,6 +226,10 @@ class _Replay:
         if len(arguments) == 2:
             return self.logs, arguments[0]
         return self.logs
+
+    def end(self):
+        self.model.train_function = self.train_function
+        _set_backend_state(self.backend_random)
 
     def _restore_metrics(self):
         variables = self.model.metrics_variables
@@ -243,11 +259,10 @@ def _read(group, name):
 def _random_state():
     """Returns the states of the global random generators as plain values."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
-    backend = compiled.random_state()
     return {
         "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
         "python": random.getstate(),
-        "backend": None if backend is None else list(backend),
+        "backend": _backend_state(),
     }
 
 
@@ -256,5 +271,13 @@ def _set_random_state(state):
     np.random.set_state((kind, np.asarray(keys, dtype="uint32"), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    backend = state["backend"]
-    compiled.set_random_state(None if backend is None else bytes(backend))
+    _set_backend_state(state["backend"])
+
+
+def _backend_state():
+    state = compiled.random_state()
+    return None if state is None else list(state)
+
+
+def _set_backend_state(state):
+    compiled.set_random_state(None if state is None else bytes(state))

@@ -238,8 +238,8 @@ def sum_over_replicas(tensors):
 def random_state():
     """Returns the state of the backend's own generator as bytes; `None` if it has none.
 
-    torch draws the order of shuffled data from it. TensorFlow's cannot be read, and JAX
-    has none.
+    torch draws dropout and the order of shuffled data from it. TensorFlow's cannot be
+    read, and JAX has none.
     """
     if keras.backend.backend() != "torch":
         return None

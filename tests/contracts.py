@@ -98,11 +98,11 @@ class Case:
         head = layers.Dense(4, activation="softmax", name="head")
         model = keras.Model(inputs, head(x))
         if self.locks_zeros:
-            kernel = model.get_layer("hidden").kernel
             # Random bfloat16 numbers may be zero by themselves.
-            value = np.ones(kernel.shape)
+            value = np.ones((16, 16))
             value[::2, :7] = 0  # 8 x 7
-            kernel.assign(value)
+            model.get_layer("hidden").kernel.assign(value)
+            model.get_layer("head").kernel.assign(np.ones((16, 4)))
         return model
 
 

@@ -179,7 +179,7 @@ class Watch(keras.callbacks.Callback):
         self.masks.append({n: value_of(m) for n, m in pruner.masks.items()})
 
 
-def test_nan_gradients_in_fit_are_an_error_and_change_no_mask():
+def test_nan_weights_in_fit_change_no_mask_and_are_logged(caplog):
     x, y = samples()
     x[BATCH * 5, 0] = np.nan
     steps = {"begin_step": 2, "end_step": 8, "frequency": 2}
@@ -187,12 +187,11 @@ def test_nan_gradients_in_fit_are_an_error_and_change_no_mask():
         criterion="snip", target_sparsity=0.5, verbose=False, **steps
     )
     watch = Watch(pruning)
-    with pytest.raises(ValueError, match="NaN .* in a/kernel, b/kernel. The masks are"):
-        fit(build(), x, y, pruning, watch)
+    fit(build(), x, y, pruning, watch)
     (pruner,) = pruning.pruners
-    assert len(watch.masks) == 5
+    assert "Step 6: Cannot prune: NaN or infinite weights in a/kernel" in caplog.text
     for name, mask in pruner.masks.items():
-        np.testing.assert_array_equal(value_of(mask), watch.masks[-1][name])
+        np.testing.assert_array_equal(value_of(mask), watch.masks[4][name])
     assert 0 < pruner.current_sparsity_ratio < 0.5
 
 
@@ -208,9 +207,11 @@ def test_nan_in_the_memory_alone_is_an_error_that_names_gradients():
         {"criterion": "snip", "begin_step": 1, "end_step": 1}, build()
     )
     gradients = {k.path: np.ones(k.variable.shape) for k in pruner.kernels}
-    gradients["b/kernel"][0, 0] = np.nan
     pruner.on_before_optimizer_step(gradients)
     pruner.on_after_optimizer_step()
+    # No gradient brings it there, but a file may.
+    memory = pruner.state_variables["b/kernel"]["memory"]
+    memory.assign(np.full(memory.shape, np.nan))
     message = "infinite gradients, as the criterion remembers them, in b/kernel. The"
     with pytest.raises(ValueError, match=message):
         pruner.on_step_begin(0)

@@ -71,7 +71,7 @@ OPTIMIZERS = {
         p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1
     ),
     "rmsprop": lambda p: torch.optim.RMSprop(p, momentum=0.9),
-    "adagrad": torch.optim.Adagrad,
+    "adagrad": lambda p: torch.optim.Adagrad(p),
 }
 
 
