@@ -88,9 +88,9 @@ def at_init(criterion, num_examples=512):
         model = keras_pruner.prune_at_init(
             problem.initial_model(seed),
             data,
-            criterion=criterion,
             target_sparsity=sparsity,
             verbose=False,
+            **_of_seed({"criterion": criterion}, seed),
         )
         return problem.prune(
             problem.compile(model),
@@ -216,6 +216,7 @@ METHODS = {
     "top_kast": from_scratch(pruning_type="top_kast"),
     "acdc": from_scratch(pruning_type="acdc", **_OPEN_STEPS),
     "lottery_ticket": from_scratch(pruning_type="lottery_ticket", **_OPEN_STEPS),
+    "random_at_init": at_init(_random),
     "snip_at_init": at_init("snip"),
     "grasp_at_init": at_init("grasp"),
     "synflow_at_init": at_init("synflow"),
