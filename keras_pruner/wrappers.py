@@ -47,6 +47,9 @@ class PrunedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.pruning_config = None if config is None else as_config(config)
         self.supports_masking = layer.supports_masking
+        # Keras sorts arguments by the names of `call`; behind `**kwargs` it would not
+        # take tensors beside other values.
+        self._call_signature = inspect.signature(layer.call)
         # Whether gradients pass by the mask, for a pruner that looks at all of them.
         self.straight_through = False
         # Pairs of names and shapes cannot tell two equal variables apart; ids can.

@@ -329,6 +329,20 @@ def test_wrapped_layer_masks_what_its_parts_make_when_called():
     assert not value_of(layer(random(2, 4), encoded=random(2, 4))).any()
 
 
+def test_wrapped_attention_takes_tensors_beside_other_arguments():
+    inputs = keras.Input((5, 8))
+    allowed = keras.Input((5, 5), dtype="bool")
+    attention = layers.MultiHeadAttention(2, 3)
+    arguments = {"attention_mask": allowed, "use_causal_mask": True}
+    model = keras.Model([inputs, allowed], attention(inputs, inputs, **arguments))
+    x = [random(2, 5, 8), random(2, 5, 5) > 0.2]
+    expected = outputs_of(model, x)
+    wrapped = wrap(model)
+    assert len(find_wrapped(wrapped)) == 1
+    assert_same_outputs(wrapped, expected, x)
+    assert_same_outputs(strip(wrapped), expected, x)
+
+
 def test_search_reaches_layers_in_layers_of_ones_own():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Decoder(name="decoder")(inputs, encoded=inputs))
