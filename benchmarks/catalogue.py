@@ -294,13 +294,7 @@ def backbones():
 
 
 def _composed(models):
-    """Returns builders of backbones that take more than a few numbers."""
-
-    def dino():
-        model = models.DINOV2Backbone(**BACKBONES["DINOV2Backbone"])
-        # KerasHub saves the trained positions only if they have fallen in sum.
-        model.get_layer("embeddings").trainable = False
-        return model
+    """Returns builders of backbones that are made of other backbones."""
 
     def image_encoder():
         return models.ResNetBackbone(**RESNET)
@@ -327,7 +321,6 @@ def _composed(models):
         )
 
     return {
-        "DINOV2Backbone": dino,
         "DeepLabV3Backbone": lambda: models.DeepLabV3Backbone(
             image_encoder=image_encoder(),
             spatial_pyramid_pooling_key="P4",
