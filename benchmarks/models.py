@@ -159,7 +159,8 @@ def _run(build, path, row):
     pruning = PruningCallback(
         target_sparsity=TARGET, begin_step=1, end_step=1, verbose=False
     )
-    before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
+    # Copies: on TensorFlow the arrays may be the variables themselves.
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
     model.fit(
         inputs, targets, batch_size=1, verbose=0, callbacks=[pruning, SaveInside(path)]
     )
