@@ -223,10 +223,10 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         """
         if sparsity is None:
             sparsity = self.target_sparsity_ratio
-        demand = self.plan.demand(sparsity, self._pinned_groups())
-        if demand.target == 0 and not self._has_gradients():
-            # Nothing is pruned yet, so nothing needs a score.
-            return
+        if not self._has_gradients():
+            if self.plan.demand(sparsity, self._pinned_groups()).target == 0:
+                # Nothing is pruned yet, so nothing needs a score.
+                return
         self._check_gradients()
         result = self.make_masks(self.update_inputs(sparsity), self._compiled)
         self._check_finite(result.finite)
