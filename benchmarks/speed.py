@@ -206,13 +206,21 @@ MODELS = {
 class Training:
     """A model whose training steps can be timed, inside one run of `fit`."""
 
-    def __init__(self, build, jit_compile, steps, frequency=None):
+    def __init__(self, build, jit_compile, steps, rounds, frequency=None):
         model, batch = build()
         generator = np.random.default_rng(0)
         x = generator.random((batch * steps, *model.input_shape[1:]), "float32")
         self.data, self.batch = (x, generator.integers(0, 10, len(x))), batch
         self.model, self.steps, self.jit_compile = model, steps, jit_compile
-        self.frequency = frequency
+        self.settings = None
+        if frequency is not None:
+            # From dense to the target, over all epochs that are timed.
+            self.settings = {
+                "target_sparsity": 0.9,
+                "begin_step": 0,
+                "end_step": steps * (rounds + 1),
+                "frequency": frequency,
+            }
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("adam", loss, jit_compile=jit_compile)
 
@@ -236,11 +244,8 @@ class _Rounds(keras.callbacks.Callback):
     def _fit(self):
         training = self.training
         callbacks = [self]
-        if training.frequency is not None:
-            settings = {"begin_step": 0, "end_step": 10**9, "target_sparsity": 0.9}
-            callbacks.append(
-                PruningCallback(settings | {"frequency": training.frequency})
-            )
+        if training.settings is not None:
+            callbacks.append(PruningCallback(training.settings, verbose=False))
         x, y = training.data
         training.model.fit(
             x,
@@ -286,9 +291,10 @@ def run_step(options, report):
         for jit_compile in (True, False):
             steps = 3 if options.smoke else 100
             frequencies = (1,) if options.smoke else options.frequency
-            contestants = {"dense": Training(MODELS[name], jit_compile, steps)}
+            plan = MODELS[name], jit_compile, steps, options.rounds
+            contestants = {"dense": Training(*plan)}
             for frequency in frequencies:
-                made = Training(MODELS[name], jit_compile, steps, frequency)
+                made = Training(*plan, frequency)
                 contestants[f"frequency {frequency}"] = made
             rounds = {key: made.rounds() for key, made in contestants.items()}
             seconds = interleave(

@@ -82,6 +82,16 @@ class FunctionCache:
         self._functions[static, about.signature] = made
         return result
 
+    def repeat(self, condition, body, state):
+        """Calls `state = body(*state)` while `condition(*state)` is true.
+
+        Args:
+            condition: Function from the state to a bool tensor ().
+            body: Function from the state to the new one, which calls functions here.
+            state: Tuple of (nested) tensors.
+        """
+        return _repeat_by_host(condition, body, state)
+
     def __len__(self):
         return len(self._functions)
 
@@ -95,10 +105,30 @@ def _signature_of(about):
     return None if about is None else about.signature
 
 
-def call_directly(function, *arguments, about=None, **settings):
-    """Calls a function as `FunctionCache` does, without compiling it."""
-    leading = () if about is None else (about,)
-    return function(*leading, *arguments, **settings)
+class _DirectCalls:
+    """Calls functions as `FunctionCache` does, without compiling them.
+
+    Args:
+        repeat: What `FunctionCache.repeat` is here.
+    """
+
+    def __init__(self, repeat):
+        self.repeat = repeat
+
+    def __call__(self, function, *arguments, about=None, **settings):
+        leading = () if about is None else (about,)
+        return function(*leading, *arguments, **settings)
+
+
+def _repeat_by_host(condition, body, state):
+    while keras.ops.convert_to_numpy(condition(*state)):
+        state = body(*state)
+    return state
+
+
+call_directly = _DirectCalls(_repeat_by_host)
+# Of a caller that is compiled as a whole, so that no number can be looked at.
+call_in_trace = _DirectCalls(keras.ops.while_loop)
 
 
 def _signature(arguments):

@@ -18,24 +18,79 @@ from keras_pruner.selection import (
     Bracket,
     count_dtype,
     count_lowest,
+    dtype_of,
     is_found,
+    keys_of,
     narrow,
     open_bracket,
     place_thresholds,
     sample_keys,
+    values_of,
 )
 
+# A guess that says nothing: no number lies between its ends.
+NO_GUESS = np.array((1, 0), "int32")
 
-class JointDemand(NamedTuple):
-    """What a joint ranking is asked for.
+
+class Forecast:
+    """Foretells where a ranking's threshold lies, from those of the rankings before.
+
+    From one mask update to the next a threshold moves about as far as it did before.
+    A forecast that is wrong costs passes over the scores, and changes no result.
 
     Args:
+        dtype: Dtype of the scores.
+    """
+
+    def __init__(self, dtype="float32"):
+        self._dtype = dtype
+        self._latest = self._step = self._error = None
+
+    def guess(self):
+        """Returns the keys between which the next threshold is sought first.
+
+        Returns:
+            Int32 array (2,); `NO_GUESS` before anything was learnt.
+        """
+        if self._latest is None:
+            return NO_GUESS
+        near = self._latest + self._step
+        ends = np.array((near - 2 * self._error, near + 2 * self._error), "float32")
+        return ops.convert_to_numpy(keys_of(ends, self._dtype))
+
+    def learn(self, key):
+        """Takes in the threshold that a ranking found.
+
+        Args:
+            key: Its key, an integer. That of no finite number is ignored: nothing, or
+                everything, was taken.
+        """
+        key = ops.convert_to_tensor(key, dtype="int32")
+        value = float(ops.convert_to_numpy(values_of(key, self._dtype)))
+        if abs(value) > 1e38:
+            return
+        if self._latest is None:
+            self._step, self._error = 0.0, abs(value) / 32
+        else:
+            missed = abs(value - self._latest - self._step)
+            self._error = max(missed, self._error / 2)
+            self._step = value - self._latest
+        self._latest = value
+
+
+class DemandTensors(NamedTuple):
+    """What an update is asked for, as tensors.
+
+    Args:
+        counts: Int tensor (tensors,): groups to take from each, where scores do not
+            decide.
         target: Int tensor (): weights to take in all.
         sizes: Int tensor (tensors,): weights in one group of each.
         lower: Int tensor (tensors,): fewest groups to take from each.
         upper: Int tensor (tensors,): most groups to take from each.
     """
 
+    counts: Any
     target: Any
     sizes: Any
     lower: Any
@@ -49,71 +104,109 @@ class JointDemand(NamedTuple):
         return ops.sum(taken, axis=0)
 
 
-def count_lowest_jointly(scores, group_sizes, target, bounds, run=call_directly):
+def check_total(num_weights):
+    """Raises if there are more weights than the backend's integers can count.
+
+    Args:
+        num_weights: Weights that are ranked together.
+
+    Raises:
+        ValueError: If so.
+    """
+    if num_weights >= 2**31 and count_dtype() == "int32":
+        raise ValueError(
+            f"{keras.backend.backend()} counts in 32 bits, so at most 2^31 - 1 weights "
+            "can be ranked together. Use allocation 'erk' or 'uniform', or prune the "
+            f"model in parts by `local_configs`. Received: {num_weights} weights"
+        )
+
+
+def demand_of(target, sizes, lower, upper, counts=None):
+    """Returns a `DemandTensors` of these integers and lists of integers."""
+    values = (lower if counts is None else counts, target, sizes, lower, upper)
+    return DemandTensors(
+        *(ops.convert_to_tensor(v, dtype=count_dtype()) for v in values)
+    )
+
+
+def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
     """Divides a joint ranking: how many of each tensor's scores are among the lowest.
 
     All scores are ranked together and taken from the lowest on until their groups hold
-    `target` weights. No tensor gives fewer than its lower or more than its upper bound:
-    what a capped tensor does not give, the others give. Ties are taken tensor by
-    tensor. Where groups have different sizes and `target` falls inside a group, that
+    `demand.target` weights. No tensor gives fewer than its lower or more than its upper
+    bound: what a capped tensor does not give, the others give. Ties are taken tensor by
+    tensor. Where groups have different sizes and the target falls inside a group, that
     group is taken if this comes nearer to the target.
 
     Args:
         scores: List of float tensors, finite.
-        group_sizes: List of integers: weights in one group of each tensor.
-        target: Integer: weights to take in all.
-        bounds: Pair of lists of integers: fewest and most groups to take from each.
-        run: Function that calls a function of tensors, e.g. a `FunctionCache`.
+        demand: `DemandTensors`.
+        guess: Int32 tensor (2,): keys that the threshold may lie between.
+        run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
+            `call_in_trace`, to be compiled as a whole; or `call_directly`.
 
     Returns:
-        Tuple of the list of groups to take from each, as integers, and of a list with
-        the `Bracket` of each, for `select_lowest`.
-
-    Raises:
-        ValueError: If there are more weights than the backend's integers can count.
+        Tuple of an int tensor (tensors,): the groups to take from each; and of the
+        `Bracket` of all.
     """
+    bracket = _find(scores, demand, guess, run)
+    return run(_divide, bracket, demand), bracket
+
+
+def own_brackets(scores, counts, bracket, run=call_directly):
+    """Returns the `Bracket` of each tensor, for `select_lowest`, of a ranking's.
+
+    A tensor whose bounds held it is cut elsewhere than the others: it is searched
+    alone. So this looks at numbers, and is not compiled as a whole.
+
+    Args:
+        scores: See `rank_jointly`.
+        counts: List of integers: groups to take from each.
+        bracket: What `rank_jointly` returned.
+        run: See `rank_jointly`.
+    """
+    shared = Bracket(*map(ops.convert_to_numpy, bracket))
+    brackets = []
+    for index, (score, count) in enumerate(zip(scores, counts, strict=True)):
+        own = of_one(shared, index)
+        if not _serves(own, count):
+            alone = demand_of(count, [1], [0], [math.prod(score.shape)])
+            found = _find([score], alone, NO_GUESS, run)
+            own = Bracket(*map(ops.convert_to_numpy, found))
+        brackets.append(own)
+    return brackets
+
+
+def of_one(bracket, index):
+    """Returns the `Bracket` of one of the tensors that were ranked together."""
+    ends = slice(index, index + 1)
+    return bracket._replace(below=bracket.below[ends], reached=bracket.reached[ends])
+
+
+def _find(scores, demand, guess, run):
+    """Narrows the bracket of a ranking until it needs no further pass."""
+    dtype = dtype_of(scores[0])
     num_scores = [math.prod(score.shape) for score in scores]
-    _check_total(num_scores, group_sizes)
-    demand = _demand(target, group_sizes, *bounds)
     size = functools.partial(_sample_size, total=sum(num_scores))
     samples = [
         run(sample_keys, score, size=size(number))
         for score, number in zip(scores, num_scores, strict=True)
     ]
-    shares = [
-        np.full(sample.shape, number * group / sample.shape[0], "float32")
-        for sample, number, group in zip(samples, num_scores, group_sizes, strict=True)
-    ]
-    thresholds = run(_first_thresholds, samples, np.concatenate(shares), demand)
-    bracket = _find(scores, thresholds, demand, run)
-    counts = ops.convert_to_numpy(run(_divide, bracket, demand)).tolist()
-    low, high, below, reached = map(ops.convert_to_numpy, bracket)
-    brackets = []
-    for index, score in enumerate(scores):
-        ends = slice(index, index + 1)
-        own = Bracket(low, high, below[ends], reached[ends])
-        # A capped tensor is cut elsewhere than the others.
-        if not _serves(own, counts[index]):
-            alone = _demand(counts[index], [1], [0], [num_scores[index]])
-            own = _find([score], thresholds, alone, run)
-            own = Bracket(*map(ops.convert_to_numpy, own))
-        brackets.append(own)
-    return counts, brackets
+    # Groups that one sampled key stands for.
+    shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
+    shares = ops.convert_to_tensor(shares, dtype="float32")
+    guess = ops.convert_to_tensor(guess, dtype="int32")
+    thresholds = run(_first_thresholds, samples, shares, demand, guess)
 
-
-def _demand(*values):
-    return JointDemand(
-        *(ops.convert_to_tensor(value, dtype=count_dtype()) for value in values)
-    )
-
-
-def _find(scores, thresholds, demand, run):
-    """Narrows the bracket of a ranking until it needs no further pass."""
-    bracket = open_bracket([math.prod(score.shape) for score in scores])
-    found = run(_is_found, bracket, demand)
-    while not ops.convert_to_numpy(found):
+    def step(bracket, thresholds, found):
         counts = [run(count_lowest, score, thresholds) for score in scores]
-        bracket, thresholds, found = run(_advance, bracket, thresholds, counts, demand)
+        return run(_advance, bracket, thresholds, counts, demand, dtype=dtype)
+
+    bracket = open_bracket(num_scores)
+    state = bracket, thresholds, run(_is_found, bracket, demand)
+    bracket, _, _ = run.repeat(
+        lambda bracket, thresholds, found: ops.logical_not(found), step, state
+    )
     return bracket
 
 
@@ -123,30 +216,25 @@ def _serves(bracket, count):
     return below <= count <= reached and (count in (below, reached) or high - low == 1)
 
 
-def _check_total(num_scores, group_sizes):
-    total = sum(n * size for n, size in zip(num_scores, group_sizes, strict=True))
-    if total >= 2**31 and count_dtype() == "int32":
-        raise ValueError(
-            f"{keras.backend.backend()} counts in 32 bits, so at most 2^31 - 1 weights "
-            "can be ranked together. Use allocation 'erk' or 'uniform', or prune the "
-            f"model in parts by `local_configs`. Received: {total} weights"
-        )
-
-
 def _sample_size(number, total):
     """How many of a tensor's scores are looked at, of `total` in all."""
     return max(1, min(number, number * SAMPLE_SIZE // total))
 
 
-def _first_thresholds(samples, shares, demand):
-    """Places the first thresholds around the quantile of the samples.
+def _first_thresholds(samples, shares, demand, guess):
+    """Places the first thresholds around the quantile of the samples, and by a guess.
 
     Args:
         samples: List of the tensors' sampled keys.
-        shares: Float32 tensor: how many weights each sampled key stands for.
-        demand: `JointDemand`.
+        shares: Float32 tensor (tensors,): groups that a sampled key stands for.
+        demand: `DemandTensors`.
+        guess: See `rank_jointly`.
     """
     keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
+    shares = shares * ops.cast(demand.sizes, "float32")
+    shares = ops.concatenate(
+        [shares[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
+    )
     order = ops.argsort(keys)
     keys = ops.take(keys, order)
     size = keys.shape[0]
@@ -158,18 +246,21 @@ def _first_thresholds(samples, shares, demand):
     place = share + deviation * ops.array((-3.0, 0.0, 0.0, 3.0), "float32")
     index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(place, 0), axis=0)
     index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
-    # The two in the middle catch a key that many scores have.
-    return ops.take(keys, index) - ops.array((0, 1, 0, 0), "int32")
+    first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
+    # A key that many scores have is caught from both sides.
+    low = ops.where(guess[0] <= guess[1], guess[0], low - 1)
+    high = ops.where(guess[0] <= guess[1], guess[1], high)
+    return ops.stack([first, low, high, last])
 
 
 def _is_found(bracket, demand):
     return is_found(bracket, demand.total, demand.target)
 
 
-def _advance(bracket, thresholds, counts, demand):
+def _advance(bracket, thresholds, counts, demand, dtype):
     counts = ops.stack(counts)
     bracket, was_slow = narrow(bracket, thresholds, counts, demand.total, demand.target)
-    thresholds = place_thresholds(bracket, was_slow, demand.total, demand.target)
+    thresholds = place_thresholds(bracket, was_slow, demand.total, demand.target, dtype)
     return bracket, thresholds, _is_found(bracket, demand)
 
 

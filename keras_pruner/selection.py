@@ -2,10 +2,10 @@
 
 A float32 is mapped to an int32 of the same order, its key. The k-th smallest key lies
 in a bracket, `low < key <= high`, which passes over the scores narrow: each counts the
-scores below several thresholds at once. A small sample places the first thresholds,
-interpolation the later ones; where that gains little, the bracket is divided evenly. So
-a few passes find the key, a bad guess only costs passes, and the result is exact. Ties
-are then cut by index.
+scores below several thresholds at once. A small sample places the first thresholds, and
+with it a guess, if there is one; interpolation the later ones; where that gains little,
+the bracket is divided evenly. So a few passes find the key, a bad guess only costs
+passes, and the result is exact. Ties are then cut by index.
 
 Only counts leave a pass. So the same search ranks many tensors together, and tensors
 that are divided over devices; see `ranking.py`.
@@ -22,8 +22,10 @@ NUM_THRESHOLDS = 4
 _LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
 # Largest float32 that is an int32.
 _LARGEST_FLOAT = 2.0**31 - 128
+# Keys of the largest finite numbers.
+_LARGEST_KEYS = {"float32": 0x7F7FFFFF, "bfloat16": 0x7F7F}
 # Largest number of scores that are sorted to place the first thresholds.
-SAMPLE_SIZE = 16384
+SAMPLE_SIZE = 8192
 
 
 class Bracket(NamedTuple):
@@ -59,7 +61,7 @@ def ordered_keys(scores):
     Returns:
         Int16 tensor for bfloat16, else int32, of the same shape.
     """
-    if keras.backend.standardize_dtype(scores.dtype) == "bfloat16":
+    if dtype_of(scores) == "bfloat16":
         integer, largest, width = "int16", 2**15 - 1, 16
     else:
         scores = ops.cast(scores, "float32")
@@ -70,6 +72,32 @@ def ordered_keys(scores):
     magnitude = ops.bitwise_and(bits, ops.cast(largest, integer))
     # In two's complement, `(x ^ -1) - -1` is `-x`.
     return ops.bitwise_xor(magnitude, sign) - sign
+
+
+def values_of(keys, dtype):
+    """Returns the numbers, as float32, that keys stand for; see `ordered_keys`.
+
+    Args:
+        keys: Int32 tensor. Beyond the largest finite number, that is returned.
+        dtype: Dtype of the scores that the keys were made of.
+    """
+    largest = _LARGEST_KEYS.get(dtype, _LARGEST_KEYS["float32"])
+    keys = ops.clip(keys, -largest, largest)
+    magnitude = ops.abs(keys)
+    if dtype == "bfloat16":
+        magnitude = ops.left_shift(magnitude, 16)
+    value = ops.view(magnitude, "float32")
+    return ops.where(keys < 0, -value, value)
+
+
+def keys_of(values, dtype):
+    """Returns, as int32, the keys of numbers; see `ordered_keys`."""
+    kept = "bfloat16" if dtype == "bfloat16" else "float32"
+    return ops.cast(ordered_keys(ops.cast(values, kept)), "int32")
+
+
+def dtype_of(scores):
+    return keras.backend.standardize_dtype(scores.dtype)
 
 
 def count_lowest(scores, thresholds):
@@ -201,7 +229,7 @@ def _width(bracket):
     return ops.where(width < 0, wide, ops.cast(width, "float32"))
 
 
-def place_thresholds(bracket, was_slow, total, target):
+def place_thresholds(bracket, was_slow, total, target, dtype="float32"):
     """Places the thresholds of the next pass.
 
     Args:
@@ -209,6 +237,7 @@ def place_thresholds(bracket, was_slow, total, target):
         was_slow: Bool tensor (): whether the latest pass gained little.
         total: See `is_found`.
         target: See `is_found`.
+        dtype: Dtype of the scores.
 
     Returns:
         Int32 tensor of shape (4,), within the bracket.
@@ -216,17 +245,23 @@ def place_thresholds(bracket, was_slow, total, target):
     width = _width(bracket)
     missing = ops.cast(target - total(bracket.below), "float32")
     inside = ops.cast(total(bracket.reached) - total(bracket.below), "float32")
-    # As if the keys in the bracket were spread evenly: where the target's would be.
+    # As if the scores in the bracket were spread evenly: where the target's would be.
     share = ops.clip((missing - 0.5) / ops.maximum(inside, 1.0), 0.0, 1.0)
-    deviation = ops.sqrt(share * (1 - share) / ops.maximum(inside, 1.0)) * width
-    near = ops.maximum(0.7 * deviation, 1.0)
+    deviation = ops.sqrt(share * (1 - share) / ops.maximum(inside, 1.0))
     # Wide enough for a density that is not quite even.
-    far = ops.maximum(3 * deviation, width / 32)
-    offset = share * width + ops.stack([-far, -near, near, far])
-    offset = ops.where(was_slow, width * _steps(0.2), offset)
-    offset = ops.where(width <= 5, _steps(1.0), offset)
-    most = ops.clip(width - 1, 1.0, _LARGEST_FLOAT)
-    return bracket.low + ops.cast(ops.clip(offset, 1.0, most), "int32")
+    far = ops.maximum(3 * deviation, 1 / 32)
+    near = 0.7 * deviation
+    place = ops.clip(share + ops.stack([-far, -near, near, far]), 0.0, 1.0)
+    # Of the numbers, not of their keys: near zero are as many keys as far from it.
+    low, high = (values_of(end, dtype) for end in (bracket.low, bracket.high))
+    keys = keys_of((1 - place) * low + place * high, dtype)
+    evenly = ops.where(width <= 5, _steps(1.0), width * _steps(0.2))
+    offset = ops.cast(ops.clip(evenly, 1.0, _LARGEST_FLOAT), "int32")
+    is_even = ops.logical_or(was_slow, width <= 5)
+    keys = ops.where(is_even, bracket.low + offset, keys)
+    # Never an end itself, or nothing would be gained.
+    first = bracket.low + 1
+    return ops.clip(keys, first, ops.maximum(bracket.high - 1, first))
 
 
 def _steps(step):
@@ -263,7 +298,7 @@ def select_lowest(scores, k, bracket=None):
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         k: Integer or int tensor, clipped to [0, number of scores].
         bracket: `Bracket` of these scores that was found for `k` already, as
-            `count_lowest_jointly` returns it; no pass is made then to find it.
+            `rank_jointly` finds it; no pass is made then to find it.
 
     Returns:
         Bool tensor of the same shape with exactly k `True`.
@@ -283,7 +318,8 @@ def _find(scores, k):
     def step(bracket, thresholds):
         counts = ops.expand_dims(count_lowest(scores, thresholds), 0)
         narrowed, was_slow = narrow(bracket, thresholds, counts, _first, k)
-        return narrowed, place_thresholds(narrowed, was_slow, _first, k)
+        dtype = dtype_of(scores)
+        return narrowed, place_thresholds(narrowed, was_slow, _first, k, dtype)
 
     bracket, _ = ops.while_loop(
         lambda bracket, _: ops.logical_not(is_found(bracket, _first, k)),
@@ -306,13 +342,10 @@ def _mark(scores, bracket, k):
 
     def cut():
         """Index of the last tied score that is taken, -1 for none."""
-        passed = ops.cumsum(ops.sum(ops.cast(tied, "int32"), axis=1))
-        row = ops.minimum(ops.sum(ops.cast(passed < missing, "int32")), rows - 1)
+        row, before = _locate(ops.sum(ops.cast(tied, "int32"), axis=1), missing)
         in_row = ops.cast(ops.take(tied, row, axis=0), "int32")
-        before = ops.take(passed, row) - ops.sum(in_row)
-        is_taken = ops.cumsum(in_row) + before < missing
-        column = ops.sum(ops.cast(is_taken, "int32"))
-        return ops.where(missing > 0, row * columns + column, -1)
+        column, _ = _locate(in_row, missing - before)
+        return row * columns + column
 
     last = ops.cond(
         ops.logical_or(bracket.reached[0] == k, missing == 0),
@@ -321,3 +354,37 @@ def _mark(scores, bracket, k):
     )
     index = ops.reshape(ops.arange(rows * columns, dtype="int32"), (rows, columns))
     return ops.logical_or(keys <= bracket.low, ops.logical_and(tied, index <= last))
+
+
+def _locate(counts, wanted):
+    """Finds the place in a vector where the running sum reaches a number.
+
+    By halving: a running sum takes longer to compile than a search to run.
+
+    Args:
+        counts: Int32 tensor (n,), not negative.
+        wanted: Int32 tensor (), at least 1 and at most the sum.
+
+    Returns:
+        Tuple of the first index up to which the counts sum to `wanted` or more, and of
+        the sum of what comes before it, as int32 tensors.
+    """
+    index = ops.arange(counts.shape[0], dtype="int32")
+
+    def halve(first, last, before):
+        middle = ops.right_shift(first + last, 1)
+        passed = ops.sum(ops.where(index <= middle, counts, 0))
+        is_reached = passed >= wanted
+        return (
+            ops.where(is_reached, first, middle + 1),
+            ops.where(is_reached, middle, last),
+            ops.where(is_reached, before, passed),
+        )
+
+    zero = ops.zeros((), "int32")
+    first, _, before = ops.while_loop(
+        lambda first, last, before: first < last,
+        halve,
+        (zero, zero + (counts.shape[0] - 1), zero),
+    )
+    return first, before

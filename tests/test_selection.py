@@ -7,9 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_pruner.compiled import CompiledFunction, FunctionCache
-from keras_pruner.ranking import count_lowest_jointly
-from keras_pruner.selection import ordered_keys, select_lowest
+from keras_pruner.compiled import CompiledFunction, FunctionCache, call_directly
+from keras_pruner.ranking import (
+    NO_GUESS,
+    Forecast,
+    demand_of,
+    own_brackets,
+    rank_jointly,
+)
+from keras_pruner.selection import count_lowest, ordered_keys, select_lowest
 
 property_test = settings(max_examples=30, deadline=None, derandomize=True)
 IS_TRACED = BACKEND in ("tensorflow", "jax")
@@ -33,10 +39,16 @@ def lowest_by_sorting(scores, k):
     return selected.reshape(scores.shape)
 
 
+def ranked(scores, sizes, target, lower, upper, run=call_directly):
+    """Returns the counts, and the bracket of each."""
+    demand = demand_of(target, sizes, lower, upper)
+    counts, bracket = rank_jointly(scores, demand, run=run)
+    counts = ops.convert_to_numpy(counts).tolist()
+    return counts, own_brackets(scores, counts, bracket, run)
+
+
 def jointly(scores, sizes, target, lower, upper):
-    scores = [tensor(s) for s in scores]
-    counts, _ = count_lowest_jointly(scores, sizes, target, (lower, upper))
-    return counts
+    return ranked([tensor(s) for s in scores], sizes, target, lower, upper)[0]
 
 
 def jointly_by_sorting(scores, sizes, target, lower, upper):
@@ -240,15 +252,15 @@ def test_jointly_inside_a_group_goes_to_the_nearer_side(target, taken):
 def test_jointly_in_bfloat16_ties_neighbouring_floats():
     # 1.001 and 1.0 are one number in bfloat16, so the first tensor gives first.
     scores = [tensor([1.001, 1.001], "bfloat16"), tensor([1.0, 1.0], "bfloat16")]
-    counts, _ = count_lowest_jointly(scores, [1, 1], 3, ([0, 0], [2, 2]))
+    counts, _ = ranked(scores, [1, 1], 3, [0, 0], [2, 2])
     assert counts == [2, 1]
 
 
 def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
     generator = np.random.default_rng(2)
     scores = [generator.integers(0, 9, size).astype("float32") for size in (40, 7, 90)]
-    counts, brackets = count_lowest_jointly(
-        [tensor(s) for s in scores], [1, 1, 1], 60, ([0, 0, 0], [40, 7, 90])
+    counts, brackets = ranked(
+        [tensor(s) for s in scores], [1, 1, 1], 60, [0, 0, 0], [40, 7, 90]
     )
     selected = [
         ops.convert_to_numpy(select_lowest(tensor(s), k, bracket)).tolist()
@@ -262,8 +274,8 @@ def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
 def test_jointly_capped_then_selected_equals_sorting_each():
     generator = np.random.default_rng(4)
     scores = [generator.standard_normal(size).astype("float32") for size in (90, 70)]
-    counts, brackets = count_lowest_jointly(
-        [tensor(s) for s in scores], [1, 1], 100, ([0, 0], [20, 70])
+    counts, brackets = ranked(
+        [tensor(s) for s in scores], [1, 1], 100, [0, 0], [20, 70]
     )
     assert counts == [20, 70]
     for score, k, bracket in zip(scores, counts, brackets, strict=True):
@@ -283,14 +295,78 @@ def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
         (51, [0, 0, 0], [11, 6, 8]),
     ):
         tensors = [tensor(s) for s in scores]
-        counts, _ = count_lowest_jointly(tensors, sizes, target, (lower, upper), run)
+        counts, _ = ranked(tensors, sizes, target, lower, upper, run)
         assert counts == jointly_by_sorting(scores, sizes, target, lower, upper)
         assert counts == jointly(scores, sizes, target, lower, upper)
-    # Three shapes of scores, each sampled and counted; four functions for all; and two
-    # for a capped tensor alone.
-    assert len(run) == 12
+    # Three shapes of scores, each sampled and counted; four functions for all; and
+    # three for a capped tensor alone.
+    assert len(run) == 13
     if IS_TRACED:
-        assert run.trace_count == 12
+        assert run.trace_count == 13
+
+
+class CountingCalls:
+    """Calls directly, and counts the passes over scores."""
+
+    def __init__(self):
+        self.passes = 0
+        self.repeat = call_directly.repeat
+
+    def __call__(self, function, *arguments, **settings):
+        self.passes += function is count_lowest
+        return call_directly(function, *arguments, **settings)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.99, 1.01), (0.0, 1e-9), (5.0, 6.0), (-3.0, 3e38), (2.0, 1.0)]
+)
+def test_a_guess_right_or_wrong_changes_no_count(low, high):
+    generator = np.random.default_rng(6)
+    scores = [np.abs(generator.standard_normal(n)).astype("float32") for n in (500, 90)]
+    demand = demand_of(400, [1, 1], [0, 0], [500, 90])
+    # Of numbers around the one that is sought.
+    sought = np.sort(np.concatenate(scores))[399]
+    guess = keys_of(sought * np.array([low, high], "float32"))
+    counts, bracket = rank_jointly([tensor(s) for s in scores], demand, guess)
+    counts = ops.convert_to_numpy(counts).tolist()
+    assert counts == jointly_by_sorting(scores, [1, 1], 400, [0, 0], [500, 90])
+    assert int(bracket.low) < keys_of([sought])[0] <= int(bracket.high)
+
+
+def test_a_forecast_saves_passes_while_weights_are_pruned_step_by_step():
+    generator = np.random.default_rng(7)
+    weights = 0.05 * generator.standard_normal((300, 200))
+    forecast, passes, steps = Forecast(), {True: 0, False: 0}, 30
+    for step in range(steps):
+        moved = 1e-3 * np.sign(generator.standard_normal(weights.shape))
+        weights = np.where(weights == 0, 0, weights + moved)
+        scores = tensor(np.abs(weights))
+        share = 0.9 * (1 - (1 - (step + 1) / steps) ** 3)
+        demand = demand_of(int(share * weights.size), [1], [0], [weights.size])
+        for guess in (forecast.guess(), NO_GUESS):
+            run = CountingCalls()
+            _, bracket = rank_jointly([scores], demand, guess, run)
+            # The first steps of all have nothing to learn from.
+            passes[guess is not NO_GUESS] += run.passes if step > 2 else 0
+        forecast.learn(bracket.high)
+        pruned = ops.convert_to_numpy(ordered_keys(scores)) <= int(bracket.high)
+        weights[pruned] = 0
+    assert passes[True] < 0.85 * passes[False]
+
+
+def test_a_forecast_learns_nothing_where_all_or_nothing_is_taken():
+    forecast = Forecast()
+    for key in (2**31 - 2, -(2**31) + 1):
+        forecast.learn(key)
+        assert forecast.guess().tolist() == NO_GUESS.tolist()
+
+
+def test_a_forecast_goes_on_as_far_as_before():
+    forecast = Forecast()
+    for value in (1.0, 1.5, 2.0, 2.5):
+        forecast.learn(keys_of([value])[0])
+    low, high = forecast.guess()
+    assert keys_of([2.5])[0] < low < keys_of([3.0])[0] < high < keys_of([3.5])[0]
 
 
 @st.composite

@@ -5,7 +5,7 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.collect import collect_kernels, fit_pattern
-from keras_pruner.compiled import CompiledFunction, FunctionCache
+from keras_pruner.compiled import CompiledFunction, FunctionCache, call_in_trace
 from keras_pruner.masking import score_kernel, scores_are_pooled, zero_groups
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner, NonFiniteError
@@ -13,7 +13,7 @@ from keras_pruner.pruners.loop import LoopHooks
 from keras_pruner.pruners.mask_update import MaskUpdate
 from keras_pruner.pruners.variables import make_mask, make_state
 from keras_pruner.slots import clear_slots
-from keras_pruner.training import TrainingRule
+from keras_pruner.training import TrainingRule, keep
 
 
 class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
@@ -98,6 +98,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         self._warned_about_empty = False
         self.units = self.make_units()
         self._compiled = FunctionCache(CompiledFunction)
+        self._at_once = CompiledFunction(self._make_values)
+        self._forecasts = {}
         self.refresh()
 
     # What it holds.
@@ -152,12 +154,12 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     @property
     def trace_count(self):
         """How often parts of the update were traced: each once for a whole schedule."""
-        return self._compiled.trace_count
+        return self._compiled.trace_count + self._at_once.trace_count
 
     @property
     def num_compiled(self):
-        """Functions that the update compiled: some for each kind of kernel."""
-        return len(self._compiled)
+        """Functions that the update compiled: one, or some for each kind of kernel."""
+        return len(self._compiled) + self._at_once.trace_count
 
     def source_value(self, kernel):
         """Returns what a kernel is scored by: the hidden dense values, if any."""
@@ -228,8 +230,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
                 # Nothing is pruned yet, so nothing needs a score.
                 return
         self._check_gradients()
-        result = self.make_masks(self.update_inputs(sparsity), self._compiled)
-        self._check_finite(result.finite)
+        result, values = self._make(self.update_inputs(sparsity))
+        self._check_finite(ops.convert_to_numpy(result.finite).tolist())
         self._set_growth(sparsity)
         clear = self.clears_slots and self._optimizer is not None
         for kernel, mask, states in zip(
@@ -245,8 +247,40 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
                 kernel.wrapper_mask.assign(ops.copy(mask))
             for name, value in states.items():
                 self.state_variables[kernel.path][name].assign(value)
-        self._count(result.counts)
-        self.apply_masks()
+        for what, key in result.thresholds.items():
+            self._forecast(what).learn(key)
+        self._count(ops.convert_to_numpy(result.counts).tolist())
+        if values is None:
+            self.apply_masks()
+        else:
+            for kernel, value in zip(self.kernels, values, strict=True):
+                kernel.variable.assign(value)
+
+    def _make(self, inputs):
+        """Makes masks, and the values of the masked kernels where that is cheap.
+
+        Of a few small kernels all is one compiled function, since calls would cost
+        more than the work; else each kind of kernel has its own, which compiles faster,
+        and one kernel at a time is masked, which needs less memory.
+
+        Args:
+            inputs: `UpdateInputs`.
+
+        Returns:
+            Tuple of the `UpdateResult` and of a list of values, or `None`.
+        """
+        is_small = len(self.units) <= 8 and self.num_weights <= 2**24
+        is_plain = all(
+            type(rule).effective is TrainingRule.effective
+            for rule in self.rules.values()
+        )
+        if is_small and is_plain and not self.has_caps:
+            return self._at_once(inputs)
+        return self.make_masks(inputs, self._compiled), None
+
+    def _make_values(self, inputs):
+        result = self.make_masks(inputs, call_in_trace)
+        return result, list(map(keep, inputs.weights, result.masks))
 
     def _count(self, counts):
         """Counts what was pruned, from the groups that each unit gave."""

@@ -1,6 +1,6 @@
 """How a pruner makes masks: unit by unit, compiled once for units that are alike."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -15,7 +15,14 @@ from keras_pruner.masking import (
     score_kernels,
     select_groups,
 )
-from keras_pruner.ranking import count_lowest_jointly
+from keras_pruner.ranking import (
+    Forecast,
+    check_total,
+    demand_of,
+    of_one,
+    own_brackets,
+    rank_jointly,
+)
 
 
 class UpdateInputs(NamedTuple):
@@ -25,8 +32,9 @@ class UpdateInputs(NamedTuple):
         weights: List of the kernels' values.
         masks: List of their masks, if the pruner asks for them, else empty.
         states: List of dicts of the states that the pruner asks for.
-        demands: Dict from what is made, `"masks"` or a state, to its `Demand`.
+        demands: Dict from what is made, `"masks"` or a state, to its `DemandTensors`.
         extra: List with a dict of further tensors for each unit.
+        guesses: Dict from what is made to where a joint ranking looks first.
     """
 
     weights: list
@@ -34,6 +42,7 @@ class UpdateInputs(NamedTuple):
     states: list
     demands: dict
     extra: list
+    guesses: dict
 
 
 class UpdateResult(NamedTuple):
@@ -41,16 +50,18 @@ class UpdateResult(NamedTuple):
 
     Args:
         masks: List of bool masks, each of its kernel's shape; `True` = keep.
-        counts: List of integers: groups pruned in each unit.
-        finite: List of two lists of bools: whether all of a kernel's weights, and all
-            of what its criterion remembers, are finite.
+        counts: Int tensor (units,): groups pruned in each unit.
+        finite: Bool tensor (2, kernels): whether all of a kernel's weights, and all of
+            what its criterion remembers, are finite.
         states: List of dicts of the states that change.
+        thresholds: Dict from what is made to the key that a joint ranking found.
     """
 
     masks: list
-    counts: list
-    finite: list
+    counts: Any
+    finite: Any
     states: list
+    thresholds: dict
 
 
 class MaskUpdate:
@@ -121,8 +132,15 @@ class MaskUpdate:
 
     # Of all units.
 
+    @property
+    def has_caps(self):
+        """Whether a unit may have to give more or less than the ranking says."""
+        config = self.config
+        is_capped = config.min_sparsity > 0 or config.max_sparsity < 1
+        return is_capped or config.resume_from_pruned_checkpoint
+
     def demands(self, sparsity):
-        """Returns a dict from what an update makes to its `Demand`.
+        """Returns a dict from what an update makes to its `plan.Demand`.
 
         Args:
             sparsity: Target over all kernels, in [0, 1).
@@ -168,41 +186,54 @@ class MaskUpdate:
             weights=[self.source_value(kernel) for kernel in self.kernels],
             masks=masks,
             states=states,
-            demands=demands,
+            demands={what: self._as_tensors(d) for what, d in demands.items()},
             extra=self.update_extra(sparsity, demands),
+            guesses={what: self._forecast(what).guess() for what in demands},
         )
+
+    def _as_tensors(self, demand):
+        target = 0
+        if self.config.allocation.ranks_jointly:
+            check_total(self.num_weights)
+            target = demand.target
+        sizes = [plan.group_size for plan in self.plan.kernels]
+        return demand_of(target, sizes, demand.lower, demand.upper, demand.counts)
+
+    def _forecast(self, what):
+        if what not in self._forecasts:
+            dtype = "bfloat16" if self.config.low_memory_usage else "float32"
+            self._forecasts[what] = Forecast(dtype)
+        return self._forecasts[what]
 
     def make_masks(self, inputs, run=call_directly):
         """Makes masks from weights.
 
         Args:
             inputs: `UpdateInputs`.
-            run: Function that calls a function of tensors: a `FunctionCache`, to
-                compile it.
+            run: See `rank_jointly`. With caps it cannot be compiled as a whole.
 
         Returns:
             `UpdateResult`.
         """
         units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
+        counts, thresholds = inputs.demands["masks"].counts, {}
         if self.config.allocation.ranks_jointly:
-            counts = self._rank_jointly(units, inputs.demands, run)
-        else:
-            counts = inputs.demands["masks"].counts
+            counts, thresholds = self._rank_jointly(units, inputs, run)
         masks, states = [None] * len(self.kernels), [None] * len(self.kernels)
-        finite = [[True] * len(self.kernels) for _ in range(2)]
+        finite = [None] * len(self.kernels)
         results = []
         for number, unit in enumerate(self.units):
             results.append(run(self.make_unit, units[number], about=unit))
             # What was ranked is not needed any more.
             units[number] = None
         for unit, result in zip(self.units, results, strict=True):
-            found = ops.convert_to_numpy(result.finite)
             for place, index in enumerate(unit.indices):
                 masks[index] = result.masks[place]
                 states[index] = result.states[place]
-                for row in range(2):
-                    finite[row][index] = bool(found[row, place])
-        return UpdateResult(masks, counts, finite, states)
+                finite[index] = result.finite[:, place]
+        return UpdateResult(
+            masks, counts, ops.stack(finite, axis=1), states, thresholds
+        )
 
     def unit_inputs(self, number, inputs):
         """Returns the `UnitInputs` of one of the units.
@@ -217,41 +248,42 @@ class MaskUpdate:
             masks=[inputs.masks[index] for index in indices if inputs.masks],
             states=[inputs.states[index] for index in indices],
             counts={
-                what: ops.convert_to_tensor(demand.counts[number], dtype="int32")
+                what: ops.cast(demand.counts[number], "int32")
                 for what, demand in inputs.demands.items()
             },
             extra=inputs.extra[number],
         )
 
-    def _rank_jointly(self, units, demands, run):
+    def _rank_jointly(self, units, inputs, run):
         """Ranks all units together: fills in counts and brackets, and the scores.
 
         Args:
             units: List of `UnitInputs`, changed in place.
-            demands: Dict from what is made to its `Demand`.
+            inputs: `UpdateInputs`.
             run: See `make_masks`.
 
         Returns:
-            List of integers: groups that each unit gives to the masks.
+            Tuple of the groups that each unit gives to the masks, as an int tensor
+            (units,), and of a dict from what is made to the threshold's key.
         """
         groups = [
-            run(self.group_unit, inputs, about=unit)
-            for unit, inputs in zip(self.units, units, strict=True)
+            run(self.group_unit, unit_inputs, about=unit)
+            for unit, unit_inputs in zip(self.units, units, strict=True)
         ]
-        sizes = [plan.group_size for plan in self.plan.kernels]
-        found = {
-            what: count_lowest_jointly(
-                groups, sizes, demand.target, (demand.lower, demand.upper), run
-            )
-            for what, demand in demands.items()
-        }
-        for number, inputs in enumerate(units):
-            units[number] = inputs._replace(
-                groups=[groups[number]],
-                counts={
-                    what: ops.convert_to_tensor(counts[number], dtype="int32")
-                    for what, (counts, _) in found.items()
-                },
-                brackets={what: part[number] for what, (_, part) in found.items()},
-            )
-        return found["masks"][0]
+        units[:] = [
+            unit_inputs._replace(groups=[scores], counts={}, brackets={})
+            for unit_inputs, scores in zip(units, groups, strict=True)
+        ]
+        all_counts, thresholds = {}, {}
+        for what, demand in inputs.demands.items():
+            counts, bracket = rank_jointly(groups, demand, inputs.guesses[what], run)
+            if self.has_caps:
+                numbers = ops.convert_to_numpy(counts).tolist()
+                brackets = own_brackets(groups, numbers, bracket, run)
+            else:
+                brackets = [of_one(bracket, number) for number in range(len(units))]
+            for number, unit_inputs in enumerate(units):
+                unit_inputs.counts[what] = ops.cast(counts[number], "int32")
+                unit_inputs.brackets[what] = brackets[number]
+            all_counts[what], thresholds[what] = counts, bracket.high
+        return all_counts["masks"], thresholds
