@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_pruner.reductions import rounded_square, sum_of_all
-from keras_pruner.selection import select_lowest
+from keras_pruner.selection import select_lowest, select_up_to
 
 # Below every finite score, and finite itself.
 LOWEST_SCORE = -3e38
@@ -72,7 +72,7 @@ class UnitInputs(NamedTuple):
             pruned in it, an int tensor ().
         extra: Dict of further tensors of fixed shapes.
         groups: List of the one tensor of the groups' scores, if made already.
-        brackets: Dict from what is made to the `Bracket` that a joint ranking found.
+        cuts: Dict from what is made to the `Cut` that a joint ranking found.
     """
 
     weights: list
@@ -81,7 +81,7 @@ class UnitInputs(NamedTuple):
     counts: dict
     extra: dict
     groups: list = ()
-    brackets: dict = {}
+    cuts: dict = {}
 
 
 class UnitResult(NamedTuple):
@@ -170,7 +170,9 @@ def select_groups(groups, inputs, what="masks"):
         inputs: `UnitInputs`.
         what: What they are selected for: a key of `inputs.counts`.
     """
-    return select_lowest(groups, inputs.counts[what], inputs.brackets.get(what))
+    if what in inputs.cuts:
+        return select_up_to(groups, inputs.cuts[what])
+    return select_lowest(groups, inputs.counts[what])
 
 
 def expand_groups(config, unit, pruned, scores):

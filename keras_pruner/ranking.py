@@ -13,19 +13,19 @@ import numpy as np
 from keras import ops
 
 from keras_pruner.compiled import call_directly
+from keras_pruner.float_keys import dtype_of, keys_of, values_of
 from keras_pruner.selection import (
     SAMPLE_SIZE,
     Bracket,
+    Cut,
     count_dtype,
     count_lowest,
-    dtype_of,
+    cut_ties,
     is_found,
-    keys_of,
     narrow,
     open_bracket,
     place_thresholds,
     sample_keys,
-    values_of,
 )
 
 # A guess that says nothing: no number lies between its ends.
@@ -153,28 +153,37 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
     return run(_divide, bracket, demand), bracket
 
 
-def own_brackets(scores, counts, bracket, run=call_directly):
-    """Returns the `Bracket` of each tensor, for `select_lowest`, of a ranking's.
+def cuts_of(scores, counts, bracket, run=call_directly):
+    """Returns the `Cut` of each tensor, of a ranking's bracket.
 
-    A tensor whose bounds held it is cut elsewhere than the others: it is searched
-    alone. So this looks at numbers, and is not compiled as a whole.
+    This looks at numbers, to search only where it must: a tensor whose bounds held it
+    lies elsewhere than the others, and few have ties to cut.
 
     Args:
         scores: See `rank_jointly`.
         counts: List of integers: groups to take from each.
         bracket: What `rank_jointly` returned.
-        run: See `rank_jointly`.
+        run: See `rank_jointly`, but not in a trace.
     """
     shared = Bracket(*map(ops.convert_to_numpy, bracket))
-    brackets = []
+    cuts = []
     for index, (score, count) in enumerate(zip(scores, counts, strict=True)):
         own = of_one(shared, index)
+        size = math.prod(score.shape)
         if not _serves(own, count):
-            alone = demand_of(count, [1], [0], [math.prod(score.shape)])
+            alone = demand_of(count, [1], [0], [size])
             found = _find([score], alone, NO_GUESS, run)
             own = Bracket(*map(ops.convert_to_numpy, found))
-        brackets.append(own)
-    return brackets
+        if count == own.reached[0]:
+            cut = Cut(own.low, own.high, np.array(size - 1, "int32"))
+        elif count == own.below[0]:
+            cut = Cut(own.low, own.high, np.array(-1, "int32"))
+        else:
+            own = Bracket(*map(ops.convert_to_tensor, own))
+            k = ops.convert_to_tensor(count, dtype=count_dtype())
+            cut = run(cut_ties, score, own, k)
+        cuts.append(cut)
+    return cuts
 
 
 def of_one(bracket, index):

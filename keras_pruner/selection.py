@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_pruner.float_keys import dtype_of, keys_of, ordered_keys, values_of
+
 NUM_THRESHOLDS = 4
 # Ends of the widest bracket: beyond every key, and one short of the ends of int32.
 _LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
 # Largest float32 that is an int32.
 _LARGEST_FLOAT = 2.0**31 - 128
-# Keys of the largest finite numbers.
-_LARGEST_KEYS = {"float32": 0x7F7FFFFF, "bfloat16": 0x7F7F}
 # Largest number of scores that are sorted to place the first thresholds.
 SAMPLE_SIZE = 8192
 
@@ -47,57 +47,6 @@ class Bracket(NamedTuple):
 def count_dtype():
     """Integer dtype for counts over several tensors; JAX has no int64 by default."""
     return "int32" if keras.backend.backend() == "jax" else "int64"
-
-
-def ordered_keys(scores):
-    """Maps float scores to integer keys of the same order and width.
-
-    A float's bits are its sign and its magnitude, which orders as an integer does: the
-    key is that magnitude with the sign. `-0.0` and `0.0` get one key.
-
-    Args:
-        scores: Tensor of finite values: bfloat16, or else read as float32.
-
-    Returns:
-        Int16 tensor for bfloat16, else int32, of the same shape.
-    """
-    if dtype_of(scores) == "bfloat16":
-        integer, largest, width = "int16", 2**15 - 1, 16
-    else:
-        scores = ops.cast(scores, "float32")
-        integer, largest, width = "int32", 2**31 - 1, 32
-    # All on integers, since a backend may take the smallest floats for zero.
-    bits = ops.view(scores, integer)
-    sign = ops.right_shift(bits, ops.cast(width - 1, integer))
-    magnitude = ops.bitwise_and(bits, ops.cast(largest, integer))
-    # In two's complement, `(x ^ -1) - -1` is `-x`.
-    return ops.bitwise_xor(magnitude, sign) - sign
-
-
-def values_of(keys, dtype):
-    """Returns the numbers, as float32, that keys stand for; see `ordered_keys`.
-
-    Args:
-        keys: Int32 tensor. Beyond the largest finite number, that is returned.
-        dtype: Dtype of the scores that the keys were made of.
-    """
-    largest = _LARGEST_KEYS.get(dtype, _LARGEST_KEYS["float32"])
-    keys = ops.clip(keys, -largest, largest)
-    magnitude = ops.abs(keys)
-    if dtype == "bfloat16":
-        magnitude = ops.left_shift(magnitude, 16)
-    value = ops.view(magnitude, "float32")
-    return ops.where(keys < 0, -value, value)
-
-
-def keys_of(values, dtype):
-    """Returns, as int32, the keys of numbers; see `ordered_keys`."""
-    kept = "bfloat16" if dtype == "bfloat16" else "float32"
-    return ops.cast(ordered_keys(ops.cast(values, kept)), "int32")
-
-
-def dtype_of(scores):
-    return keras.backend.standardize_dtype(scores.dtype)
 
 
 def count_lowest(scores, thresholds):
@@ -291,25 +240,71 @@ def _first_thresholds(scores, k):
     return ops.take(keys, place) - ops.array((0, 1, 0, 0), "int32")
 
 
-def select_lowest(scores, k, bracket=None):
+class Cut(NamedTuple):
+    """What tells which scores of one tensor are taken: keys, and for ties an index.
+
+    Args:
+        low: Int32 tensor (): all scores with a key up to this are taken.
+        high: Int32 tensor (): of those above it, with a key up to this, some are.
+        last: Int32 tensor (): index of the last one of these that is; -1 for none.
+    """
+
+    low: Any
+    high: Any
+    last: Any
+
+
+def select_lowest(scores, k):
     """Marks exactly the k lowest scores; equal scores are taken by index.
 
     Args:
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         k: Integer or int tensor, clipped to [0, number of scores].
-        bracket: `Bracket` of these scores that was found for `k` already, as
-            `rank_jointly` finds it; no pass is made then to find it.
 
     Returns:
         Bool tensor of the same shape with exactly k `True`.
     """
-    shape, size = scores.shape, math.prod(scores.shape)
-    k = ops.clip(ops.cast(k, count_dtype()), 0, size)
-    if bracket is None:
-        bracket = _find(scores, k)
-    else:
-        bracket = Bracket(*map(ops.convert_to_tensor, bracket))
-    return ops.reshape(_mark(_as_rows(scores), bracket, k), shape)
+    k = ops.clip(ops.cast(k, count_dtype()), 0, math.prod(scores.shape))
+    return select_up_to(scores, cut_ties(scores, _find(scores, k), k))
+
+
+def select_up_to(scores, cut):
+    """Marks the scores that a `Cut` takes, as a bool tensor of the same shape."""
+    cut = Cut(*map(ops.convert_to_tensor, cut))
+    matrix = _as_rows(scores)
+    keys = ops.cast(ordered_keys(matrix), "int32")
+    index = ops.arange(math.prod(matrix.shape), dtype="int32")
+    is_tied = ops.logical_and(
+        keys <= cut.high, ops.reshape(index, matrix.shape) <= cut.last
+    )
+    return ops.reshape(ops.logical_or(keys <= cut.low, is_tied), scores.shape)
+
+
+def cut_ties(scores, bracket, k):
+    """Returns the `Cut` that takes the k lowest scores.
+
+    Args:
+        scores: Float tensor.
+        bracket: Their `Bracket`, found for `k`.
+        k: Int tensor (), in [0, number of scores].
+    """
+    keys = ops.cast(ordered_keys(_as_rows(scores)), "int32")
+    tied = ops.logical_and(keys > bracket.low, keys <= bracket.high)
+    rows, columns = keys.shape
+    missing = ops.cast(k - bracket.below[0], "int32")
+
+    def search():
+        row, before = _locate(ops.sum(ops.cast(tied, "int32"), axis=1), missing)
+        in_row = ops.cast(ops.take(tied, row, axis=0), "int32")
+        column, _ = _locate(in_row, missing - before)
+        return row * columns + column
+
+    last = ops.cond(
+        ops.logical_or(bracket.reached[0] == k, missing == 0),
+        lambda: ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32")),
+        search,
+    )
+    return Cut(bracket.low, bracket.high, last)
 
 
 def _find(scores, k):
@@ -331,29 +326,6 @@ def _find(scores, k):
 
 def _first(counts):
     return counts[0]
-
-
-def _mark(scores, bracket, k):
-    """Marks the k lowest of a matrix of scores, given the bracket that was found."""
-    keys = ops.cast(ordered_keys(scores), "int32")
-    tied = ops.logical_and(keys > bracket.low, keys <= bracket.high)
-    rows, columns = keys.shape
-    missing = ops.cast(k - bracket.below[0], "int32")
-
-    def cut():
-        """Index of the last tied score that is taken, -1 for none."""
-        row, before = _locate(ops.sum(ops.cast(tied, "int32"), axis=1), missing)
-        in_row = ops.cast(ops.take(tied, row, axis=0), "int32")
-        column, _ = _locate(in_row, missing - before)
-        return row * columns + column
-
-    last = ops.cond(
-        ops.logical_or(bracket.reached[0] == k, missing == 0),
-        lambda: ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32")),
-        cut,
-    )
-    index = ops.reshape(ops.arange(rows * columns, dtype="int32"), (rows, columns))
-    return ops.logical_or(keys <= bracket.low, ops.logical_and(tied, index <= last))
 
 
 def _locate(counts, wanted):

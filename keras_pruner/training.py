@@ -190,7 +190,8 @@ class TrainingRule:
 def keep(value, mask):
     """Sets the entries of a tensor to zero where the mask is `False`."""
     value = ops.convert_to_tensor(value)
-    return ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))
+    zero = ops.zeros((), value.dtype)
+    return ops.where(ops.convert_to_tensor(mask), value, zero)
 
 
 def finite_or(value, old):

@@ -8,14 +8,19 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_pruner.compiled import CompiledFunction, FunctionCache, call_directly
+from keras_pruner.float_keys import ordered_keys
 from keras_pruner.ranking import (
     NO_GUESS,
     Forecast,
+    cuts_of,
     demand_of,
-    own_brackets,
     rank_jointly,
 )
-from keras_pruner.selection import count_lowest, ordered_keys, select_lowest
+from keras_pruner.selection import (
+    count_lowest,
+    select_lowest,
+    select_up_to,
+)
 
 property_test = settings(max_examples=30, deadline=None, derandomize=True)
 IS_TRACED = BACKEND in ("tensorflow", "jax")
@@ -40,11 +45,11 @@ def lowest_by_sorting(scores, k):
 
 
 def ranked(scores, sizes, target, lower, upper, run=call_directly):
-    """Returns the counts, and the bracket of each."""
+    """Returns the counts, and the cut of each."""
     demand = demand_of(target, sizes, lower, upper)
     counts, bracket = rank_jointly(scores, demand, run=run)
     counts = ops.convert_to_numpy(counts).tolist()
-    return counts, own_brackets(scores, counts, bracket, run)
+    return counts, cuts_of(scores, counts, bracket, run)
 
 
 def jointly(scores, sizes, target, lower, upper):
@@ -259,12 +264,12 @@ def test_jointly_in_bfloat16_ties_neighbouring_floats():
 def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
     generator = np.random.default_rng(2)
     scores = [generator.integers(0, 9, size).astype("float32") for size in (40, 7, 90)]
-    counts, brackets = ranked(
+    counts, cuts = ranked(
         [tensor(s) for s in scores], [1, 1, 1], 60, [0, 0, 0], [40, 7, 90]
     )
     selected = [
-        ops.convert_to_numpy(select_lowest(tensor(s), k, bracket)).tolist()
-        for s, k, bracket in zip(scores, counts, brackets, strict=True)
+        ops.convert_to_numpy(select_up_to(tensor(s), cut)).tolist()
+        for s, cut in zip(scores, cuts, strict=True)
     ]
     expected = lowest_by_sorting(np.concatenate(scores), 60)
     assert sum(counts) == 60
@@ -274,12 +279,10 @@ def test_jointly_then_selected_prunes_what_sorting_the_concatenation_does():
 def test_jointly_capped_then_selected_equals_sorting_each():
     generator = np.random.default_rng(4)
     scores = [generator.standard_normal(size).astype("float32") for size in (90, 70)]
-    counts, brackets = ranked(
-        [tensor(s) for s in scores], [1, 1], 100, [0, 0], [20, 70]
-    )
+    counts, cuts = ranked([tensor(s) for s in scores], [1, 1], 100, [0, 0], [20, 70])
     assert counts == [20, 70]
-    for score, k, bracket in zip(scores, counts, brackets, strict=True):
-        selected = ops.convert_to_numpy(select_lowest(tensor(score), k, bracket))
+    for score, k, cut in zip(scores, counts, cuts, strict=True):
+        selected = ops.convert_to_numpy(select_up_to(tensor(score), cut))
         assert np.array_equal(selected, lowest_by_sorting(score, k))
 
 
@@ -298,11 +301,11 @@ def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
         counts, _ = ranked(tensors, sizes, target, lower, upper, run)
         assert counts == jointly_by_sorting(scores, sizes, target, lower, upper)
         assert counts == jointly(scores, sizes, target, lower, upper)
-    # Three shapes of scores, each sampled and counted; four functions for all; and
-    # three for a capped tensor alone.
-    assert len(run) == 13
+    # Three shapes of scores, each sampled and counted; four functions for all; three
+    # for a capped tensor alone; and one where ties are cut.
+    assert len(run) == 14
     if IS_TRACED:
-        assert run.trace_count == 13
+        assert run.trace_count == 14
 
 
 class CountingCalls:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_pruner.compiled import call_directly
+from keras_pruner.compiled import call_directly, call_in_trace
 from keras_pruner.masking import (
     Unit,
     UnitInputs,
@@ -18,11 +18,12 @@ from keras_pruner.masking import (
 from keras_pruner.ranking import (
     Forecast,
     check_total,
+    cuts_of,
     demand_of,
     of_one,
-    own_brackets,
     rank_jointly,
 )
+from keras_pruner.selection import cut_ties
 
 
 class UpdateInputs(NamedTuple):
@@ -255,7 +256,7 @@ class MaskUpdate:
         )
 
     def _rank_jointly(self, units, inputs, run):
-        """Ranks all units together: fills in counts and brackets, and the scores.
+        """Ranks all units together: fills in counts and cuts, and the scores.
 
         Args:
             units: List of `UnitInputs`, changed in place.
@@ -271,19 +272,22 @@ class MaskUpdate:
             for unit, unit_inputs in zip(self.units, units, strict=True)
         ]
         units[:] = [
-            unit_inputs._replace(groups=[scores], counts={}, brackets={})
+            unit_inputs._replace(groups=[scores], counts={}, cuts={})
             for unit_inputs, scores in zip(units, groups, strict=True)
         ]
         all_counts, thresholds = {}, {}
         for what, demand in inputs.demands.items():
             counts, bracket = rank_jointly(groups, demand, inputs.guesses[what], run)
-            if self.has_caps:
-                numbers = ops.convert_to_numpy(counts).tolist()
-                brackets = own_brackets(groups, numbers, bracket, run)
+            if run is call_in_trace:
+                cuts = [
+                    cut_ties(scores, of_one(bracket, number), counts[number])
+                    for number, scores in enumerate(groups)
+                ]
             else:
-                brackets = [of_one(bracket, number) for number in range(len(units))]
+                numbers = ops.convert_to_numpy(counts).tolist()
+                cuts = cuts_of(groups, numbers, bracket, run)
             for number, unit_inputs in enumerate(units):
                 unit_inputs.counts[what] = ops.cast(counts[number], "int32")
-                unit_inputs.brackets[what] = brackets[number]
+                unit_inputs.cuts[what] = cuts[number]
             all_counts[what], thresholds[what] = counts, bracket.high
         return all_counts["masks"], thresholds
