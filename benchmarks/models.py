@@ -309,10 +309,7 @@ def print_table(rows):
         print("|", " | ".join(cells), "|")
     good = [row for row in rows if works(row)]
     wrapped = [row for row in rows if "wraps" in row["passed"]]
-    print(
-        f"\n{len(good)} of {len(rows)} models work; {len(wrapped)} of them can be "
-        "wrapped too."
-    )
+    print(f"\n{len(good)} of {len(rows)} models work; {len(wrapped)} can be wrapped.")
     for row in rows:
         if row["failure"]:
             print(f"\n- {row['name']}: {' '.join(row['failure'].split())}")
