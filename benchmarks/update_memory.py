@@ -12,9 +12,10 @@ import json
 import threading
 import time
 
+import keras
+import numpy as np
 from keras import ops
 from psutil import Process
-from speed import normal
 
 from keras_pruner.pruners import create_pruners
 
@@ -51,7 +52,11 @@ def made_pruner(size, options):
         "allocation": options.allocation,
         "mask_bits": options.mask_bits,
     }
-    (pruner,) = create_pruners(settings, {"kernel": normal(size)})
+    # Square, of whole blocks of four.
+    side = int(size**0.5) // 4 * 4
+    value = np.random.default_rng(0).standard_normal((side, side), "float32")
+    kernel = keras.Variable(value, trainable=True, name="kernel")
+    (pruner,) = create_pruners(settings, {"kernel": kernel})
     return pruner
 
 
