@@ -299,27 +299,6 @@ def _composed(models):
     def image_encoder():
         return models.ResNetBackbone(**RESNET)
 
-    def vision_encoder():
-        return models.CLIPVisionEncoder(
-            patch_size=8,
-            hidden_dim=32,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=64,
-            image_shape=(32, 32, 3),
-        )
-
-    def text_encoder():
-        return models.CLIPTextEncoder(
-            vocabulary_size=50,
-            embedding_dim=32,
-            hidden_dim=32,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=64,
-            max_sequence_length=16,
-        )
-
     return {
         "DeepLabV3Backbone": lambda: models.DeepLabV3Backbone(
             image_encoder=image_encoder(),

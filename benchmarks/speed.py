@@ -9,10 +9,12 @@ one process.
     python benchmarks/speed.py step --frequency 1       against the dense step
     python benchmarks/speed.py memory
     python benchmarks/speed.py compile
+    python benchmarks/speed.py all --smoke              tiny, to see that all runs
     python benchmarks/speed.py update --tfmot-python PATH
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -26,6 +28,7 @@ from timing import Report, interleave, ratios
 
 from keras_pruner import PruningCallback
 from keras_pruner.compiled import CompiledFunction
+from keras_pruner.packing import variable_of
 from keras_pruner.pruners import create_pruners
 from keras_pruner.training import keep
 
@@ -308,18 +311,41 @@ def run_step(options, report):
 
 
 def run_memory(options, report):
-    """Bytes of a pruner's variables, for each weight that it prunes."""
+    """Bytes of a pruner's variables, and what updates of one kernel hold at their peak.
+
+    The peak is of resident memory, each row in a process of its own, beyond weights and
+    masks; a score takes 4 bytes a weight.
+    """
     rows = {}
-    for pattern in PATTERNS:
-        sparsity = PATTERNS[pattern]
-        settings = {"target_sparsity": sparsity, "pattern": pattern}
-        (pruner,) = create_pruners(settings, {"kernel": normal(64**2)})
-        variables = [*pruner.mask_variables.values()]
-        for states in pruner.state_variables.values():
-            variables += states.values()
-        size = sum(ops.convert_to_numpy(variable).nbytes for variable in variables)
-        rows[pattern] = [size / pruner.num_weights]
+    for pattern, sparsity in PATTERNS.items():
+        for bits in (8, 1):
+            settings = {"target_sparsity": sparsity, "pattern": pattern}
+            settings["mask_bits"] = bits
+            (pruner,) = create_pruners(settings, {"kernel": normal(64**2)})
+            variables = list(map(variable_of, pruner.mask_variables.values()))
+            for states in pruner.state_variables.values():
+                variables += states.values()
+            size = sum(ops.convert_to_numpy(variable).nbytes for variable in variables)
+            rows[f"{pattern}, {bits}-bit mask"] = [size / pruner.num_weights]
     report.values("memory", ["bytes a weight"], rows)
+    size = 1e5 if options.smoke else options.largest
+    rows = {}
+    cases = itertools.product(("uniform", "global"), ("1x1", "4x4"), (8, 1))
+    for allocation, pattern, bits in list(cases)[-1:] if options.smoke else cases:
+        row = f"{allocation}, {pattern}, {bits}-bit mask"
+        rows[row] = update_memory(size, allocation, pattern, bits)
+    columns = ["first update, times the scores", "second"]
+    report.values(f"peak memory of updates, {size:g} weights", columns, rows)
+
+
+def update_memory(size, allocation, pattern, mask_bits):
+    """Returns the peaks of two updates over the bytes of the scores."""
+    script = os.path.join(os.path.dirname(__file__), "update_memory.py")
+    command = [sys.executable, script, "--size", str(size)]
+    command += ["--allocation", allocation, "--pattern", pattern]
+    command += ["--mask-bits", str(mask_bits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 COMMANDS = {
@@ -334,9 +360,9 @@ COMMANDS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=COMMANDS)
+    parser.add_argument("what", choices=[*COMMANDS, "all"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--largest", type=float, default=1e8, help="for `sizes`")
+    parser.add_argument("--largest", type=float, default=1e8, help="sizes, memory")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--frequency", type=int, nargs="+", default=[1, 100])
     parser.add_argument("--tfmot-python", help="Python with tfmot and tf-keras")
@@ -348,7 +374,9 @@ def main():
     if options.smoke:
         options.rounds, options.models = 2, ["mlp"]
     report = Report("python benchmarks/speed.py " + " ".join(sys.argv[1:]))
-    COMMANDS[options.what](options, report)
+    for name, run in COMMANDS.items():
+        if options.what in (name, "all"):
+            run(options, report)
     report.finish(options.json)
 
 

@@ -17,10 +17,12 @@ import keras
 import numpy as np
 
 from keras_pruner import PruningCallback, __version__
+from keras_pruner.packing import variable_of
 
 METHODS = {
     "dense": None,
     "magnitude": {},
+    "magnitude, 1 bit": {"mask_bits": 1},
     "gradient": {"criterion": "gradient"},
     "snip": {"criterion": "snip"},
     "snip_momentum": {"criterion": "snip_momentum"},
@@ -94,7 +96,7 @@ class Contestant:
     def bytes_per_weight(self):
         if self.pruner is None:
             return 0.0
-        variables = list(self.pruner.mask_variables.values())
+        variables = list(map(variable_of, self.pruner.mask_variables.values()))
         for states in self.pruner.state_variables.values():
             variables += states.values()
         sizes = [

@@ -77,6 +77,19 @@ def check_steps(config, assign):
             )
 
 
+def check_mask_bits(config, assign):
+    """Checks `mask_bits` of a `PruningConfig` and makes it an integer."""
+    bits = config.mask_bits
+    if not is_whole(bits):
+        raise TypeError(f"`mask_bits` must be an integer. Received: {bits!r}")
+    if bits not in (1, 8):
+        raise ValueError(
+            "`mask_bits` must be 8 (a byte a weight) or 1 (packed, an eighth of it). "
+            f"Received: {bits}"
+        )
+    assign("mask_bits", int(bits))
+
+
 def is_whole(value):
     """Whether a value is a whole number, of whatever type, and no bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -68,6 +68,9 @@ class PruningConfig:
             rate.
         low_memory_usage: Whether scores are kept in bfloat16 while masks are made: 2
             bytes a weight instead of 4. Scores that then are equal are cut by index.
+        mask_bits: Bits that a mask takes for each weight while it is in memory: 8 (the
+            default), or 1, which training steps unpack. The masks are the same, and
+            so are the files, which hold 1 bit a weight.
         pruning_type: Registered name of the pruner, `"basic"` by default. As in Intel
             Neural Compressor the name of a gradient criterion is taken too, alone or
             with the suffix `"_progressive"`: `"snip_momentum_progressive"`.
@@ -100,6 +103,7 @@ class PruningConfig:
     regularizer: regularizers.Regularizer | str | None = None
     regularizer_strength: float = 1e-4
     low_memory_usage: bool = False
+    mask_bits: int = 8
     pruning_type: str = "basic"
     pruner_options: dict = dataclasses.field(default_factory=dict, hash=False)
     resume_from_pruned_checkpoint: bool = False
@@ -131,6 +135,7 @@ class PruningConfig:
                 raise TypeError(
                     f"`{key}` must be True or False. Received: {getattr(self, key)!r}"
                 )
+        checks.check_mask_bits(self, self._set)
         self._normalise_local_configs()
 
     def _set(self, name, value):

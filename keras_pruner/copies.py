@@ -5,6 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_pruner.packing import read_mask, variable_of
+
 WRAPPER = "keras_pruner>PrunedLayer"
 
 
@@ -148,7 +150,7 @@ def _unwrapped(config):
 
 
 def _copy_weights(old, new, masks):
-    own_masks = {id(mask) for mask in masks.values()}
+    own_masks = {id(variable_of(mask)) for mask in masks.values()}
     sources = [v for v in old.variables if id(v) not in own_masks]
     targets = new.variables
     shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in targets]
@@ -164,5 +166,5 @@ def _copy_weights(old, new, masks):
         value = ops.copy(source)
         mask = masks.get(id(source))
         if mask is not None:
-            value = ops.where(ops.convert_to_tensor(mask), value, ops.zeros_like(value))
+            value = ops.where(read_mask(mask), value, ops.zeros_like(value))
         target.assign(value)

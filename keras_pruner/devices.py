@@ -40,6 +40,14 @@ def layout_for(shape, variable):
     return keras.distribution.TensorLayout([None] * len(shape), mesh)
 
 
+def is_divided(variable):
+    """Whether a variable is laid out so that no device holds all of it."""
+    layout = getattr(variable, "_layout", None)
+    # Keras' own layouts name axes of the mesh, JAX's shardings have a `spec`.
+    axes = getattr(layout, "axes", None) or getattr(layout, "spec", None) or ()
+    return any(axis is not None for axis in axes)
+
+
 def check_strategy(model, optimizer):
     """Raises if Keras cannot train a model under its `tf.distribute` strategy.
 

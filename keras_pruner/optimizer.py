@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from keras_pruner import packing
 from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
 from keras_pruner.resuming import load_run, meaning_of, save_run
-from keras_pruner.slots import innermost
-from keras_pruner.training import finite_or, keep
+from keras_pruner.slots import innermost, loss_scale_of
+from keras_pruner.training import finite_or, keep_if_dense
 
 # Name of the state that sums a kernel's true gradients while they accumulate.
 _SUM = "gradient_sum"
@@ -34,6 +35,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         inner_optimizer: `keras.optimizers.Optimizer`.
         masked_variables: Indices, among the variables that the optimizer is built
             with, of those that have a mask.
+        packed_variables: Those of them whose mask takes 1 bit a weight, not 8.
         num_pruners: Number of pruners whose latest mask update is remembered.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
         name: Name of the optimizer.
@@ -45,6 +47,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         masked_variables=(),
         num_pruners=1,
         states=(),
+        packed_variables=(),
         name="pruning_optimizer",
     ):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -56,6 +59,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.masked_variables = tuple(int(index) for index in masked_variables)
+        self.packed_variables = tuple(int(index) for index in packed_variables)
         self.num_pruners = num_pruners
         self.state_specs = [
             (int(index), key, tuple(shape), dtype)
@@ -77,14 +81,17 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
         Args:
             kernels: Dict from the index of a variable to the tuple of its mask (a bool
-                `keras.Variable`), its `TrainingRule`, and a dict of its states.
+                `keras.Variable` or a `PackedMask`), its `TrainingRule`, and a dict of
+                its states.
             extra: Pairs of an index and a dict of states, for variables without mask.
             freezes: Whether the inner optimizer never steps.
         """
         self._freezes = freezes
         self.masked_variables = tuple(kernels)
         for index, (mask, rule, _) in kernels.items():
-            self._masks[str(index)] = mask
+            self._masks[str(index)] = packing.variable_of(mask)
+            if packing.is_packed(mask):
+                self.packed_variables += (index,)
             self._rules[index] = rule
             self.meanings[index] = meaning_of(rule)
         # Masks first, as in `build`: what is saved is numbered in this order.
@@ -110,7 +117,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.build(variables)
         for index in self.masked_variables:
             if str(index) not in self._masks:
-                self._masks[str(index)] = self._add_mask(variables[index])
+                self._masks[str(index)] = self._add_mask(index, variables[index])
         self._plan_sums(variables)
         for index, key, shape, dtype in self.state_specs:
             if f"{index}/{key}" not in self._states:
@@ -144,20 +151,27 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     shape = tuple(variables[index].shape)
                     self.state_specs.append((index, _SUM, shape, "float32"))
 
-    def _add_mask(self, variable):
-        """Adds a mask of one byte a weight, laid out as its kernel."""
+    def _add_mask(self, index, variable):
+        """Adds a mask, laid out as its kernel."""
+        num_bits = 1 if index in self.packed_variables else 8
+        spec = packing.stored(variable.shape, num_bits)
         return self.add_variable(
-            shape=variable.shape,
-            dtype="bool",
-            initializer="ones",
-            layout=layout_for(variable.shape, variable),
+            **spec,
+            layout=layout_for(spec["shape"], variable),
             name=f"{variable.path.replace('/', '_')}_mask",
         )
 
     @property
     def masks(self):
-        """Dict from the index of a trainable variable to its mask variable."""
-        return {int(index): mask for index, mask in self._masks.items()}
+        """Dict from the index of a trainable variable to its mask."""
+        shapes = [variable.shape for variable in self._trainable_variables]
+        masks = ((int(index), mask) for index, mask in self._masks.items())
+        return {index: packing.as_mask(mask, shapes[index]) for index, mask in masks}
+
+    def _mask_value(self, index):
+        """Returns the mask of a variable as a bool tensor, or `None` if it has none."""
+        mask = self.masks.get(index)
+        return None if mask is None else packing.read_mask(mask)
 
     @property
     def step(self):
@@ -203,7 +217,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             variables = list(trainable_variables)
             if not self.built:
                 self.build(variables)
-        scale = self._loss_scale()
+        scale = loss_scale_of(self.inner_optimizer)
         # Each replica has a share of the loss; the inner optimizer sums the gradients.
         share = scale / num_replicas()
         before, shaped = {}, []
@@ -211,7 +225,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             index = self._get_variable_index(variable)
             rule = self._rules.get(index)
             if rule is None or gradient is None:
-                shaped.append(_masked(gradient, self._masks.get(str(index))))
+                shaped.append(keep_if_dense(gradient, self._mask_value(index)))
                 continue
             states = self._states_of(index)
             dense = states.get("dense")
@@ -228,7 +242,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 # What it changes is masked after the step.
                 shaped.append(gradient)
                 continue
-            mask = self._masks[str(index)]
+            mask = self._mask_value(index)
             shaped.append(rule.shape_gradient(gradient, weight, mask, states, share))
         # Read now: the step may move a schedule on.
         rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
@@ -240,17 +254,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
             rate = rate * ops.cast(applied, "float32")
         self._mask_weights(rate)
-
-    def _loss_scale(self):
-        """Returns the factor that the loss was multiplied with, as float32."""
-        scale, optimizer = 1.0, self.inner_optimizer
-        while optimizer is not None:
-            if hasattr(optimizer, "dynamic_scale"):
-                scale = ops.convert_to_tensor(optimizer.dynamic_scale) * scale
-            elif optimizer.loss_scale_factor is not None:
-                scale = scale * optimizer.loss_scale_factor
-            optimizer = getattr(optimizer, "inner_optimizer", None)
-        return scale
 
     @property
     def _may_skip(self):
@@ -314,12 +317,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             rate: Float tensor: the learning rate, 0 where no step was applied.
         """
         averages = self._moving_averages()
-        for index, mask in self.masks.items():
-            variable = self._trainable_variables[index]
+        for index, kept in self.masks.items():
+            variable, mask = self._trainable_variables[index], packing.read_mask(kept)
             rule, average = self._rules.get(index), averages.get(index)
             weight = ops.convert_to_tensor(variable)
             if rule is None:
-                variable.assign(_masked(weight, mask))
+                variable.assign(keep_if_dense(weight, mask))
             else:
                 states = self._states_of(index)
                 if not self._freezes:
@@ -331,17 +334,18 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 value, new_mask = rule.effective(weight, mask, states)
                 variable.assign(value)
                 if new_mask is not None:
-                    mask.assign(new_mask)
+                    mask = new_mask
+                    packing.assign_mask(kept, mask)
             if average is not None:
-                average.assign(_masked(ops.convert_to_tensor(average), mask))
+                average.assign(keep_if_dense(ops.convert_to_tensor(average), mask))
 
     def enforce(self):
         """Sets the moving averages of pruned weights to zero, after a mask update."""
         averages = self._moving_averages()
         for index, mask in self.masks.items():
             if averages.get(index) is not None:
-                average = averages[index]
-                average.assign(_masked(ops.convert_to_tensor(average), mask))
+                average = ops.convert_to_tensor(averages[index])
+                averages[index].assign(keep_if_dense(average, packing.read_mask(mask)))
 
     def _moving_averages(self):
         """Returns a dict from index to moving average, if the optimizer keeps them."""
@@ -380,6 +384,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "masked_variables": list(self.masked_variables),
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
+            "packed_variables": list(self.packed_variables),
         }
 
     @classmethod
@@ -389,11 +394,3 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
         return cls(inner, **config)
-
-
-def _masked(value, mask):
-    """Sets the pruned entries of a dense tensor to zero; `True` in a mask keeps."""
-    # TensorFlow's sparse gradients are left: what they change is masked after the step.
-    if value is None or mask is None or hasattr(value, "dense_shape"):
-        return value
-    return keep(value, mask)

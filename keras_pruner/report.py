@@ -15,6 +15,7 @@ from rich.table import Table
 from keras_pruner.collect import collect_kernels
 from keras_pruner.config import as_config
 from keras_pruner.kernels import find_kernels
+from keras_pruner.packing import variable_of
 from keras_pruner.pruners.create import partition_kernels
 from keras_pruner.wrappers import check_built, find_wrapped, masks_of
 
@@ -205,7 +206,7 @@ def report(model, config=None):
         )
     for skip in search.skipped:
         rows.append(ReportRow(skip.path, skip.shape, "-", skip.size, 0, skip.reason))
-    mask_ids = {id(mask) for mask in masks.values()}
+    mask_ids = {id(variable_of(mask)) for mask in masks.values()}
     weights = [v for v in model.weights if id(v) not in mask_ids]
     raw, zipped = _sizes(_effective(weight, masks) for weight in weights)
     return Report(

@@ -5,6 +5,7 @@ import json
 from keras import ops
 
 from keras_pruner.criteria import CRITERIA
+from keras_pruner.packing import read_mask
 from keras_pruner.saved_state import check_variables, read_state, write_state
 
 _OWNER = "the optimizer"
@@ -62,7 +63,7 @@ def take_over(optimizer, restored):
     for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
         for name, (variable, _) in known.items():
             # A copy, for JAX donates each buffer but once.
-            variable.assign(ops.copy(values[name][0]))
+            variable.assign(ops.copy(read_mask(values[name][0])))
     optimizer.plan = restored.plan
 
 

@@ -21,7 +21,7 @@ def write_state(store, description, masks, arrays):
     Args:
         store: Dict-like store of Keras.
         description: Dict of plain values.
-        masks: Dict from a name to a bool variable.
+        masks: Dict from a name to a bool variable or `PackedMask`.
         arrays: Dict from a name to a variable.
     """
     written = {}

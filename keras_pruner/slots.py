@@ -21,6 +21,18 @@ def innermost(optimizer):
     return optimizer
 
 
+def loss_scale_of(optimizer):
+    """Returns the factor that an optimizer has the loss multiplied with, as float32."""
+    scale = 1.0
+    while optimizer is not None:
+        if hasattr(optimizer, "dynamic_scale"):
+            scale = ops.convert_to_tensor(optimizer.dynamic_scale) * scale
+        elif optimizer.loss_scale_factor is not None:
+            scale = scale * optimizer.loss_scale_factor
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return scale
+
+
 def slots_of(optimizer, variable):
     """Returns the slots that hold one number for each weight of a variable.
 

@@ -11,6 +11,7 @@ from keras_pruner.collect import collect_kernels, fit_pattern
 from keras_pruner.config import PruningConfig, as_config
 from keras_pruner.copies import copy_model, copy_of, is_functional
 from keras_pruner.kernels import find_kernels
+from keras_pruner.packing import as_mask, read_mask, stored
 from keras_pruner.pruners.create import partition_kernels
 from keras_pruner.pytorch import is_torch_module, strip_module
 from keras_pruner.saved_state import check_variables, read_state, write_state
@@ -111,9 +112,7 @@ class PrunedLayer(keras.layers.Wrapper):
             # The layer's own name stands in the path already.
             name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
             mask = self.add_weight(
-                shape=kernel.variable.shape,
-                dtype="bool",
-                initializer="ones",
+                **stored(kernel.variable.shape, config.mask_bits),
                 trainable=False,
                 name=name.replace("/", "_"),
             )
@@ -125,7 +124,8 @@ class PrunedLayer(keras.layers.Wrapper):
         if name is None:
             return None
         own = self._non_trainable_variables
-        return next(mask for mask in own if mask.name == name)
+        mask = next(mask for mask in own if mask.name == name)
+        return as_mask(mask, variable.shape)
 
     @property
     def masks(self):
@@ -162,7 +162,7 @@ class PrunedLayer(keras.layers.Wrapper):
             value = ops.convert_to_tensor(variable)
             mask = self.mask_of(variable)
             if mask is not None:
-                masked = value * ops.cast(ops.convert_to_tensor(mask), value.dtype)
+                masked = value * ops.cast(read_mask(mask), value.dtype)
                 if self.straight_through:
                     # The same values, but the gradient of the sum is one.
                     masked = value + ops.stop_gradient(masked - value)

@@ -12,12 +12,15 @@ import keras
 import numpy as np
 
 from keras_pruner import KerasBasePruner, PruningCallback
+from keras_pruner.packing import variable_of
 
 # Small enough to train to the last bit alike; and larger than a sample of their scores.
 SMALL, LARGE = (16, 8, 12), (256, 512, 260)
 SCHEDULE = {"begin_step": 1, "end_step": 3, "frequency": 1}
 # In `fit`; its memory has another shape than the kernel.
 TRAINED = {"channels": {"criterion": "block_mask", "pattern": "channelx1"}}
+# In `fit`, with masks of one bit, which are not divided.
+PACKED = {"mask_bits": 1}
 # Once, from the weights: settings, and whether these are as large as each other, so
 # that ties are cut.
 UPDATED = {
@@ -71,6 +74,15 @@ def train(settings):
     return result_of(callback.pruners[0])
 
 
+def refusal(settings):
+    """The message of a pruner that is refused."""
+    try:
+        KerasBasePruner(settings, build_model(SMALL))
+    except ValueError as error:
+        return str(error)
+    return "not refused"
+
+
 def update(settings, tied):
     model = build_model(LARGE, tied)
     pruner = KerasBasePruner({"target_sparsity": 0.75} | settings, model)
@@ -89,6 +101,7 @@ def result_of(pruner):
             **pruner.state_variables[kernel.path],
         }.items()
     }
+    variables = {name: variable_of(v) for name, v in variables.items()}
     return {
         "masks": {path: digest(mask) for path, mask in masks.items()},
         "pruned": pruner.num_pruned,
@@ -113,6 +126,10 @@ if __name__ == "__main__":
         keras.distribution.set_distribution(distribution)
         for case, settings in TRAINED.items():
             found[f"{case}/{name}"] = train(settings)
+        if name == "model":
+            refused = refusal(PACKED)
+        else:
+            found[f"packed/{name}"] = train(PACKED)
         for case, arguments in UPDATED.items() if name != "data" else ():
             found[f"{case}/{name}"] = update(*arguments)
-    print(json.dumps(found))
+    print(json.dumps(found | {"refused": refused}))

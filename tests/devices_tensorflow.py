@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pruner import KerasBasePruner, PruningCallback, wrap
+from keras_pruner.packing import variable_of
 
 GLOBAL_BATCH = 8
 SETTINGS = {"target_sparsity": 0.5, "begin_step": 1, "end_step": 5, "frequency": 2}
@@ -64,10 +65,11 @@ def result_of(pruner, model):
     """What must be equal wherever the model was trained, and whether copies are."""
     states = [s for d in pruner.state_variables.values() for s in d.values()]
     masks = list(pruner.mask_variables.values())
+    variables = [variable_of(mask) for mask in masks]
     return {
-        "num_copies": len(copies(masks[0])),
-        "copies_equal": are_copies_equal([*masks, *states, *model.variables]),
-        "masks": [mask.numpy().astype(int).tolist() for mask in masks],
+        "num_copies": len(copies(variables[0])),
+        "copies_equal": are_copies_equal([*variables, *states, *model.variables]),
+        "masks": [np.asarray(mask).astype(int).tolist() for mask in masks],
         "states": [state.numpy().astype(float).tolist() for state in states],
         "weights": [weight.tolist() for weight in model.get_weights()],
         "pruned": pruner.num_pruned,
@@ -78,6 +80,7 @@ CASES = {
     "wrapped": ({}, True),
     "sr_ste": ({"pruning_type": "sr_ste", "pruner_options": {"decay": 0.5}}, False),
     "rigl": ({"pruning_type": "rigl", "frequency": 1}, False),
+    "packed": ({"pruning_type": "rigl", "frequency": 1, "mask_bits": 1}, False),
 }
 
 REFUSED = {

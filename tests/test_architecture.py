@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 LAYERS = [
     ["version", "registry", "failures", "checkpoints"],
     ["reductions", "float_keys", "compiled", "aliases", "checks", "layouts", "slots"],
-    ["selection", "schedules", "devices", "hub_rules", "copies", "saved_state"],
-    ["kernels", "ranking"],
+    ["selection", "schedules", "devices", "hub_rules", "packing", "saved_state"],
+    ["kernels", "ranking", "copies"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],

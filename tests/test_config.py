@@ -275,6 +275,20 @@ def test_regularizer_strength_that_is_no_number_is_an_error(value):
     )
 
 
+@pytest.mark.parametrize("value", [0, 2, 16])
+def test_mask_bits_other_than_one_and_eight_are_an_error(value):
+    refuses("`mask_bits` must be 8 (a byte a weight) or 1", mask_bits=value)
+
+
+@pytest.mark.parametrize("value", ["1", True, 1.5])
+def test_mask_bits_that_are_no_integer_are_an_error(value):
+    refuses(
+        f"`mask_bits` must be an integer. Received: {value!r}",
+        TypeError,
+        mask_bits=value,
+    )
+
+
 def test_include_of_nothing_is_an_error():
     refuses("`include` is empty, so nothing would be pruned.", include=[])
 

@@ -70,7 +70,7 @@ only_tensorflow = pytest.mark.skipif(
 @only_tensorflow
 def test_mirrored_strategy_prunes_as_one_device():
     [found] = results(start("devices_tensorflow.py", "mirrored", 2))
-    for name in ("wrapped", "sr_ste", "rigl"):
+    for name in ("wrapped", "sr_ste", "rigl", "packed"):
         result, expected = found[f"{name}/all"], found[f"{name}/one"]
         assert result["num_copies"] == 2
         assert result["copies_equal"]
@@ -117,6 +117,7 @@ def test_sharded_kernels_get_sharded_masks_and_are_never_gathered(tmp_path):
     )
     [found] = results(start("devices_jax.py", XLA_FLAGS=flags))
     assert found.pop("devices") == 4
+    assert "by_columns/kernel' is divided over devices" in found.pop("refused")
     for case, result in found.items():
         assert result["masks"] == found[case.split("/")[0] + "/none"]["masks"]
         assert result["zeros"] == result["pruned"] > 0

@@ -7,6 +7,7 @@ from keras import ops
 from keras_pruner.collect import collect_kernels, fit_pattern
 from keras_pruner.compiled import CompiledFunction, FunctionCache, call_in_trace
 from keras_pruner.masking import score_kernel, scores_are_pooled, zero_groups
+from keras_pruner.packing import assign_mask, read_mask
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner, NonFiniteError
 from keras_pruner.pruners.loop import LoopHooks
@@ -36,7 +37,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     Attributes:
         kernels: Tuple of the `Kernel`s that are pruned.
         skipped: Tuple of `Skipped`: what is left dense, and why.
-        mask_variables: Dict from name to the bool `keras.Variable` of the mask.
+        mask_variables: Dict from name to the bool `keras.Variable` of the mask, or to
+            a `PackedMask` where `mask_bits` is 1.
         state_variables: Dict from name to a dict of the further variables that the
             kernel needs, e.g. `"memory"` of a gradient criterion; empty for most.
         rules: Dict from name to `TrainingRule`: what a training step does.
@@ -76,7 +78,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
             for kernel in self.kernels
         }
         self.mask_variables = {
-            kernel.path: make_mask(kernel) for kernel in self.kernels
+            kernel.path: make_mask(kernel, config.mask_bits) for kernel in self.kernels
         }
         self.state_variables = {
             kernel.path: {
@@ -106,7 +108,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
 
     @property
     def masks(self):
-        return {name: ops.copy(mask) for name, mask in self.mask_variables.items()}
+        return {k.path: ops.copy(self.mask_value(k)) for k in self.kernels}
 
     @property
     def scores(self):
@@ -166,6 +168,10 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         dense = self.state_variables[kernel.path].get("dense")
         return ops.convert_to_tensor(kernel.variable if dense is None else dense)
 
+    def mask_value(self, kernel):
+        """Returns a kernel's mask as a bool tensor."""
+        return read_mask(self.mask_variables[kernel.path], self._compiled)
+
     # State that a compiled training step shares.
 
     @property
@@ -202,7 +208,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         """Counts the masks anew, after they were assigned from outside."""
         kept = sum(
             int(ops.convert_to_numpy(ops.sum(ops.cast(mask, "int32"))))
-            for mask in self.mask_variables.values()
+            for mask in map(self.mask_value, self.kernels)
         )
         self._num_pruned = self.num_weights - kept
 
@@ -239,12 +245,13 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         ):
             variable = self.mask_variables[kernel.path]
             if clear:
-                grown = ops.logical_and(mask, ops.logical_not(variable))
+                pruned = ops.logical_not(self.mask_value(kernel))
+                grown = ops.logical_and(mask, pruned)
                 clear_slots(self._optimizer, kernel.variable, where=grown)
-            variable.assign(mask)
+            assign_mask(variable, mask, self._compiled)
             if kernel.wrapper_mask is not None:
                 # JAX donates buffers to the training step, each but once.
-                kernel.wrapper_mask.assign(ops.copy(mask))
+                assign_mask(kernel.wrapper_mask, ops.copy(mask), self._compiled)
             for name, value in states.items():
                 self.state_variables[kernel.path][name].assign(value)
         for what, key in result.thresholds.items():

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_pruner.compiled import no_gradients, num_replicas
+from keras_pruner.packing import assign_mask
 from keras_pruner.training import TrainingRule, finite_or, keep
 
 
@@ -49,7 +50,7 @@ class LoopHooks:
                 rule, path = self.rules[kernel.path], kernel.path
                 if not rule.keeps_dense:
                     continue
-                states, mask = self.state_variables[path], self.mask_variables[path]
+                states, mask = self.state_variables[path], self.mask_value(kernel)
                 dense = ops.convert_to_tensor(states["dense"])
                 value = ops.convert_to_tensor(kernel.variable)
                 same = value == rule.effective(dense, mask, states)[0]
@@ -61,17 +62,17 @@ class LoopHooks:
             for kernel in self.kernels:
                 rule, variable = self.rules[kernel.path], kernel.variable
                 weight = self.source_value(kernel)
-                mask = self.mask_variables[kernel.path]
+                mask = self.mask_value(kernel)
                 if type(rule).effective is TrainingRule.effective:
                     # What nearly all rules do, so it is worth compiling.
-                    mask = ops.convert_to_tensor(mask)
                     variable.assign(self._compiled(keep, weight, mask))
                     continue
                 states = self.state_variables[kernel.path]
                 value, new_mask = rule.effective(weight, mask, states)
                 variable.assign(value)
                 if new_mask is not None:
-                    mask.assign(new_mask)
+                    kept = self.mask_variables[kernel.path]
+                    assign_mask(kept, new_mask, self._compiled)
 
     def mask_gradients(self, gradients, true_gradients=None):
         """Makes the gradients that the optimizer gets, and remembers the true ones.
@@ -91,7 +92,7 @@ class LoopHooks:
 
         def shape(kernel, gradient):
             rule = self.rules[kernel.path]
-            mask = self.mask_variables[kernel.path]
+            mask = self.mask_value(kernel)
             states = self.state_variables[kernel.path]
             weight = self.source_value(kernel)
             if rule.needs_gradients:
@@ -159,7 +160,7 @@ class LoopHooks:
                     rate = rate[path]
                 value = self.rules[path].regularize(
                     ops.convert_to_tensor(kernel.variable),
-                    self.mask_variables[path],
+                    self.mask_value(kernel),
                     self.state_variables[path],
                     ops.convert_to_tensor(rate, "float32"),
                 )

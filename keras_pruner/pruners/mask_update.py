@@ -181,7 +181,7 @@ class MaskUpdate:
         ]
         masks = []
         if self.masks_in_update:
-            masks = [ops.convert_to_tensor(m) for m in self.mask_variables.values()]
+            masks = [self.mask_value(kernel) for kernel in self.kernels]
         demands = self.demands(sparsity)
         return UpdateInputs(
             weights=[self.source_value(kernel) for kernel in self.kernels],

@@ -3,16 +3,37 @@
 import keras
 from keras import ops
 
-from keras_pruner.devices import beside, layout_for
+from keras_pruner.devices import beside, is_divided, layout_for
+from keras_pruner.packing import PackedMask, pack, read_mask
 
 
-def make_mask(kernel):
-    """Returns a mask that keeps all, or the one that a wrapper layer holds already."""
+def make_mask(kernel, num_bits=8):
+    """Returns a mask that keeps all, or as the one that a wrapper layer holds already.
+
+    Args:
+        kernel: `Kernel`.
+        num_bits: Bits that the mask takes for each weight: 8 or 1.
+
+    Returns:
+        Bool `keras.Variable`, or `PackedMask`.
+
+    Raises:
+        ValueError: If a mask of one bit a weight cannot live where its kernel lives.
+    """
+    shape = tuple(kernel.variable.shape)
     if kernel.wrapper_mask is None:
-        value = ops.ones(kernel.variable.shape, dtype="bool")
+        value = ops.ones(shape, dtype="bool")
     else:
-        value = ops.copy(kernel.wrapper_mask)
-    return _variable(kernel, "mask", value, "bool")
+        value = ops.copy(read_mask(kernel.wrapper_mask))
+    if num_bits == 8:
+        return _variable(kernel, "mask", value, "bool")
+    if is_divided(kernel.variable):
+        raise ValueError(
+            f"'{kernel.path}' is divided over devices, and its mask is with it: a mask "
+            "of one bit a weight has no axes to divide. Use `mask_bits=8`, at least "
+            "for the divided kernels, by `local_configs`. Received: mask_bits=1"
+        )
+    return PackedMask(_variable(kernel, "mask", pack(value), "uint8"), shape)
 
 
 def make_state(kernel, name, spec):

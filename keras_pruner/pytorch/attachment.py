@@ -68,12 +68,12 @@ class Attachment:
                 yield pruner, kernel
 
     def _gradient_hook(self, pruner, kernel):
-        rule, mask = pruner.rules[kernel.path], pruner.mask_variables[kernel.path]
+        rule = pruner.rules[kernel.path]
 
         def hook(parameter):
             gradient = parameter.grad
             with beside_training(parameter.device):
-                kept = ops.convert_to_tensor(mask)
+                kept = pruner.mask_value(kernel)
                 if rule.needs_gradients:
                     true = gradient.clone()
                     earlier = self._true.get(gradient)
