@@ -5,9 +5,14 @@ from keras import ops
 
 from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
+from keras_pruner.freezing import (
+    as_trainables,
+    find_again,
+    load_what_was_trained,
+)
 from keras_pruner.resuming import load_run, meaning_of, save_run
-from keras_pruner.slots import innermost
-from keras_pruner.training import finite_or, keep
+from keras_pruner.slots import innermost, loss_scale, may_skip
+from keras_pruner.training import finite_or, masked
 
 # Name of the state that sums a kernel's true gradients while they accumulate.
 _SUM = "gradient_sum"
@@ -36,6 +41,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             with, of those that have a mask.
         num_pruners: Number of pruners whose latest mask update is remembered.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
+        trainables: What of the model can be trained, as `freezing.trainables_of`
+            returns it; by it the variables are found again where fewer are frozen.
         name: Name of the optimizer.
     """
 
@@ -45,6 +52,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         masked_variables=(),
         num_pruners=1,
         states=(),
+        trainables=None,
         name="pruning_optimizer",
     ):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -60,6 +68,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.state_specs = [
             (int(index), key, tuple(shape), dtype)
             for index, key, shape, dtype in states
+        ]
+        self.trainables = trainables and [
+            [str(path), [int(size) for size in shape], bool(is_trained)]
+            for path, shape, is_trained in trainables
         ]
         self._masks = {}
         self._states = {}
@@ -100,14 +112,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.state_specs.append(spec)
 
     def build(self, variables):
-        for index in self.masked_variables:
-            if not 0 <= index < len(variables):
-                raise ValueError(
-                    f"The optimizer was saved with a mask for variable {index}, but "
-                    f"the model has {len(variables)} trainable variables."
-                )
+        trained = self._renumber(variables) if not self._masks else variables
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+            if len(trained) < len(variables):
+                load_what_was_trained(self.inner_optimizer, trained)
         for index in self.masked_variables:
             if str(index) not in self._masks:
                 self._masks[str(index)] = self._add_mask(variables[index])
@@ -134,6 +143,20 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 )
             )
         super().build(variables)
+
+    def _renumber(self, variables):
+        """Numbers masks and states by the variables that the model has.
+
+        Returns:
+            List of those variables that were trained when the optimizer was saved.
+        """
+        indices = [*self.masked_variables, *(spec[0] for spec in self.state_specs)]
+        found = find_again(self.trainables, variables, indices)
+        self.masked_variables = tuple(found[index] for index in self.masked_variables)
+        self.state_specs = [(found[i], *spec) for i, *spec in self.state_specs]
+        if len(found) < len(variables):
+            self.trainables = as_trainables(variables)
+        return [variables[position] for position in found]
 
     def _plan_sums(self, variables):
         """Asks for sums of the true gradients, if the inner optimizer accumulates."""
@@ -203,7 +226,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             variables = list(trainable_variables)
             if not self.built:
                 self.build(variables)
-        scale = self._loss_scale()
+        scale = loss_scale(self.inner_optimizer)
         # Each replica has a share of the loss; the inner optimizer sums the gradients.
         share = scale / num_replicas()
         before, shaped = {}, []
@@ -211,7 +234,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             index = self._get_variable_index(variable)
             rule = self._rules.get(index)
             if rule is None or gradient is None:
-                shaped.append(_masked(gradient, self._masks.get(str(index))))
+                shaped.append(masked(gradient, self._masks.get(str(index))))
                 continue
             states = self._states_of(index)
             dense = states.get("dense")
@@ -241,23 +264,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             rate = rate * ops.cast(applied, "float32")
         self._mask_weights(rate)
 
-    def _loss_scale(self):
-        """Returns the factor that the loss was multiplied with, as float32."""
-        scale, optimizer = 1.0, self.inner_optimizer
-        while optimizer is not None:
-            if hasattr(optimizer, "dynamic_scale"):
-                scale = ops.convert_to_tensor(optimizer.dynamic_scale) * scale
-            elif optimizer.loss_scale_factor is not None:
-                scale = scale * optimizer.loss_scale_factor
-            optimizer = getattr(optimizer, "inner_optimizer", None)
-        return scale
-
-    @property
-    def _may_skip(self):
-        """Whether a call may leave the weights as they are."""
-        wrapped = hasattr(self.inner_optimizer, "inner_optimizer")
-        return wrapped or bool(self.inner_optimizer.gradient_accumulation_steps)
-
     def _step_inner(self, gradients, variables):
         """Lets the inner optimizer step.
 
@@ -281,7 +287,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 variable.assign(value)
         else:
             inner.apply(gradients, variables)
-        if not self._may_skip:
+        if not may_skip(inner):
             return None, None
         return counter._iterations + 0 > ticks, inner.iterations + 0 > iterations
 
@@ -319,7 +325,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             rule, average = self._rules.get(index), averages.get(index)
             weight = ops.convert_to_tensor(variable)
             if rule is None:
-                variable.assign(_masked(weight, mask))
+                variable.assign(masked(weight, mask))
             else:
                 states = self._states_of(index)
                 if not self._freezes:
@@ -333,7 +339,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 if new_mask is not None:
                     mask.assign(new_mask)
             if average is not None:
-                average.assign(_masked(ops.convert_to_tensor(average), mask))
+                average.assign(masked(ops.convert_to_tensor(average), mask))
 
     def enforce(self):
         """Sets the moving averages of pruned weights to zero, after a mask update."""
@@ -341,7 +347,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index, mask in self.masks.items():
             if averages.get(index) is not None:
                 average = averages[index]
-                average.assign(_masked(ops.convert_to_tensor(average), mask))
+                average.assign(masked(ops.convert_to_tensor(average), mask))
 
     def _moving_averages(self):
         """Returns a dict from index to moving average, if the optimizer keeps them."""
@@ -380,6 +386,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "masked_variables": list(self.masked_variables),
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
+            "trainables": self.trainables,
         }
 
     @classmethod
@@ -389,11 +396,3 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
         return cls(inner, **config)
-
-
-def _masked(value, mask):
-    """Sets the pruned entries of a dense tensor to zero; `True` in a mask keeps."""
-    # TensorFlow's sparse gradients are left: what they change is masked after the step.
-    if value is None or mask is None or hasattr(value, "dense_shape"):
-        return value
-    return keep(value, mask)

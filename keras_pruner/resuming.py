@@ -5,6 +5,7 @@ import json
 from keras import ops
 
 from keras_pruner.criteria import CRITERIA
+from keras_pruner.freezing import find_positions
 from keras_pruner.saved_state import check_variables, read_state, write_state
 
 _OWNER = "the optimizer"
@@ -34,6 +35,9 @@ def load_run(optimizer, store):
             pruner; the message names the first difference.
     """
     description, masks, arrays = read_state(store, _OWNER)
+    if description.get("trainables") and optimizer.trainables:
+        positions = find_positions(description["trainables"], optimizer.trainables)
+        description, masks, arrays = _moved(positions, description, masks, arrays)
     _check_fit(optimizer, description, masks, arrays)
     for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
         for name, (variable, _) in known.items():
@@ -52,10 +56,15 @@ def take_over(optimizer, restored):
     Raises:
         ValueError: As `load_run`; nothing is assigned.
     """
-    masks, arrays = _masks(restored), _arrays(restored)
+    description, masks, arrays = _moved(
+        _positions_here(optimizer, restored),
+        _description(restored),
+        _masks(restored),
+        _arrays(restored),
+    )
     _check_fit(
         optimizer,
-        _description(restored),
+        description,
         {name: variable for name, (variable, _) in masks.items()},
         {name: variable for name, (variable, _) in arrays.items()},
     )
@@ -64,6 +73,56 @@ def take_over(optimizer, restored):
             # A copy, for JAX donates each buffer but once.
             variable.assign(ops.copy(values[name][0]))
     optimizer.plan = restored.plan
+
+
+def _positions_here(optimizer, restored):
+    """Dict from a variable's index in one optimizer to its index in another.
+
+    Raises:
+        ValueError: If one with a mask is not trained any more.
+    """
+    here = {id(v): index for index, v in enumerate(optimizer._trainable_variables)}
+    found = {
+        index: here[id(variable)]
+        for index, variable in enumerate(restored._trainable_variables)
+        if id(variable) in here
+    }
+    for index in (*restored.masks, *(index for index, _ in restored.states)):
+        if index not in found:
+            raise ValueError(
+                f"'{restored._trainable_variables[index].path}' was pruned when the "
+                "model was saved, and is frozen now. Train it, or load the model with "
+                "`compile=False` and compile it anew. Nothing of the pruning state was "
+                "assigned."
+            )
+    return found
+
+
+def _moved(positions, description, masks, arrays):
+    """Renames what was saved, by where variables are here.
+
+    Args:
+        positions: Maps a variable's index then to its index here.
+        description: See `_description`.
+        masks: Dict from `mask_{index}` to anything.
+        arrays: Dict from `state_{index}_{key}`, and names without index, to anything.
+
+    Returns:
+        The three anew.
+    """
+
+    def renamed(name):
+        kind, *rest = name.split("_", 2)
+        if kind in ("mask", "state"):
+            rest[0] = str(positions[int(rest[0])])
+        return "_".join([kind, *rest])
+
+    meanings = description["meanings"].items()
+    return (
+        description | {"meanings": {str(positions[int(i)]): m for i, m in meanings}},
+        {renamed(name): mask for name, mask in masks.items()},
+        {renamed(name): array for name, array in arrays.items()},
+    )
 
 
 def meaning_of(rule):
@@ -106,6 +165,7 @@ def _description(optimizer):
     variables = optimizer._trainable_variables
     return {
         "plan": optimizer.plan,
+        "trainables": optimizer.trainables,
         "meanings": {
             str(index): {"path": variables[index].path, **meaning}
             for index, meaning in optimizer.meanings.items()
@@ -133,6 +193,14 @@ def _check_fit(optimizer, description, masks, arrays):
                 "not pruned here: other kernels were pruned. Use the same model and "
                 "config, or load a saved model with `compile=False` and compile it "
                 "anew. Nothing of the pruning state was assigned."
+            )
+    for name, (_, words) in _masks(optimizer).items():
+        if name not in masks:
+            raise ValueError(
+                f"The checkpoint does not fit {owner}: it has no {words}. If layers "
+                "were frozen when it was saved, freeze them again: Keras does not save "
+                "that for models with a config of their own. Nothing of the pruning "
+                "state was assigned."
             )
     check_variables(masks, _masks(optimizer), owner)
     saved = _by_index(description["meanings"])

@@ -21,6 +21,28 @@ def innermost(optimizer):
     return optimizer
 
 
+def loss_scale(optimizer):
+    """Returns the factor that the loss was multiplied with, as float32.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, wrapped or not.
+    """
+    scale = 1.0
+    while optimizer is not None:
+        if hasattr(optimizer, "dynamic_scale"):
+            scale = ops.convert_to_tensor(optimizer.dynamic_scale) * scale
+        elif optimizer.loss_scale_factor is not None:
+            scale = scale * optimizer.loss_scale_factor
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return scale
+
+
+def may_skip(optimizer):
+    """Returns whether an optimizer may leave the weights as they are in a step."""
+    wrapped = hasattr(optimizer, "inner_optimizer")
+    return wrapped or bool(optimizer.gradient_accumulation_steps)
+
+
 def slots_of(optimizer, variable):
     """Returns the slots that hold one number for each weight of a variable.
 

@@ -200,3 +200,13 @@ def finite_or(value, old):
     """
     old = ops.convert_to_tensor(old)
     return ops.where(ops.isfinite(value), value, old)
+
+
+def masked(value, mask):
+    """Sets the pruned entries of a dense tensor to zero; `True` in a mask keeps.
+
+    TensorFlow's sparse gradients are left: what they change is masked after the step.
+    """
+    if value is None or mask is None or hasattr(value, "dense_shape"):
+        return value
+    return keep(value, mask)

@@ -10,7 +10,7 @@ LAYERS = [
     ["version", "registry", "failures", "checkpoints"],
     ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
     ["selection", "schedules", "devices", "hub_rules", "copies", "saved_state"],
-    ["kernels", "ranking"],
+    ["kernels", "ranking", "freezing"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],
