@@ -29,11 +29,8 @@ def build_optimizer(model, user_optimizer, pruners):
     ]
     freezes = any(pruner.freezes_weights for pruner in pruners)
     with beside(variables[0]):
-        optimizer = PruningOptimizer(
-            user_optimizer,
-            num_pruners=len(pruners),
-            trainables=trainables_of(model),
-        )
+        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
+        optimizer.trainables = trainables_of(model)
         optimizer.adopt(kernels, extra, freezes)
         optimizer.build(variables)
     return optimizer

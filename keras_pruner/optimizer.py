@@ -3,14 +3,9 @@
 import keras
 from keras import ops
 
+from keras_pruner import freezing, resuming
 from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
-from keras_pruner.freezing import (
-    as_trainables,
-    find_again,
-    load_what_was_trained,
-)
-from keras_pruner.resuming import load_run, meaning_of, save_run
 from keras_pruner.slots import innermost, loss_scale, may_skip
 from keras_pruner.training import finite_or, masked
 
@@ -41,8 +36,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             with, of those that have a mask.
         num_pruners: Number of pruners whose latest mask update is remembered.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
-        trainables: What of the model can be trained, as `freezing.trainables_of`
-            returns it; by it the variables are found again where fewer are frozen.
+        run: Dict of what is known of the run, as `resuming.describe` returns it; by
+            it the variables are found again where fewer are frozen.
         name: Name of the optimizer.
     """
 
@@ -52,7 +47,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         masked_variables=(),
         num_pruners=1,
         states=(),
-        trainables=None,
+        run=None,
         name="pruning_optimizer",
     ):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -69,10 +64,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             (int(index), key, tuple(shape), dtype)
             for index, key, shape, dtype in states
         ]
-        self.trainables = trainables and [
-            [str(path), [int(size) for size in shape], bool(is_trained)]
-            for path, shape, is_trained in trainables
-        ]
         self._masks = {}
         self._states = {}
         self._updates = []
@@ -81,8 +72,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._is_stateless = False
         # How the run was laid out, as plain values; `None` while not known.
         self.plan = None
+        # What of the model can be trained, as plain values; `None` if not known.
+        self.trainables = None
         # Dict from a masked variable's index to what its mask was made by.
         self.meanings = {}
+        if run is not None:
+            resuming.take_description(self, run)
 
     def adopt(self, kernels, extra=(), freezes=False):
         """Uses variables that exist already. Call it before `build`.
@@ -98,7 +93,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for index, (mask, rule, _) in kernels.items():
             self._masks[str(index)] = mask
             self._rules[index] = rule
-            self.meanings[index] = meaning_of(rule)
+            self.meanings[index] = resuming.meaning_of(rule)
         # Masks first, as in `build`: what is saved is numbered in this order.
         for index, (_, _, states) in kernels.items():
             self._adopt_states(index, states)
@@ -116,7 +111,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             if len(trained) < len(variables):
-                load_what_was_trained(self.inner_optimizer, trained)
+                freezing.load_what_was_trained(self.inner_optimizer, trained)
         for index in self.masked_variables:
             if str(index) not in self._masks:
                 self._masks[str(index)] = self._add_mask(variables[index])
@@ -150,12 +145,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         Returns:
             List of those variables that were trained when the optimizer was saved.
         """
-        indices = [*self.masked_variables, *(spec[0] for spec in self.state_specs)]
-        found = find_again(self.trainables, variables, indices)
+        states = [index for index, *_ in self.state_specs]
+        indices = [*self.masked_variables, *states, *self.meanings]
+        found = freezing.find_again(self.trainables, variables, indices)
         self.masked_variables = tuple(found[index] for index in self.masked_variables)
         self.state_specs = [(found[i], *spec) for i, *spec in self.state_specs]
+        self.meanings = {found[i]: meaning for i, meaning in self.meanings.items()}
         if len(found) < len(variables):
-            self.trainables = as_trainables(variables)
+            self.trainables = freezing.as_trainables(variables)
         return [variables[position] for position in found]
 
     def _plan_sums(self, variables):
@@ -372,10 +369,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.finalize_variable_values(var_list)
 
     def save_own_variables(self, store):
-        save_run(self, store)
+        resuming.save_run(self, store)
 
     def load_own_variables(self, store):
-        load_run(self, store)
+        resuming.load_run(self, store)
+
+    def take_run(self, run):
+        """Takes on the plan of a run whose variables were loaded by themselves."""
+        resuming.take_run(self, run)
 
     def get_config(self):
         return {
@@ -386,7 +387,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "masked_variables": list(self.masked_variables),
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
-            "trainables": self.trainables,
+            "run": resuming.describe(self),
         }
 
     @classmethod

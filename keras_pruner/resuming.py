@@ -20,7 +20,7 @@ def save_run(optimizer, store):
     """
     masks = {name: mask for name, (mask, _) in _masks(optimizer).items()}
     arrays = {name: variable for name, (variable, _) in _arrays(optimizer).items()}
-    write_state(store, _description(optimizer), masks, arrays)
+    write_state(store, describe(optimizer), masks, arrays)
 
 
 def load_run(optimizer, store):
@@ -58,7 +58,7 @@ def take_over(optimizer, restored):
     """
     description, masks, arrays = _moved(
         _positions_here(optimizer, restored),
-        _description(restored),
+        describe(restored),
         _masks(restored),
         _arrays(restored),
     )
@@ -103,7 +103,7 @@ def _moved(positions, description, masks, arrays):
 
     Args:
         positions: Maps a variable's index then to its index here.
-        description: See `_description`.
+        description: See `describe`.
         masks: Dict from `mask_{index}` to anything.
         arrays: Dict from `state_{index}_{key}`, and names without index, to anything.
 
@@ -161,16 +161,55 @@ def _arrays(optimizer):
     return found
 
 
-def _description(optimizer):
+def describe(optimizer):
+    """Returns what is known of the run of a `PruningOptimizer`, as plain values.
+
+    Returns:
+        Dict of `"plan"`, how the steps were laid out; `"trainables"`, see
+        `freezing.trainables_of`; and `"meanings"`, what each mask was made by. The
+        first two are `None` if not known.
+    """
     variables = optimizer._trainable_variables
-    return {
+    description = {
         "plan": optimizer.plan,
         "trainables": optimizer.trainables,
         "meanings": {
-            str(index): {"path": variables[index].path, **meaning}
+            str(index): {"path": variables[index].path if variables else "", **meaning}
             for index, meaning in optimizer.meanings.items()
         },
     }
+    return json.loads(json.dumps(description))
+
+
+def take_run(optimizer, description):
+    """Takes on the plan of a run whose variables were loaded by themselves.
+
+    Args:
+        optimizer: Built `PruningOptimizer`.
+        description: What `describe` returned, or `None` if the run was not pruned.
+
+    Raises:
+        ValueError: If masks or states were made by something else than here.
+    """
+    if description is None:
+        raise ValueError("The checkpoint was saved without pruning.")
+    _check_meanings(optimizer, description)
+    optimizer.plan = description["plan"]
+
+
+def take_description(optimizer, description):
+    """Sets what `describe` returned.
+
+    Raises:
+        ValueError, TypeError: If it has another form.
+    """
+    trainables = description.get("trainables")
+    optimizer.trainables = trainables and [
+        [str(path), [int(size) for size in shape], bool(is_trained)]
+        for path, shape, is_trained in trainables
+    ]
+    optimizer.meanings = _by_index(description["meanings"])
+    optimizer.plan = description["plan"]
 
 
 def _by_index(meanings):
@@ -183,7 +222,6 @@ def _by_index(meanings):
 def _check_fit(optimizer, description, masks, arrays):
     """Raises at the first difference between what was saved and what is here."""
     owner = "this model and pruning config"
-    variables = optimizer._trainable_variables
     paths = {f"mask_{i}": m["path"] for i, m in description["meanings"].items()}
     for name, array in masks.items():
         if name not in _masks(optimizer):
@@ -203,6 +241,14 @@ def _check_fit(optimizer, description, masks, arrays):
                 "state was assigned."
             )
     check_variables(masks, _masks(optimizer), owner)
+    _check_meanings(optimizer, description)
+    check_variables(arrays, _arrays(optimizer), owner)
+
+
+def _check_meanings(optimizer, description):
+    """Raises if a mask was made by something else than it is made by here."""
+    owner = "this model and pruning config"
+    variables = optimizer._trainable_variables
     saved = _by_index(description["meanings"])
     for index, meaning in optimizer.meanings.items():
         for key, here in meaning.items():
@@ -215,4 +261,3 @@ def _check_fit(optimizer, description, masks, arrays):
                     "model with `compile=False` and compile it anew. Nothing of the "
                     "pruning state was assigned."
                 )
-    check_variables(arrays, _arrays(optimizer), owner)

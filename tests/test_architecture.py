@@ -7,8 +7,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
-    ["version", "registry", "failures", "checkpoints"],
-    ["reductions", "compiled", "aliases", "checks", "layouts", "slots"],
+    ["version", "registry", "failures", "orbax"],
+    ["checkpoints", "reductions", "compiled", "aliases", "checks", "layouts", "slots"],
     ["selection", "schedules", "devices", "hub_rules", "copies", "saved_state"],
     ["kernels", "ranking", "freezing"],
     ["selectors", "criteria", "patterns"],

@@ -193,7 +193,7 @@ def test_files_that_do_not_say_what_was_frozen_still_load(data, tmp_path, monkey
         content = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(content["config.json"])
     optimizer = config["compile_config"]["optimizer"]["config"]
-    assert optimizer.pop("trainables") is None
+    assert optimizer.pop("run")["trainables"] is None
     content["config.json"] = json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in content.items():
