@@ -23,7 +23,9 @@ def build(units=8, names=("hidden", "head")):
     keras.utils.set_random_seed(3)
     inputs = keras.Input((16,), name="in")
     x = keras.layers.Dense(units, activation="relu", name=names[0])(inputs)
-    x = keras.layers.Dropout(0.3, name="dropout")(x)
+    # torch draws dropout from a generator of its own, which no file of Keras has.
+    rate = 0.0 if BACKEND == "torch" else 0.3
+    x = keras.layers.Dropout(rate, name="dropout")(x)
     outputs = keras.layers.Dense(3, activation="softmax", name=names[1])(x)
     optimizer = keras.optimizers.Adam(1e-2)
     return compile_mlp(keras.Model(inputs, outputs, name="m"), optimizer)
@@ -87,9 +89,6 @@ def test_a_run_goes_on_from_orbax(how, half, data):
         pruning = fit(model, data, load_at_begin(folder), initial_epoch=2)
     assert pruning.pruners[0].end_step == first.pruners[0].end_step
     for value, wanted in zip(everything(model, pruning), expected, strict=True):
-        if BACKEND == "torch" and value.dtype.kind in "iu" and value.shape == (2,):
-            # torch draws from its own generator.
-            continue
         np.testing.assert_allclose(value, wanted, rtol=2e-3, atol=1e-5)
 
 
