@@ -98,6 +98,7 @@ def main():
     pruning = [] if arguments.plain else [PruningCallback(**SETTINGS)]
     process = psutil.Process()
     every = max(1, (cycles - warm_up) // arguments.lines)
+    tenth = cycles * 9 // 10
     points = []
     print("cycle | RSS, MB | Python, MB | objects | updates | steps | s per cycle")
     with tempfile.TemporaryDirectory() as folder:
@@ -107,10 +108,10 @@ def main():
                 pruning = [PruningCallback(**SETTINGS)]
             cycle(model, data, pathlib.Path(folder), pruning)
             updates.append(pruning[0].pruners[0].trace_count if pruning else 0)
-            if number == cycles * 9 // 10:
+            if number == tenth:
                 # It makes a cycle several times slower.
                 tracemalloc.start()
-            if number < warm_up or (number - warm_up) % every:
+            if number < warm_up or (number - warm_up) % every and number != tenth:
                 continue
             gc.collect()
             points.append(
@@ -129,14 +130,16 @@ def main():
             )
             begun, old = time.monotonic(), number
     numbers, rss, python, objects = np.array(points).T
-    half = len(points) // 2
+    # The tracing of Python's memory takes memory of its own.
+    traced = numbers >= tenth
+    second_half = (numbers >= cycles // 2) & ~traced
     growth = [
-        np.polyfit(numbers[half:], values[half:], 1)[0] * 1000
-        for values in (rss, python, objects)
+        np.polyfit(numbers[where], values[where], 1)[0] * 1000
+        for values, where in ((rss, second_half), (python, traced), (objects, traced))
     ]
     print(
-        "Growth over the second half, by 1,000 cycles: RSS {:.2f} MB, Python {:.3f} "
-        "MB, {:.0f} objects.".format(*growth)
+        "Growth by 1,000 cycles: RSS {:.2f} MB over the second half, Python {:.3f} MB "
+        "and {:.0f} objects over the last tenth.".format(*growth)
     )
     print(
         f"Traces of the update: {updates[-1]}, of the training step: {Tap.executions}. "

@@ -1,6 +1,7 @@
 """What is put into a model for the time that it is pruned in `fit`."""
 
 from keras_pruner.devices import beside
+from keras_pruner.freezing import built_for, trainables_of
 from keras_pruner.kernels import find_kernels
 from keras_pruner.optimizer import PruningOptimizer
 from keras_pruner.pruners.create import create_pruners
@@ -29,9 +30,22 @@ def build_optimizer(model, user_optimizer, pruners):
     freezes = any(pruner.freezes_weights for pruner in pruners)
     with beside(variables[0]):
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
+        optimizer.trainables = trainables_of(model)
         optimizer.adopt(kernels, extra, freezes)
         optimizer.build(variables)
     return optimizer
+
+
+def inside(restored, model):
+    """Returns the optimizer inside one that was loaded with a model.
+
+    If layers were frozen or not after loading, it is one built for what is trained now.
+    """
+    optimizer, variables = restored.inner_optimizer, model.trainable_variables
+    if not restored.built or _Same(restored._trainable_variables) == variables:
+        return optimizer
+    with beside(variables[0]):
+        return built_for(optimizer, variables)
 
 
 class _Same(list):

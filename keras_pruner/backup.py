@@ -171,6 +171,7 @@ class BackupAndResume(keras.callbacks.Callback):
             "backend_random": _backend_state(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.remember_what_to_skip()
         with checkpoints.write_in_one_step(self.path) as path:
             type(model).save_weights(model, path)
             with h5py.File(path, "r+") as file:

@@ -12,6 +12,7 @@ from keras_pruner import failures
 from keras_pruner.attachment import (
     accumulation,
     build_optimizer,
+    inside,
     pruners_for,
     signature,
 )
@@ -206,7 +207,7 @@ class PruningCallback(keras.callbacks.Callback):
         """Builds the pruners and puts the masks into the model's optimizer."""
         current = model.optimizer
         restored = current if isinstance(current, PruningOptimizer) else None
-        user_optimizer = restored.inner_optimizer if restored else current
+        user_optimizer = inside(restored, model) if restored else current
         check_strategy(model, innermost(user_optimizer))
         pruners = self.pruners
         if self._pruned_model() is not model:

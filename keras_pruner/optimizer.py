@@ -3,11 +3,10 @@
 import keras
 from keras import ops
 
-from keras_pruner import packing
+from keras_pruner import freezing, packing, resuming
 from keras_pruner.compiled import num_replicas, sum_over_replicas
 from keras_pruner.devices import layout_for
-from keras_pruner.resuming import load_run, meaning_of, save_run
-from keras_pruner.slots import innermost, loss_scale_of
+from keras_pruner.slots import innermost, loss_scale_of, may_skip
 from keras_pruner.training import finite_or, keep_if_dense
 
 # Name of the state that sums a kernel's true gradients while they accumulate.
@@ -38,6 +37,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         packed_variables: Those of them whose mask takes 1 bit a weight, not 8.
         num_pruners: Number of pruners whose latest mask update is remembered.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
+        run: Dict of what is known of the run, as `resuming.describe` returns it; by
+            it the variables are found again where fewer are frozen.
         name: Name of the optimizer.
     """
 
@@ -48,6 +49,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         num_pruners=1,
         states=(),
         packed_variables=(),
+        run=None,
         name="pruning_optimizer",
     ):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -73,8 +75,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._is_stateless = False
         # How the run was laid out, as plain values; `None` while not known.
         self.plan = None
+        # What of the model can be trained, as plain values; `None` if not known.
+        self.trainables = None
         # Dict from a masked variable's index to what its mask was made by.
         self.meanings = {}
+        if run is not None:
+            resuming.take_description(self, run)
 
     def adopt(self, kernels, extra=(), freezes=False):
         """Uses variables that exist already. Call it before `build`.
@@ -93,7 +99,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if packing.is_packed(mask):
                 self.packed_variables += (index,)
             self._rules[index] = rule
-            self.meanings[index] = meaning_of(rule)
+            self.meanings[index] = resuming.meaning_of(rule)
         # Masks first, as in `build`: what is saved is numbered in this order.
         for index, (_, _, states) in kernels.items():
             self._adopt_states(index, states)
@@ -107,14 +113,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.state_specs.append(spec)
 
     def build(self, variables):
-        for index in self.masked_variables:
-            if not 0 <= index < len(variables):
-                raise ValueError(
-                    f"The optimizer was saved with a mask for variable {index}, but "
-                    f"the model has {len(variables)} trainable variables."
-                )
+        trained = variables
+        if not self._masks:
+            trained = freezing.renumber(self, variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+            if len(trained) < len(variables):
+                freezing.load_what_was_trained(self.inner_optimizer, trained)
         for index in self.masked_variables:
             if str(index) not in self._masks:
                 self._masks[str(index)] = self._add_mask(index, variables[index])
@@ -255,12 +260,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             rate = rate * ops.cast(applied, "float32")
         self._mask_weights(rate)
 
-    @property
-    def _may_skip(self):
-        """Whether a call may leave the weights as they are."""
-        wrapped = hasattr(self.inner_optimizer, "inner_optimizer")
-        return wrapped or bool(self.inner_optimizer.gradient_accumulation_steps)
-
     def _step_inner(self, gradients, variables):
         """Lets the inner optimizer step.
 
@@ -284,7 +283,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 variable.assign(value)
         else:
             inner.apply(gradients, variables)
-        if not self._may_skip:
+        if not may_skip(inner):
             return None, None
         return counter._iterations + 0 > ticks, inner.iterations + 0 > iterations
 
@@ -370,10 +369,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.finalize_variable_values(var_list)
 
     def save_own_variables(self, store):
-        save_run(self, store)
+        resuming.save_run(self, store)
 
     def load_own_variables(self, store):
-        load_run(self, store)
+        resuming.load_run(self, store)
+
+    def take_run(self, run):
+        """Takes on the plan of a run whose variables were loaded by themselves."""
+        resuming.take_run(self, run)
 
     def get_config(self):
         return {
@@ -385,6 +388,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
             "packed_variables": list(self.packed_variables),
+            "run": resuming.describe(self),
         }
 
     @classmethod

@@ -5,6 +5,7 @@ import json
 from keras import ops
 
 from keras_pruner.criteria import CRITERIA
+from keras_pruner.freezing import find_positions
 from keras_pruner.packing import read_mask
 from keras_pruner.saved_state import check_variables, read_state, write_state
 
@@ -20,7 +21,7 @@ def save_run(optimizer, store):
     """
     masks = {name: mask for name, (mask, _) in _masks(optimizer).items()}
     arrays = {name: variable for name, (variable, _) in _arrays(optimizer).items()}
-    write_state(store, _description(optimizer), masks, arrays)
+    write_state(store, describe(optimizer), masks, arrays)
 
 
 def load_run(optimizer, store):
@@ -35,6 +36,9 @@ def load_run(optimizer, store):
             pruner; the message names the first difference.
     """
     description, masks, arrays = read_state(store, _OWNER)
+    if description.get("trainables") and optimizer.trainables:
+        positions = find_positions(description["trainables"], optimizer.trainables)
+        description, masks, arrays = _moved(positions, description, masks, arrays)
     _check_fit(optimizer, description, masks, arrays)
     for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
         for name, (variable, _) in known.items():
@@ -53,10 +57,15 @@ def take_over(optimizer, restored):
     Raises:
         ValueError: As `load_run`; nothing is assigned.
     """
-    masks, arrays = _masks(restored), _arrays(restored)
+    description, masks, arrays = _moved(
+        _positions_here(optimizer, restored),
+        describe(restored),
+        _masks(restored),
+        _arrays(restored),
+    )
     _check_fit(
         optimizer,
-        _description(restored),
+        description,
         {name: variable for name, (variable, _) in masks.items()},
         {name: variable for name, (variable, _) in arrays.items()},
     )
@@ -65,6 +74,56 @@ def take_over(optimizer, restored):
             # A copy, for JAX donates each buffer but once.
             variable.assign(ops.copy(read_mask(values[name][0])))
     optimizer.plan = restored.plan
+
+
+def _positions_here(optimizer, restored):
+    """Dict from a variable's index in one optimizer to its index in another.
+
+    Raises:
+        ValueError: If one with a mask is not trained any more.
+    """
+    here = {id(v): index for index, v in enumerate(optimizer._trainable_variables)}
+    found = {
+        index: here[id(variable)]
+        for index, variable in enumerate(restored._trainable_variables)
+        if id(variable) in here
+    }
+    for index in (*restored.masks, *(index for index, _ in restored.states)):
+        if index not in found:
+            raise ValueError(
+                f"'{restored._trainable_variables[index].path}' was pruned when the "
+                "model was saved, and is frozen now. Train it, or load the model with "
+                "`compile=False` and compile it anew. Nothing of the pruning state was "
+                "assigned."
+            )
+    return found
+
+
+def _moved(positions, description, masks, arrays):
+    """Renames what was saved, by where variables are here.
+
+    Args:
+        positions: Maps a variable's index then to its index here.
+        description: See `describe`.
+        masks: Dict from `mask_{index}` to anything.
+        arrays: Dict from `state_{index}_{key}`, and names without index, to anything.
+
+    Returns:
+        The three anew.
+    """
+
+    def renamed(name):
+        kind, *rest = name.split("_", 2)
+        if kind in ("mask", "state"):
+            rest[0] = str(positions[int(rest[0])])
+        return "_".join([kind, *rest])
+
+    meanings = description["meanings"].items()
+    return (
+        description | {"meanings": {str(positions[int(i)]): m for i, m in meanings}},
+        {renamed(name): mask for name, mask in masks.items()},
+        {renamed(name): array for name, array in arrays.items()},
+    )
 
 
 def meaning_of(rule):
@@ -103,15 +162,55 @@ def _arrays(optimizer):
     return found
 
 
-def _description(optimizer):
+def describe(optimizer):
+    """Returns what is known of the run of a `PruningOptimizer`, as plain values.
+
+    Returns:
+        Dict of `"plan"`, how the steps were laid out; `"trainables"`, see
+        `freezing.trainables_of`; and `"meanings"`, what each mask was made by. The
+        first two are `None` if not known.
+    """
     variables = optimizer._trainable_variables
-    return {
+    description = {
         "plan": optimizer.plan,
+        "trainables": optimizer.trainables,
         "meanings": {
-            str(index): {"path": variables[index].path, **meaning}
+            str(index): {"path": variables[index].path if variables else "", **meaning}
             for index, meaning in optimizer.meanings.items()
         },
     }
+    return json.loads(json.dumps(description))
+
+
+def take_run(optimizer, description):
+    """Takes on the plan of a run whose variables were loaded by themselves.
+
+    Args:
+        optimizer: Built `PruningOptimizer`.
+        description: What `describe` returned, or `None` if the run was not pruned.
+
+    Raises:
+        ValueError: If masks or states were made by something else than here.
+    """
+    if description is None:
+        raise ValueError("The checkpoint was saved without pruning.")
+    _check_meanings(optimizer, description)
+    optimizer.plan = description["plan"]
+
+
+def take_description(optimizer, description):
+    """Sets what `describe` returned.
+
+    Raises:
+        ValueError, TypeError: If it has another form.
+    """
+    trainables = description.get("trainables")
+    optimizer.trainables = trainables and [
+        [str(path), [int(size) for size in shape], bool(is_trained)]
+        for path, shape, is_trained in trainables
+    ]
+    optimizer.meanings = _by_index(description["meanings"])
+    optimizer.plan = description["plan"]
 
 
 def _by_index(meanings):
@@ -124,7 +223,6 @@ def _by_index(meanings):
 def _check_fit(optimizer, description, masks, arrays):
     """Raises at the first difference between what was saved and what is here."""
     owner = "this model and pruning config"
-    variables = optimizer._trainable_variables
     paths = {f"mask_{i}": m["path"] for i, m in description["meanings"].items()}
     for name, array in masks.items():
         if name not in _masks(optimizer):
@@ -135,7 +233,23 @@ def _check_fit(optimizer, description, masks, arrays):
                 "config, or load a saved model with `compile=False` and compile it "
                 "anew. Nothing of the pruning state was assigned."
             )
+    for name, (_, words) in _masks(optimizer).items():
+        if name not in masks:
+            raise ValueError(
+                f"The checkpoint does not fit {owner}: it has no {words}. If layers "
+                "were frozen when it was saved, freeze them again: Keras does not save "
+                "that for models with a config of their own. Nothing of the pruning "
+                "state was assigned."
+            )
     check_variables(masks, _masks(optimizer), owner)
+    _check_meanings(optimizer, description)
+    check_variables(arrays, _arrays(optimizer), owner)
+
+
+def _check_meanings(optimizer, description):
+    """Raises if a mask was made by something else than it is made by here."""
+    owner = "this model and pruning config"
+    variables = optimizer._trainable_variables
     saved = _by_index(description["meanings"])
     for index, meaning in optimizer.meanings.items():
         for key, here in meaning.items():
@@ -148,4 +262,3 @@ def _check_fit(optimizer, description, masks, arrays):
                     "model with `compile=False` and compile it anew. Nothing of the "
                     "pruning state was assigned."
                 )
-    check_variables(arrays, _arrays(optimizer), owner)

@@ -33,6 +33,12 @@ def loss_scale_of(optimizer):
     return scale
 
 
+def may_skip(optimizer):
+    """Returns whether an optimizer may leave the weights as they are in a step."""
+    wrapped = hasattr(optimizer, "inner_optimizer")
+    return wrapped or bool(optimizer.gradient_accumulation_steps)
+
+
 def slots_of(optimizer, variable):
     """Returns the slots that hold one number for each weight of a variable.
 

@@ -4,6 +4,7 @@ TensorFlow takes the number of its devices before it starts, so `test_devices.py
 this in processes of its own:
 
     python devices_tensorflow.py mirrored 2
+    python devices_tensorflow.py resume 2 FOLDER
     python devices_tensorflow.py worker 0 PORT PORT
 """
 
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pruner import KerasBasePruner, PruningCallback, wrap
+from keras_pruner import BackupAndResume, KerasBasePruner, PruningCallback, wrap
 from keras_pruner.packing import variable_of
 
 GLOBAL_BATCH = 8
@@ -130,6 +131,76 @@ def mirrored(num_devices):
     return found
 
 
+class Cut(Exception):
+    pass
+
+
+class CutAfter(keras.callbacks.Callback):
+    """Ends a run by an exception after an epoch."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.last:
+            raise Cut
+
+
+def resume(num_devices, folder):
+    """Cuts runs on several devices and goes on, each time by another kind of file."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
+    )
+    tf.config.experimental.enable_op_determinism()
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(num_devices)])
+
+    def run(*callbacks, model=None, first=0, criterion="snip_momentum"):
+        pruning = PruningCallback(
+            target_sparsity=0.5, criterion=criterion, verbose=False
+        )
+        with strategy.scope():
+            if model is None:
+                model = build_model()
+                model.compile("adam", "sparse_categorical_crossentropy")
+        arguments = {"shuffle": False, "verbose": 0, "initial_epoch": first}
+        x, y = data()
+        model.fit(x, y, GLOBAL_BATCH, 4, callbacks=[pruning, *callbacks], **arguments)
+        return result_of(pruning.pruners[0], model) | {
+            "step": pruning.pruners[0].global_step,
+            "end_step": pruning.pruners[0].end_step,
+            "optimizer": [v.numpy().tolist() for v in model.optimizer.variables],
+        }
+
+    backups = {
+        "BackupAndRestore": lambda: keras.callbacks.BackupAndRestore(
+            f"{folder}/restore"
+        ),
+        "BackupAndResume": lambda: BackupAndResume(f"{folder}/resume"),
+    }
+    file = f"{folder}/half.keras"
+    found = {"whole": run()}
+    for name, make in backups.items():
+        try:
+            run(make(), CutAfter(1))
+        except Cut:
+            found[name] = run(make())
+    try:
+        run(keras.callbacks.ModelCheckpoint(file), CutAfter(1))
+    except Cut:
+        with strategy.scope():
+            loaded = keras.models.load_model(file)
+        found["load_model"] = run(model=loaded, first=2)
+        with strategy.scope():
+            loaded = keras.models.load_model(file)
+        try:
+            run(model=loaded, first=2, criterion="fisher")
+        except ValueError as error:
+            found["refused"] = str(error)
+    return found
+
+
 def batches(worker, num_workers):
     """Each worker's part of every global batch."""
     x, y = data()
@@ -225,9 +296,11 @@ def work(worker, ports):
 
 
 if __name__ == "__main__":
-    task, *numbers = sys.argv[1:]
-    numbers = [int(number) for number in numbers]
+    task, *rest = sys.argv[1:]
     if task == "mirrored":
-        print(json.dumps(mirrored(*numbers)))
+        print(json.dumps(mirrored(*map(int, rest))))
+    elif task == "resume":
+        print(json.dumps(resume(int(rest[0]), rest[1])))
     else:
+        numbers = [int(number) for number in rest]
         print(json.dumps(work(numbers[0], numbers[1:])))

@@ -7,10 +7,11 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 
 # From the bottom up. A module may import from its own layer's folder and from below.
 LAYERS = [
-    ["version", "registry", "failures", "checkpoints"],
-    ["reductions", "float_keys", "compiled", "aliases", "checks", "layouts", "slots"],
+    ["version", "registry", "failures", "orbax"],
+    ["checkpoints", "reductions", "float_keys", "compiled", "aliases", "checks"],
+    ["layouts", "slots"],
     ["selection", "schedules", "devices", "hub_rules", "packing", "saved_state"],
-    ["kernels", "ranking", "copies"],
+    ["kernels", "ranking", "copies", "freezing"],
     ["selectors", "criteria", "patterns"],
     ["allocations", "regularizers"],
     ["config"],

@@ -82,6 +82,18 @@ def test_mirrored_strategy_prunes_as_one_device():
 
 
 @only_tensorflow
+def test_runs_on_mirrored_devices_go_on_where_they_were_cut(tmp_path):
+    [found] = results(start("devices_tensorflow.py", "resume", 2, tmp_path))
+    expected = found.pop("whole")
+    assert expected["num_copies"] == 2 and expected["step"] == 24
+    refused = found.pop("refused")
+    assert "was pruned with criterion=" in refused and "fisher" in refused
+    assert set(found) == {"BackupAndRestore", "BackupAndResume", "load_model"}
+    for name, result in found.items():
+        assert result == expected, name
+
+
+@only_tensorflow
 def test_workers_that_share_a_loop_hold_the_masks_of_one():
     from devices_tensorflow import work
 

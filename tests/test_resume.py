@@ -222,6 +222,32 @@ def test_damaged_model_file_is_refused(tmp_path):
         keras.models.load_model(path)
 
 
+# Many files.
+
+
+def test_saving_and_loading_in_fit_makes_no_optimizers(data, tmp_path, monkeypatch):
+    # TensorFlow keeps something of each, for ever, and Keras makes one each time.
+    made = []
+    make = keras.optimizers.Optimizer.__init__
+
+    def count(self, *arguments, **keywords):
+        made.append(type(self))
+        make(self, *arguments, **keywords)
+
+    def save_and_load(model):
+        model.save(tmp_path / "model.keras")
+        monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", count)
+        for _ in range(3):
+            model.save(tmp_path / "model.keras")
+            model.save_weights(tmp_path / "model.weights.h5")
+            model.load_weights(tmp_path / "model.weights.h5")
+        monkeypatch.undo()
+
+    backup = BackupAndResume(tmp_path / "run", save_freq=1)
+    fit(compile_mlp(), data, backup, call_at(0, 3, save_and_load), epochs=1)
+    assert made == []
+
+
 # A full disk.
 
 

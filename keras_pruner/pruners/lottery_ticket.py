@@ -125,10 +125,11 @@ def _trainable_variables(modules):
 
 
 def _copy_of(variable):
-    return keras.Variable(
-        ops.copy(variable),
-        dtype=variable.dtype,
-        trainable=False,
-        layout=getattr(variable, "_layout", None),
-        name=f"{variable.path.replace('/', '_')}_rewind",
-    )
+    with keras.name_scope("pruning_optimizer"):
+        return keras.Variable(
+            ops.copy(variable),
+            dtype=variable.dtype,
+            trainable=False,
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_rewind",
+        )

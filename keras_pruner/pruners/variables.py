@@ -47,11 +47,12 @@ def make_state(kernel, name, spec):
 
 
 def _variable(kernel, name, value, dtype):
-    with beside(kernel.variable):
+    # As a loaded optimizer names them, for Orbax finds variables by their paths.
+    with beside(kernel.variable), keras.name_scope("pruning_optimizer"):
         return keras.Variable(
             value,
             dtype=dtype,
             trainable=False,
             layout=layout_for(value.shape, kernel.variable),
-            name=f"{kernel.path.replace('/', '_')}_{name}",
+            name=f"{kernel.variable.path.replace('/', '_')}_{name}",
         )
