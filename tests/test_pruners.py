@@ -309,3 +309,33 @@ def test_fully_pruned_kernel_warns(caplog):
     )
     pruner.update_masks(0.9)
     assert "Every weight is pruned in fc" in caplog.text
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize("pattern", ["1x1", "2x1"])
+def test_many_updates_of_few_kernels_are_one_function(allocation, pattern):
+    generator = np.random.default_rng(9)
+    modules = {
+        name: dense_of(generator.standard_normal(shape))
+        for name, shape in (("first", (16, 12)), ("second", (12, 6)))
+    }
+    config = {"allocation": allocation, "pattern": pattern, "target_sparsity": 0.8}
+    config |= {"begin_step": 0, "end_step": 40, "frequency": 1}
+    pruner = KerasBasePruner(config, modules)
+    pruner.schedule_steps()
+    for sparsity in (0.2, 0.5, 0.5, 0.8):
+        weights = [value_of(pruner.source_value(kernel)) for kernel in pruner.kernels]
+        weights = [np.array(weight) for weight in weights]
+        expected = pruner.make_masks(pruner.update_inputs(sparsity))
+        pruner.update_masks(sparsity)
+        masks = pruner.mask_variables.values()
+        assert pruner.num_pruned == sum(int((~value_of(m)).sum()) for m in masks)
+        assert abs(pruner.num_pruned - 264 * sparsity) <= 2
+        for kernel, weight, mask in zip(
+            pruner.kernels, weights, expected.masks, strict=True
+        ):
+            made = value_of(pruner.mask_variables[kernel.path])
+            np.testing.assert_array_equal(made, value_of(mask))
+            np.testing.assert_array_equal(value_of(kernel.variable), weight * made)
+    if BACKEND != "torch":
+        assert pruner.num_compiled == pruner.trace_count == 1

@@ -266,9 +266,9 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     def _make(self, inputs):
         """Makes masks, and the values of the masked kernels where that is cheap.
 
-        Of a few small kernels all is one compiled function, since calls would cost
-        more than the work; else each kind of kernel has its own, which compiles faster,
-        and one kernel at a time is masked, which needs less memory.
+        Of a few small kernels that are updated often all is one compiled function,
+        since calls would cost more than the work. Else each kind of kernel has its own:
+        pruners share some, and one kernel at a time is masked, which needs less memory.
 
         Args:
             inputs: `UpdateInputs`.
@@ -281,9 +281,17 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
             type(rule).effective is TrainingRule.effective
             for rule in self.rules.values()
         )
-        if is_small and is_plain and not self.has_caps:
+        if is_small and is_plain and self._is_updated_often and not self.has_caps:
             return self._at_once(inputs)
         return self.make_masks(inputs, self._compiled), None
+
+    @property
+    def _is_updated_often(self):
+        scheduler = self.scheduler
+        if scheduler is None:
+            return False
+        length = scheduler.last_update - scheduler.begin
+        return length >= 20 * scheduler.frequency
 
     def _make_values(self, inputs):
         result = self.make_masks(inputs, call_in_trace)
