@@ -225,7 +225,10 @@ class Training:
                 "frequency": frequency,
             }
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, jit_compile=jit_compile)
+        # Slow, since what has learnt these few batches by heart has gradients so small
+        # that processors take many times as long for them.
+        adam = keras.optimizers.Adam(1e-5)
+        model.compile(adam, loss, jit_compile=jit_compile)
 
     def rounds(self):
         """Returns a generator of the seconds of one epoch of `fit` after another."""
