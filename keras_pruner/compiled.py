@@ -50,6 +50,8 @@ class FunctionCache:
     """
 
     _of_process = {}  # noqa: RUF012
+    # Whether its caller may look at numbers in what it returns.
+    sees_numbers = True
 
     def __init__(self, compile=CompiledFunction):
         self._compile = compile
@@ -110,10 +112,12 @@ class _DirectCalls:
 
     Args:
         repeat: What `FunctionCache.repeat` is here.
+        sees_numbers: What `FunctionCache.sees_numbers` is here.
     """
 
-    def __init__(self, repeat):
+    def __init__(self, repeat, sees_numbers):
         self.repeat = repeat
+        self.sees_numbers = sees_numbers
 
     def __call__(self, function, *arguments, about=None, **settings):
         leading = () if about is None else (about,)
@@ -126,9 +130,9 @@ def _repeat_by_host(condition, body, state):
     return state
 
 
-call_directly = _DirectCalls(_repeat_by_host)
-# Of a caller that is compiled as a whole, so that no number can be looked at.
-call_in_trace = _DirectCalls(keras.ops.while_loop)
+call_directly = _DirectCalls(_repeat_by_host, sees_numbers=True)
+# Of a caller that is compiled as a whole.
+call_in_trace = _DirectCalls(keras.ops.while_loop, sees_numbers=False)
 
 
 def _signature(arguments):

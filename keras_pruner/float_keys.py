@@ -55,4 +55,5 @@ def keys_of(values, dtype):
 
 
 def dtype_of(scores):
+    """Returns the name of a tensor's dtype."""
     return keras.backend.standardize_dtype(scores.dtype)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_pruner.reductions import rounded_square, sum_of_all
-from keras_pruner.selection import select_lowest, select_up_to
+from keras_pruner.selection import Cut, select_lowest, select_up_to
 
 # Below every finite score, and finite itself.
 LOWEST_SCORE = -3e38
@@ -68,20 +68,18 @@ class UnitInputs(NamedTuple):
         weights: List of the kernels' values.
         masks: List of their masks, if the pruner asks for them, else empty.
         states: List of dicts of the states that the pruner asks for.
-        counts: Dict from what is made, `"masks"` or a state, to how many groups are
-            pruned in it, an int tensor ().
+        targets: Dict from what is made, `"masks"` or a state, to how many groups are
+            pruned in it, an int tensor (); or to the `Cut` that a joint ranking found.
         extra: Dict of further tensors of fixed shapes.
         groups: List of the one tensor of the groups' scores, if made already.
-        cuts: Dict from what is made to the `Cut` that a joint ranking found.
     """
 
     weights: list
     masks: list
     states: list
-    counts: dict
+    targets: dict
     extra: dict
     groups: list = ()
-    cuts: dict = {}
 
 
 class UnitResult(NamedTuple):
@@ -168,11 +166,11 @@ def select_groups(groups, inputs, what="masks"):
     Args:
         groups: Float tensor: the groups' scores.
         inputs: `UnitInputs`.
-        what: What they are selected for: a key of `inputs.counts`.
+        what: What they are selected for: a key of `inputs.targets`.
     """
-    if what in inputs.cuts:
-        return select_up_to(groups, inputs.cuts[what])
-    return select_lowest(groups, inputs.counts[what])
+    target = inputs.targets[what]
+    select = select_up_to if isinstance(target, Cut) else select_lowest
+    return select(groups, target)
 
 
 def expand_groups(config, unit, pruned, scores):

@@ -113,9 +113,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.state_specs.append(spec)
 
     def build(self, variables):
-        trained = variables
-        if not self._masks:
-            trained = freezing.renumber(self, variables)
+        trained = variables if self._masks else freezing.renumber(self, variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             if len(trained) < len(variables):
@@ -169,14 +167,16 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     @property
     def masks(self):
         """Dict from the index of a trainable variable to its mask."""
-        shapes = [variable.shape for variable in self._trainable_variables]
-        masks = ((int(index), mask) for index, mask in self._masks.items())
-        return {index: packing.as_mask(mask, shapes[index]) for index, mask in masks}
+        return {int(index): self._mask_of(index) for index in self._masks}
+
+    def _mask_of(self, index):
+        shape = self._trainable_variables[int(index)].shape
+        return packing.as_mask(self._masks[str(index)], shape)
 
     def _mask_value(self, index):
         """Returns the mask of a variable as a bool tensor, or `None` if it has none."""
-        mask = self.masks.get(index)
-        return None if mask is None else packing.read_mask(mask)
+        has_mask = str(index) in self._masks
+        return packing.read_mask(self._mask_of(index)) if has_mask else None
 
     @property
     def step(self):
@@ -213,7 +213,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         return {(i, key): self._states[f"{i}/{key}"] for i, key, *_ in self.state_specs}
 
     def _states_of(self, index):
-        return {key: v for (i, key), v in self.states.items() if i == index}
+        keys = [key for i, key, *_ in self.state_specs if i == index]
+        return {key: self._states[f"{index}/{key}"] for key in keys}
 
     def apply(self, grads, trainable_variables=None):
         if trainable_variables is None:
@@ -374,9 +375,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         resuming.load_run(self, store)
 
-    def take_run(self, run):
-        """Takes on the plan of a run whose variables were loaded by themselves."""
-        resuming.take_run(self, run)
+    take_run = resuming.take_run
 
     def get_config(self):
         return {

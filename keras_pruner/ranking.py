@@ -29,7 +29,7 @@ from keras_pruner.selection import (
 )
 
 # A guess that says nothing: no number lies between its ends.
-NO_GUESS = np.array((1, 0), "int32")
+NO_GUESS = (1.0, 0.0)
 
 
 class Forecast:
@@ -37,45 +37,37 @@ class Forecast:
 
     From one mask update to the next a threshold moves about as far as it did before.
     A forecast that is wrong costs passes over the scores, and changes no result.
-
-    Args:
-        dtype: Dtype of the scores.
     """
 
-    def __init__(self, dtype="float32"):
-        self._dtype = dtype
+    def __init__(self):
         self._latest = self._step = self._error = None
 
     def guess(self):
-        """Returns the keys between which the next threshold is sought first.
+        """Returns the pair of numbers between which a threshold is sought first.
 
-        Returns:
-            Int32 array (2,); `NO_GUESS` before anything was learnt.
+        `NO_GUESS` before anything was learnt.
         """
         if self._latest is None:
             return NO_GUESS
         near = self._latest + self._step
-        ends = np.array((near - 2 * self._error, near + 2 * self._error), "float32")
-        return ops.convert_to_numpy(keys_of(ends, self._dtype))
+        return near - 2 * self._error, near + 2 * self._error
 
-    def learn(self, key):
+    def learn(self, threshold):
         """Takes in the threshold that a ranking found.
 
         Args:
-            key: Its key, an integer. That of no finite number is ignored: nothing, or
+            threshold: Float. One near the largest float32 is ignored: nothing, or
                 everything, was taken.
         """
-        key = ops.convert_to_tensor(key, dtype="int32")
-        value = float(ops.convert_to_numpy(values_of(key, self._dtype)))
-        if abs(value) > 1e38:
+        if abs(threshold) > 1e38:
             return
         if self._latest is None:
-            self._step, self._error = 0.0, abs(value) / 32
+            self._step, self._error = 0.0, abs(threshold) / 32
         else:
-            missed = abs(value - self._latest - self._step)
+            missed = abs(threshold - self._latest - self._step)
             self._error = max(missed, self._error / 2)
-            self._step = value - self._latest
-        self._latest = value
+            self._step = threshold - self._latest
+        self._latest = threshold
 
 
 class DemandTensors(NamedTuple):
@@ -141,30 +133,39 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
     Args:
         scores: List of float tensors, finite.
         demand: `DemandTensors`.
-        guess: Int32 tensor (2,): keys that the threshold may lie between.
+        guess: Two numbers that the threshold may lie between, or `NO_GUESS`.
         run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
             `call_in_trace`, to be compiled as a whole; or `call_directly`.
 
     Returns:
-        Tuple of an int tensor (tensors,): the groups to take from each; and of the
-        `Bracket` of all.
+        Tuple of an int tensor (tensors,), the groups to take from each; of the
+        `Bracket` of all; and of the threshold, a float32 tensor ().
     """
     bracket = _find(scores, demand, guess, run)
-    return run(_divide, bracket, demand), bracket
+    dtype = dtype_of(scores[0])
+    counts, threshold = run(_divide, bracket, demand, dtype=dtype)
+    return counts, bracket, threshold
 
 
 def cuts_of(scores, counts, bracket, run=call_directly):
     """Returns the `Cut` of each tensor, of a ranking's bracket.
 
-    This looks at numbers, to search only where it must: a tensor whose bounds held it
-    lies elsewhere than the others, and few have ties to cut.
+    Where numbers can be looked at, it searches only where it must: a tensor whose
+    bounds held it lies elsewhere than the others, and few have ties to cut. Where they
+    cannot, in a trace, no bound must have held any.
 
     Args:
         scores: See `rank_jointly`.
-        counts: List of integers: groups to take from each.
+        counts: What `rank_jointly` returned.
         bracket: What `rank_jointly` returned.
-        run: See `rank_jointly`, but not in a trace.
+        run: See `rank_jointly`.
     """
+    if not run.sees_numbers:
+        return [
+            cut_ties(score, of_one(bracket, index), counts[index])
+            for index, score in enumerate(scores)
+        ]
+    counts = ops.convert_to_numpy(counts).tolist()
     shared = Bracket(*map(ops.convert_to_numpy, bracket))
     cuts = []
     for index, (score, count) in enumerate(zip(scores, counts, strict=True)):
@@ -204,8 +205,8 @@ def _find(scores, demand, guess, run):
     # Groups that one sampled key stands for.
     shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
     shares = ops.convert_to_tensor(shares, dtype="float32")
-    guess = ops.convert_to_tensor(guess, dtype="int32")
-    thresholds = run(_first_thresholds, samples, shares, demand, guess)
+    guess = ops.convert_to_tensor(guess, dtype="float32")
+    thresholds = run(_first_thresholds, samples, shares, demand, guess, dtype=dtype)
 
     def step(bracket, thresholds, found):
         counts = [run(count_lowest, score, thresholds) for score in scores]
@@ -230,14 +231,15 @@ def _sample_size(number, total):
     return max(1, min(number, number * SAMPLE_SIZE // total))
 
 
-def _first_thresholds(samples, shares, demand, guess):
+def _first_thresholds(samples, shares, demand, guess, dtype):
     """Places the first thresholds around the quantile of the samples, and by a guess.
 
     Args:
         samples: List of the tensors' sampled keys.
         shares: Float32 tensor (tensors,): groups that a sampled key stands for.
         demand: `DemandTensors`.
-        guess: See `rank_jointly`.
+        guess: Float32 tensor (2,), see `rank_jointly`.
+        dtype: Dtype of the scores.
     """
     keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
     shares = shares * ops.cast(demand.sizes, "float32")
@@ -257,8 +259,9 @@ def _first_thresholds(samples, shares, demand, guess):
     index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
     first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
     # A key that many scores have is caught from both sides.
-    low = ops.where(guess[0] <= guess[1], guess[0], low - 1)
-    high = ops.where(guess[0] <= guess[1], guess[1], high)
+    guessed = keys_of(guess, dtype)
+    low = ops.where(guess[0] <= guess[1], guessed[0], low - 1)
+    high = ops.where(guess[0] <= guess[1], guessed[1], high)
     return ops.stack([first, low, high, last])
 
 
@@ -273,8 +276,8 @@ def _advance(bracket, thresholds, counts, demand, dtype):
     return bracket, thresholds, _is_found(bracket, demand)
 
 
-def _divide(bracket, demand):
-    """Returns how many groups each tensor gives, as an int tensor (tensors,)."""
+def _divide(bracket, demand, dtype):
+    """Returns how many groups each tensor gives, (tensors,), and up to which score."""
     below = ops.clip(bracket.below, demand.lower, demand.upper)
     available = ops.clip(bracket.reached, demand.lower, demand.upper)
     missing = demand.target - ops.sum(below * demand.sizes)
@@ -286,4 +289,4 @@ def _divide(bracket, demand):
         extra = ops.minimum(room, wanted)
         missing = missing - extra * size
         taken.append(below[index] + extra)
-    return ops.stack(taken)
+    return ops.stack(taken), values_of(bracket.high, dtype)

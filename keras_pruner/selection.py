@@ -344,7 +344,8 @@ def _locate(counts, wanted):
     index = ops.arange(counts.shape[0], dtype="int32")
 
     def halve(first, last, before):
-        middle = ops.right_shift(first + last, 1)
+        # The sum of both might not be an int32.
+        middle = first + ops.right_shift(last - first, 1)
         passed = ops.sum(ops.where(index <= middle, counts, 0))
         is_reached = passed >= wanted
         return (

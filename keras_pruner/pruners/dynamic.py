@@ -91,7 +91,7 @@ class DynamicPruner(KerasBasePruner):
         ]
 
     def make_unit(self, unit, inputs):
-        count = inputs.counts["masks"]
+        count = inputs.targets["masks"]
         # What is pruned already goes first, then the lowest of the others.
         ranked = ops.where(
             self._active(unit.kernels[0], inputs),

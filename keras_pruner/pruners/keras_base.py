@@ -1,5 +1,7 @@
 """The pruner of Keras models: score -> pattern -> allocation -> mask, compiled."""
 
+import collections
+
 import keras
 from absl import logging
 from keras import ops
@@ -13,6 +15,7 @@ from keras_pruner.pruners.base import BasePruner, NonFiniteError
 from keras_pruner.pruners.loop import LoopHooks
 from keras_pruner.pruners.mask_update import MaskUpdate
 from keras_pruner.pruners.variables import make_mask, make_state
+from keras_pruner.ranking import Forecast
 from keras_pruner.slots import clear_slots
 from keras_pruner.training import TrainingRule, keep
 
@@ -101,7 +104,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         self.units = self.make_units()
         self._compiled = FunctionCache(CompiledFunction)
         self._at_once = CompiledFunction(self._make_values)
-        self._forecasts = {}
+        self._forecasts = collections.defaultdict(Forecast)
         self.refresh()
 
     # What it holds.
@@ -161,7 +164,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     @property
     def num_compiled(self):
         """Functions that the update compiled: one, or some for each kind of kernel."""
-        return len(self._compiled) + self._at_once.trace_count
+        return len(self._compiled) + (self._at_once.trace_count > 0)
 
     def source_value(self, kernel):
         """Returns what a kernel is scored by: the hidden dense values, if any."""
@@ -254,8 +257,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
                 assign_mask(kernel.wrapper_mask, ops.copy(mask), self._compiled)
             for name, value in states.items():
                 self.state_variables[kernel.path][name].assign(value)
-        for what, key in result.thresholds.items():
-            self._forecast(what).learn(key)
+        for what, threshold in result.thresholds.items():
+            self._forecasts[what].learn(float(ops.convert_to_numpy(threshold)))
         self._count(ops.convert_to_numpy(result.counts).tolist())
         if values is None:
             self.apply_masks()
@@ -287,11 +290,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
 
     @property
     def _is_updated_often(self):
-        scheduler = self.scheduler
-        if scheduler is None:
-            return False
-        length = scheduler.last_update - scheduler.begin
-        return length >= 20 * scheduler.frequency
+        plan = self.scheduler
+        return plan is not None and plan.last_update - plan.begin >= 20 * plan.frequency
 
     def _make_values(self, inputs):
         result = self.make_masks(inputs, call_in_trace)

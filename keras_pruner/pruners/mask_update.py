@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_pruner.compiled import call_directly, call_in_trace
+from keras_pruner.compiled import call_directly
 from keras_pruner.masking import (
     Unit,
     UnitInputs,
@@ -15,15 +15,7 @@ from keras_pruner.masking import (
     score_kernels,
     select_groups,
 )
-from keras_pruner.ranking import (
-    Forecast,
-    check_total,
-    cuts_of,
-    demand_of,
-    of_one,
-    rank_jointly,
-)
-from keras_pruner.selection import cut_ties
+from keras_pruner.ranking import check_total, cuts_of, demand_of, rank_jointly
 
 
 class UpdateInputs(NamedTuple):
@@ -35,7 +27,8 @@ class UpdateInputs(NamedTuple):
         states: List of dicts of the states that the pruner asks for.
         demands: Dict from what is made, `"masks"` or a state, to its `DemandTensors`.
         extra: List with a dict of further tensors for each unit.
-        guesses: Dict from what is made to where a joint ranking looks first.
+        guesses: Dict from what is made to the two numbers between which a joint ranking
+            looks first.
     """
 
     weights: list
@@ -55,7 +48,8 @@ class UpdateResult(NamedTuple):
         finite: Bool tensor (2, kernels): whether all of a kernel's weights, and all of
             what its criterion remembers, are finite.
         states: List of dicts of the states that change.
-        thresholds: Dict from what is made to the key that a joint ranking found.
+        thresholds: Dict from what is made to the threshold that a joint ranking found,
+            a float32 tensor ().
     """
 
     masks: list
@@ -121,7 +115,7 @@ class MaskUpdate:
         groups = self.group_unit(unit, inputs)
         masks = self.expand_unit(unit, inputs, select_groups(groups, inputs))
         states = [{} for _ in masks]
-        if "doomed" in inputs.counts:
+        if "doomed" in inputs.targets:
             doomed = select_groups(groups, inputs, "doomed")
             kept = self.expand_unit(unit, inputs, doomed)
             states = [{"doomed": ops.logical_not(mask)} for mask in kept]
@@ -189,7 +183,7 @@ class MaskUpdate:
             states=states,
             demands={what: self._as_tensors(d) for what, d in demands.items()},
             extra=self.update_extra(sparsity, demands),
-            guesses={what: self._forecast(what).guess() for what in demands},
+            guesses={what: self._forecasts[what].guess() for what in demands},
         )
 
     def _as_tensors(self, demand):
@@ -199,12 +193,6 @@ class MaskUpdate:
             target = demand.target
         sizes = [plan.group_size for plan in self.plan.kernels]
         return demand_of(target, sizes, demand.lower, demand.upper, demand.counts)
-
-    def _forecast(self, what):
-        if what not in self._forecasts:
-            dtype = "bfloat16" if self.config.low_memory_usage else "float32"
-            self._forecasts[what] = Forecast(dtype)
-        return self._forecasts[what]
 
     def make_masks(self, inputs, run=call_directly):
         """Makes masks from weights.
@@ -217,24 +205,27 @@ class MaskUpdate:
             `UpdateResult`.
         """
         units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
-        counts, thresholds = inputs.demands["masks"].counts, {}
         if self.config.allocation.ranks_jointly:
             counts, thresholds = self._rank_jointly(units, inputs, run)
+        else:
+            counts, thresholds = self._count_alone(units, inputs), {}
         masks, states = [None] * len(self.kernels), [None] * len(self.kernels)
-        finite = [None] * len(self.kernels)
+        places = [0] * len(self.kernels)
         results = []
         for number, unit in enumerate(self.units):
             results.append(run(self.make_unit, units[number], about=unit))
             # What was ranked is not needed any more.
             units[number] = None
+        num_placed = 0
         for unit, result in zip(self.units, results, strict=True):
             for place, index in enumerate(unit.indices):
                 masks[index] = result.masks[place]
                 states[index] = result.states[place]
-                finite[index] = result.finite[:, place]
-        return UpdateResult(
-            masks, counts, ops.stack(finite, axis=1), states, thresholds
-        )
+                places[index] = num_placed + place
+            num_placed += len(unit.indices)
+        finite = ops.concatenate([result.finite for result in results], axis=1)
+        finite = ops.take(finite, places, axis=1)
+        return UpdateResult(masks, counts, finite, states, thresholds)
 
     def unit_inputs(self, number, inputs):
         """Returns the `UnitInputs` of one of the units.
@@ -248,15 +239,28 @@ class MaskUpdate:
             weights=[inputs.weights[index] for index in indices],
             masks=[inputs.masks[index] for index in indices if inputs.masks],
             states=[inputs.states[index] for index in indices],
-            counts={
-                what: ops.cast(demand.counts[number], "int32")
-                for what, demand in inputs.demands.items()
-            },
+            targets={},
             extra=inputs.extra[number],
         )
 
+    def _count_alone(self, units, inputs):
+        """Tells each unit how many groups it gives, where scores do not decide.
+
+        Args:
+            units: List of `UnitInputs`, changed in place.
+            inputs: `UpdateInputs`.
+
+        Returns:
+            Int tensor (units,): the groups that each gives to the masks.
+        """
+        for what, demand in inputs.demands.items():
+            counts = ops.unstack(ops.cast(demand.counts, "int32"), len(units))
+            for unit_inputs, count in zip(units, counts, strict=True):
+                unit_inputs.targets[what] = count
+        return inputs.demands["masks"].counts
+
     def _rank_jointly(self, units, inputs, run):
-        """Ranks all units together: fills in counts and cuts, and the scores.
+        """Ranks all units together: tells each where its scores are cut.
 
         Args:
             units: List of `UnitInputs`, changed in place.
@@ -265,29 +269,23 @@ class MaskUpdate:
 
         Returns:
             Tuple of the groups that each unit gives to the masks, as an int tensor
-            (units,), and of a dict from what is made to the threshold's key.
+            (units,), and of a dict from what is made to its threshold.
         """
         groups = [
             run(self.group_unit, unit_inputs, about=unit)
             for unit, unit_inputs in zip(self.units, units, strict=True)
         ]
-        units[:] = [
-            unit_inputs._replace(groups=[scores], counts={}, cuts={})
-            for unit_inputs, scores in zip(units, groups, strict=True)
-        ]
         all_counts, thresholds = {}, {}
         for what, demand in inputs.demands.items():
-            counts, bracket = rank_jointly(groups, demand, inputs.guesses[what], run)
-            if run is call_in_trace:
-                cuts = [
-                    cut_ties(scores, of_one(bracket, number), counts[number])
-                    for number, scores in enumerate(groups)
-                ]
-            else:
-                numbers = ops.convert_to_numpy(counts).tolist()
-                cuts = cuts_of(groups, numbers, bracket, run)
-            for number, unit_inputs in enumerate(units):
-                unit_inputs.counts[what] = ops.cast(counts[number], "int32")
-                unit_inputs.cuts[what] = cuts[number]
-            all_counts[what], thresholds[what] = counts, bracket.high
+            counts, bracket, threshold = rank_jointly(
+                groups, demand, inputs.guesses[what], run
+            )
+            all_counts[what], thresholds[what] = counts, threshold
+            cuts = cuts_of(groups, counts, bracket, run)
+            for unit_inputs, cut in zip(units, cuts, strict=True):
+                unit_inputs.targets[what] = cut
+        units[:] = [
+            unit_inputs._replace(groups=[scores])
+            for unit_inputs, scores in zip(units, groups, strict=True)
+        ]
         return all_counts["masks"], thresholds
