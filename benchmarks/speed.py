@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -206,111 +207,172 @@ MODELS = {
 }
 
 
-class Training:
-    """A model whose training steps can be timed, inside one run of `fit`."""
+class Training(keras.callbacks.Callback):
+    """A model in one run of `fit`, in a thread of its own, some steps at a time.
 
-    def __init__(self, build, jit_compile, steps, rounds, frequency=None):
+    A step is timed from its beginning to that of the next one: callbacks are a part.
+
+    Args:
+        build: Function that returns a model and its batch size.
+        jit_compile: Whether the training step is compiled by XLA.
+        num_steps: Steps that are trained in all.
+        frequency: Steps between two mask updates; `None` trains a dense model.
+    """
+
+    def __init__(self, build, jit_compile, num_steps, frequency=None):
+        super().__init__()
         model, batch = build()
         generator = np.random.default_rng(0)
-        x = generator.random((batch * steps, *model.input_shape[1:]), "float32")
-        self.data, self.batch = (x, generator.integers(0, 10, len(x))), batch
-        self.model, self.steps, self.jit_compile = model, steps, jit_compile
-        self.settings = None
+        x = generator.random((batch * 100, *model.input_shape[1:]), "float32")
+        y = generator.integers(0, 10, len(x))
+        callbacks = [self]
+        self.pruning = None
         if frequency is not None:
-            # From dense to the target, over all epochs that are timed.
-            self.settings = {
+            # From dense to the target, over all steps that are timed.
+            settings = {
                 "target_sparsity": 0.9,
                 "begin_step": 0,
-                "end_step": steps * (rounds + 1),
+                "end_step": num_steps,
                 "frequency": frequency,
             }
+            self.pruning = PruningCallback(settings, verbose=False)
+            callbacks.append(self.pruning)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         # Slow, since what has learnt these few batches by heart has gradients so small
         # that processors take many times as long for them.
         adam = keras.optimizers.Adam(1e-5)
         model.compile(adam, loss, jit_compile=jit_compile)
-
-    def rounds(self):
-        """Returns a generator of the seconds of one epoch of `fit` after another."""
-        return _Rounds(self)
-
-
-class _Rounds(keras.callbacks.Callback):
-    """Runs `fit` in a thread of its own, an epoch whenever it is asked to."""
-
-    def __init__(self, training):
-        super().__init__()
-        import threading
-
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.training, self.is_over = training, False
-        self.thread = threading.Thread(target=self._fit, daemon=True)
+        self.wanted = self.left = 0
+        self.begun, self.has_ended = None, False
+
+        def fit():
+            try:
+                model.fit(
+                    *(x, y),
+                    batch_size=batch,
+                    epochs=10**6,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+            finally:
+                self.has_ended = True
+                self.done.release()
+
+        self.thread = threading.Thread(target=fit, daemon=True)
         self.thread.start()
 
-    def _fit(self):
-        training = self.training
-        callbacks = [self]
-        if training.settings is not None:
-            callbacks.append(PruningCallback(training.settings, verbose=False))
-        x, y = training.data
-        training.model.fit(
-            x,
-            y,
-            batch_size=training.batch,
-            epochs=10**6,
-            shuffle=False,
-            verbose=0,
-            callbacks=callbacks,
-        )
-        self.done.release()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.go.acquire()
-        if self.is_over:
-            self.model.stop_training = True
-        self.start = time.perf_counter()
-
     def on_train_batch_begin(self, batch, logs=None):
-        if self.is_over:
-            self.model.stop_training = True
+        counts = self._counts()
+        if self.begun is not None:
+            seconds = time.perf_counter() - self.begun
+            updated, compiled = (
+                now != then for now, then in zip(counts, self.counts, strict=True)
+            )
+            self.steps.append((seconds, None if compiled else updated))
+        if self.left == 0:
+            if self.begun is not None:
+                self.done.release()
+            self.go.acquire()
+            self.steps, self.left = [], max(1, self.wanted)
+            self.model.stop_training = self.wanted == 0
+        self.left -= 1
+        self.counts = counts
+        self.begun = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self.start
-        if not self.is_over:
-            self.done.release()
+    def _counts(self):
+        """Returns when masks were updated last, and how much has been compiled."""
+        pruners = () if self.pruning is None else self.pruning.pruners
+        return (
+            [pruner.updated_at for pruner in pruners],
+            [pruner.trace_count for pruner in pruners],
+        )
 
-    def epoch(self):
-        """Trains one epoch, and returns its seconds."""
+    def run(self, num_steps):
+        """Trains some steps.
+
+        Returns:
+            List of a pair for each: its seconds, and whether it updated masks; `None`
+            for an update that compiled something.
+        """
+        self.wanted = num_steps
         self.go.release()
         self.done.acquire()
-        return self.seconds
+        if self.has_ended:
+            raise RuntimeError("`fit` ended before its time.")
+        return self.steps
 
     def end(self):
-        self.is_over = True
+        self.wanted = 0
         self.go.release()
         self.thread.join()
 
 
 def run_step(options, report):
-    """Training steps of `fit`, mask updates included, against dense ones."""
+    """Training steps of `fit`, with and without a mask update, against dense ones."""
+    turn, rounds = (2, 2) if options.smoke else (10, 4 * options.rounds)
     for name in options.models:
         for jit_compile in (True, False):
-            steps = 3 if options.smoke else 100
-            frequencies = (1,) if options.smoke else options.frequency
-            plan = MODELS[name], jit_compile, steps, options.rounds
-            contestants = {"dense": Training(*plan)}
-            for frequency in frequencies:
-                made = Training(*plan, frequency)
-                contestants[f"frequency {frequency}"] = made
-            rounds = {key: made.rounds() for key, made in contestants.items()}
-            seconds = interleave(
-                {key: made.epoch for key, made in rounds.items()}, options.rounds
-            )
-            for made in rounds.values():
-                made.end()
-            seconds = {key: value / steps for key, value in seconds.items()}
+            plan = MODELS[name], jit_compile, turn * (rounds + 1)
+            contestants = {
+                frequency: Training(*plan, frequency)
+                for frequency in (None, *options.frequency)
+            }
+            steps = {frequency: [] for frequency in contestants}
+            for number in range(rounds + 1):
+                for frequency, training in contestants.items():
+                    timed = training.run(turn)
+                    # The first turn compiles.
+                    if number:
+                        steps[frequency].append(timed)
+            for training in contestants.values():
+                training.end()
             title = f"step of {name}, {'jit' if jit_compile else 'no jit'}"
-            report.table(title, ratios(seconds, "dense"), "dense")
+            report.table(title, step_rows(steps), "dense")
+
+
+def step_rows(steps):
+    """Returns rows of steps over the median of the dense steps of the same turn.
+
+    Args:
+        steps: Dict from a frequency, or `None` for dense, to a list of what
+            `Training.run` returned.
+    """
+    rows = {}
+    for frequency, turns in steps.items():
+        kinds = {False: [], True: []}
+        for dense, turn in zip(steps[None], turns, strict=True):
+            one = np.median([seconds for seconds, _ in dense])
+            for is_update in kinds:
+                seconds = [s for s, updated in turn if updated == is_update]
+                if seconds:
+                    kinds[is_update].append((np.median(seconds), one))
+        if frequency is None:
+            rows["dense"] = _row(kinds[False])
+            continue
+        plain, update = kinds[False], kinds[True]
+        if plain:
+            rows[f"frequency {frequency}, without update"] = plain = _row(plain)
+        if update:
+            rows[f"frequency {frequency}, with update"] = update = _row(update)
+        if plain and update:
+            share = 1 / frequency
+            rows[f"frequency {frequency}, mean"] = {
+                key: _mean(plain[key], update[key], share) for key in plain
+            }
+    return rows
+
+
+def _row(pairs):
+    seconds, limit = np.array(pairs).T
+    return ratios({"step": seconds, "dense": limit}, "dense")["step"]
+
+
+def _mean(plain, update, share):
+    if isinstance(plain, list):
+        return [_mean(p, u, share) for p, u in zip(plain, update, strict=True)]
+    return round((1 - share) * plain + share * update, 3)
 
 
 def run_memory(options, report):
@@ -375,7 +437,7 @@ def main():
     )
     options = parser.parse_args()
     if options.smoke:
-        options.rounds, options.models = 2, ["mlp"]
+        options.rounds, options.models, options.frequency = 2, ["mlp"], [1, 2]
     report = Report("python benchmarks/speed.py " + " ".join(sys.argv[1:]))
     for name, run in COMMANDS.items():
         if options.what in (name, "all"):

@@ -4,32 +4,16 @@ Only counts and a small sample are exchanged between the tensors, so that none i
 or joined with another, and each is counted by a function of its own.
 """
 
-import functools
 import math
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_pruner.compiled import call_directly
-from keras_pruner.float_keys import dtype_of, keys_of, values_of
-from keras_pruner.selection import (
-    SAMPLE_SIZE,
-    Bracket,
-    Cut,
-    count_dtype,
-    count_lowest,
-    cut_ties,
-    is_found,
-    narrow,
-    open_bracket,
-    place_thresholds,
-    sample_keys,
-)
-
-# A guess that says nothing: no number lies between its ends.
-NO_GUESS = (1.0, 0.0)
+from keras_pruner.float_keys import dtype_of, values_of
+from keras_pruner.search import NO_GUESS, Bracket, count_dtype, demand_of, find_bracket
+from keras_pruner.selection import Cut, cut_ties
 
 
 class Forecast:
@@ -70,32 +54,6 @@ class Forecast:
         self._latest = threshold
 
 
-class DemandTensors(NamedTuple):
-    """What an update is asked for, as tensors.
-
-    Args:
-        counts: Int tensor (tensors,): groups to take from each, where scores do not
-            decide.
-        target: Int tensor (): weights to take in all.
-        sizes: Int tensor (tensors,): weights in one group of each.
-        lower: Int tensor (tensors,): fewest groups to take from each.
-        upper: Int tensor (tensors,): most groups to take from each.
-    """
-
-    counts: Any
-    target: Any
-    sizes: Any
-    lower: Any
-    upper: Any
-
-    def total(self, counts):
-        """Weights that counts of groups come to, within the bounds."""
-        shape = (-1,) + (1,) * (len(counts.shape) - 1)
-        lower, upper = ops.reshape(self.lower, shape), ops.reshape(self.upper, shape)
-        taken = ops.clip(counts, lower, upper) * ops.reshape(self.sizes, shape)
-        return ops.sum(taken, axis=0)
-
-
 def check_total(num_weights):
     """Raises if there are more weights than the backend's integers can count.
 
@@ -111,14 +69,6 @@ def check_total(num_weights):
             "can be ranked together. Use allocation 'erk' or 'uniform', or prune the "
             f"model in parts by `local_configs`. Received: {num_weights} weights"
         )
-
-
-def demand_of(target, sizes, lower, upper, counts=None):
-    """Returns a `DemandTensors` of these integers and lists of integers."""
-    values = (lower if counts is None else counts, target, sizes, lower, upper)
-    return DemandTensors(
-        *(ops.convert_to_tensor(v, dtype=count_dtype()) for v in values)
-    )
 
 
 def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
@@ -141,7 +91,7 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
         Tuple of an int tensor (tensors,), the groups to take from each; of the
         `Bracket` of all; and of the threshold, a float32 tensor ().
     """
-    bracket = _find(scores, demand, guess, run)
+    bracket = find_bracket(scores, demand, guess, run)
     dtype = dtype_of(scores[0])
     counts, threshold = run(_divide, bracket, demand, dtype=dtype)
     return counts, bracket, threshold
@@ -162,18 +112,18 @@ def cuts_of(scores, counts, bracket, run=call_directly):
     """
     if not run.sees_numbers:
         return [
-            cut_ties(score, of_one(bracket, index), counts[index])
+            cut_ties(score, bracket.of_one(index), counts[index])
             for index, score in enumerate(scores)
         ]
     counts = ops.convert_to_numpy(counts).tolist()
     shared = Bracket(*map(ops.convert_to_numpy, bracket))
     cuts = []
     for index, (score, count) in enumerate(zip(scores, counts, strict=True)):
-        own = of_one(shared, index)
+        own = shared.of_one(index)
         size = math.prod(score.shape)
         if not _serves(own, count):
             alone = demand_of(count, [1], [0], [size])
-            found = _find([score], alone, NO_GUESS, run)
+            found = find_bracket([score], alone, run=run)
             own = Bracket(*map(ops.convert_to_numpy, found))
         if count == own.reached[0]:
             cut = Cut(own.low, own.high, np.array(size - 1, "int32"))
@@ -187,93 +137,10 @@ def cuts_of(scores, counts, bracket, run=call_directly):
     return cuts
 
 
-def of_one(bracket, index):
-    """Returns the `Bracket` of one of the tensors that were ranked together."""
-    ends = slice(index, index + 1)
-    return bracket._replace(below=bracket.below[ends], reached=bracket.reached[ends])
-
-
-def _find(scores, demand, guess, run):
-    """Narrows the bracket of a ranking until it needs no further pass."""
-    dtype = dtype_of(scores[0])
-    num_scores = [math.prod(score.shape) for score in scores]
-    size = functools.partial(_sample_size, total=sum(num_scores))
-    samples = [
-        run(sample_keys, score, size=size(number))
-        for score, number in zip(scores, num_scores, strict=True)
-    ]
-    # Groups that one sampled key stands for.
-    shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
-    shares = ops.convert_to_tensor(shares, dtype="float32")
-    guess = ops.convert_to_tensor(guess, dtype="float32")
-    thresholds = run(_first_thresholds, samples, shares, demand, guess, dtype=dtype)
-
-    def step(bracket, thresholds, found):
-        counts = [run(count_lowest, score, thresholds) for score in scores]
-        return run(_advance, bracket, thresholds, counts, demand, dtype=dtype)
-
-    bracket = open_bracket(num_scores)
-    state = bracket, thresholds, run(_is_found, bracket, demand)
-    bracket, _, _ = run.repeat(
-        lambda bracket, thresholds, found: ops.logical_not(found), step, state
-    )
-    return bracket
-
-
 def _serves(bracket, count):
     """Whether the `count` lowest scores of one tensor can be told by a bracket."""
     low, high, below, reached = (int(number.item()) for number in bracket)
     return below <= count <= reached and (count in (below, reached) or high - low == 1)
-
-
-def _sample_size(number, total):
-    """How many of a tensor's scores are looked at, of `total` in all."""
-    return max(1, min(number, number * SAMPLE_SIZE // total))
-
-
-def _first_thresholds(samples, shares, demand, guess, dtype):
-    """Places the first thresholds around the quantile of the samples, and by a guess.
-
-    Args:
-        samples: List of the tensors' sampled keys.
-        shares: Float32 tensor (tensors,): groups that a sampled key stands for.
-        demand: `DemandTensors`.
-        guess: Float32 tensor (2,), see `rank_jointly`.
-        dtype: Dtype of the scores.
-    """
-    keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
-    shares = shares * ops.cast(demand.sizes, "float32")
-    shares = ops.concatenate(
-        [shares[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
-    )
-    order = ops.argsort(keys)
-    keys = ops.take(keys, order)
-    size = keys.shape[0]
-    passed = ops.cumsum(ops.take(shares, order)) / ops.sum(shares)
-    total = ops.sum(ops.cast(demand.total(demand.upper), "float32"))
-    share = ops.cast(demand.target, "float32") / ops.maximum(total, 1.0)
-    share = ops.clip(share, 0.0, 1.0)
-    deviation = ops.sqrt(share * (1 - share) / size) + 1 / size
-    place = share + deviation * ops.array((-3.0, 0.0, 0.0, 3.0), "float32")
-    index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(place, 0), axis=0)
-    index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
-    first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
-    # A key that many scores have is caught from both sides.
-    guessed = keys_of(guess, dtype)
-    low = ops.where(guess[0] <= guess[1], guessed[0], low - 1)
-    high = ops.where(guess[0] <= guess[1], guessed[1], high)
-    return ops.stack([first, low, high, last])
-
-
-def _is_found(bracket, demand):
-    return is_found(bracket, demand.total, demand.target)
-
-
-def _advance(bracket, thresholds, counts, demand, dtype):
-    counts = ops.stack(counts)
-    bracket, was_slow = narrow(bracket, thresholds, counts, demand.total, demand.target)
-    thresholds = place_thresholds(bracket, was_slow, demand.total, demand.target, dtype)
-    return bracket, thresholds, _is_found(bracket, demand)
 
 
 def _divide(bracket, demand, dtype):

@@ -9,18 +9,9 @@ from keras import ops
 
 from keras_pruner.compiled import CompiledFunction, FunctionCache, call_directly
 from keras_pruner.float_keys import ordered_keys
-from keras_pruner.ranking import (
-    NO_GUESS,
-    Forecast,
-    cuts_of,
-    demand_of,
-    rank_jointly,
-)
-from keras_pruner.selection import (
-    count_lowest,
-    select_lowest,
-    select_up_to,
-)
+from keras_pruner.ranking import Forecast, cuts_of, rank_jointly
+from keras_pruner.search import NO_GUESS, count_lowest, demand_of
+from keras_pruner.selection import select_lowest, select_up_to
 
 property_test = settings(max_examples=30, deadline=None, derandomize=True)
 IS_TRACED = BACKEND in ("tensorflow", "jax")

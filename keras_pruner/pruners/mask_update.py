@@ -15,7 +15,8 @@ from keras_pruner.masking import (
     score_kernels,
     select_groups,
 )
-from keras_pruner.ranking import check_total, cuts_of, demand_of, rank_jointly
+from keras_pruner.ranking import check_total, cuts_of, rank_jointly
+from keras_pruner.search import demand_of
 
 
 class UpdateInputs(NamedTuple):

@@ -1,0 +1,361 @@
+"""The search for the k-th lowest score over one or many tensors, without sorting them.
+
+A float32 is mapped to an int32 of the same order, its key. The k-th smallest key lies
+in a bracket, `low < key <= high`, which passes over the scores narrow: each counts the
+scores below several thresholds at once. A small sample places the first thresholds, and
+with it a guess, if there is one; interpolation the later ones; where that gains little,
+the bracket is divided evenly. So a few passes find the key, a bad guess only costs
+passes, and the result is exact.
+
+Only counts and the sample leave a pass. So no tensor is moved or joined with another,
+also if it is divided over devices, and each is counted by a function of its own.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_pruner.compiled import call_directly
+from keras_pruner.float_keys import dtype_of, keys_of, ordered_keys, values_of
+
+NUM_THRESHOLDS = 4
+# Ends of the widest bracket: beyond every key, and one short of the ends of int32.
+_LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
+# Largest float32 that is an int32.
+_LARGEST_FLOAT = 2.0**31 - 128
+# About how many scores are sorted to place the first thresholds.
+SAMPLE_SIZE = 2048
+# Most rows of a block. Of what is counted in eight bits there may not be more than 255.
+_LARGEST_BLOCK = 16
+# A guess that says nothing: no number lies between its ends.
+NO_GUESS = (1.0, 0.0)
+
+
+class Bracket(NamedTuple):
+    """Where the sought key lies: in `low < key <= high`.
+
+    Args:
+        low: Int32 tensor ().
+        high: Int32 tensor ().
+        below: Int tensor (tensors,): how many keys of each are `<= low`.
+        reached: Int tensor (tensors,): how many keys of each are `<= high`.
+    """
+
+    low: Any
+    high: Any
+    below: Any
+    reached: Any
+
+    def of_one(self, index):
+        """Returns the `Bracket` of one of the tensors."""
+        ends = slice(index, index + 1)
+        return self._replace(below=self.below[ends], reached=self.reached[ends])
+
+
+class DemandTensors(NamedTuple):
+    """What is asked for, as tensors.
+
+    Args:
+        counts: Int tensor (tensors,): groups to take from each, where scores do not
+            decide.
+        target: Int tensor (): weights to take in all.
+        sizes: Int tensor (tensors,): weights in one group of each.
+        lower: Int tensor (tensors,): fewest groups to take from each.
+        upper: Int tensor (tensors,): most groups to take from each.
+    """
+
+    counts: Any
+    target: Any
+    sizes: Any
+    lower: Any
+    upper: Any
+
+    def total(self, counts):
+        """Weights that counts of groups come to, within the bounds."""
+        shape = (-1,) + (1,) * (len(counts.shape) - 1)
+        lower, upper = ops.reshape(self.lower, shape), ops.reshape(self.upper, shape)
+        taken = ops.clip(counts, lower, upper) * ops.reshape(self.sizes, shape)
+        return ops.sum(taken, axis=0)
+
+
+def count_dtype():
+    """Integer dtype for counts over several tensors; JAX has no int64 by default."""
+    return "int32" if keras.backend.backend() == "jax" else "int64"
+
+
+def demand_of(target, sizes, lower, upper, counts=None):
+    """Returns a `DemandTensors` of these integers and lists of integers."""
+    values = (lower if counts is None else counts, target, sizes, lower, upper)
+    return DemandTensors(
+        *(ops.convert_to_tensor(v, dtype=count_dtype()) for v in values)
+    )
+
+
+def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
+    """Finds the bracket up to which scores are taken, from the lowest on.
+
+    Args:
+        scores: List of float tensors, finite, of at most 2^31 - 1 elements each.
+        demand: `DemandTensors`.
+        guess: Two numbers that the threshold may lie between, or `NO_GUESS`.
+        run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
+            `call_in_trace`, to be compiled as a whole; or `call_directly`.
+
+    Returns:
+        `Bracket` that needs no further pass: it holds one key; or its upper end gives
+        exactly the target, or no more than it; or its lower end no less.
+    """
+    dtype = dtype_of(scores[0])
+    num_scores = [math.prod(score.shape) for score in scores]
+    size = functools.partial(_sample_size, total=sum(num_scores))
+    samples = [
+        run(sample_keys, score, size=size(number))
+        for score, number in zip(scores, num_scores, strict=True)
+    ]
+    # Groups that one sampled key stands for.
+    shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
+    shares = ops.convert_to_tensor(shares, dtype="float32")
+    guess = ops.convert_to_tensor(guess, dtype="float32")
+    thresholds = run(first_thresholds, samples, shares, demand, guess, dtype=dtype)
+
+    def step(bracket, thresholds, found):
+        counts = [run(count_lowest, score, thresholds) for score in scores]
+        return run(advance, bracket, thresholds, counts, demand, dtype=dtype)
+
+    bracket = open_bracket(num_scores)
+    state = bracket, thresholds, run(is_found, bracket, demand)
+    bracket, _, _ = run.repeat(
+        lambda bracket, thresholds, found: ops.logical_not(found), step, state
+    )
+    return bracket
+
+
+def count_lowest(scores, thresholds):
+    """Counts the scores whose key is at most each threshold, in one pass.
+
+    Args:
+        scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
+        thresholds: Int32 tensor of shape (4,).
+
+    Returns:
+        Int32 tensor of shape (4,).
+    """
+    packed, _ = sum_blocks(lambda scores: _pack(scores, thresholds), as_rows(scores))
+    # (blocks, columns, thresholds)
+    shifts = ops.arange(0, 8 * NUM_THRESHOLDS, 8, dtype="int32")
+    fields = ops.bitwise_and(ops.right_shift(packed[:, :, None], shifts), 255)
+    return ops.cast(ops.sum(fields, axis=(0, 1)), "int32")
+
+
+def sum_blocks(function, matrix):
+    """Sums what a function makes of the entries of a matrix over blocks of rows.
+
+    Args:
+        function: Function of a tensor, entry by entry.
+        matrix: Tensor (rows, columns).
+
+    Returns:
+        Tuple of a tensor (blocks, columns) and the number of rows in a block. Rows that
+        do not fill one stand at the end, each as a block of its own.
+    """
+    rows, columns = matrix.shape
+    height = _block_height(rows)
+    whole = rows // height * height
+    blocks = ops.reshape(matrix[:whole], (-1, height, columns))
+    # One by one, which a compiler makes one loop of; to sum along an axis, it would
+    # write down first what is summed.
+    total = function(blocks[:, 0])
+    for row in range(1, height):
+        total = total + function(blocks[:, row])
+    if whole < rows:
+        total = ops.concatenate([total, function(matrix[whole:])])
+    return total, height
+
+
+def _block_height(rows):
+    """How many rows a block has.
+
+    A divisor of their number, if there is one: blocks then end where a device's rows
+    end, and none is moved.
+    """
+    divisors = [n for n in range(8, _LARGEST_BLOCK + 1) if rows % n == 0]
+    return divisors[-1] if divisors else min(rows, _LARGEST_BLOCK)
+
+
+def as_rows(scores):
+    """Views a tensor as (rows, columns); the last axis stays, also if it is sharded."""
+    return ops.reshape(scores, (-1, scores.shape[-1]))
+
+
+def _pack(scores, thresholds):
+    """Sets bit `8 * i` where a score's key is at most threshold i."""
+    keys = ops.cast(ordered_keys(scores), "int32")
+    packed = ops.cast(keys <= thresholds[0], "int32")
+    for number in range(1, NUM_THRESHOLDS):
+        mark = ops.cast(keys <= thresholds[number], "int32")
+        packed = packed + mark * 2 ** (8 * number)
+    return packed
+
+
+def open_bracket(num_scores):
+    """Returns the `Bracket` of keys that nothing is known of yet.
+
+    Args:
+        num_scores: List of the tensors' numbers of scores.
+    """
+    return Bracket(
+        low=ops.convert_to_tensor(_LOWEST_END, dtype="int32"),
+        high=ops.convert_to_tensor(_HIGHEST_END, dtype="int32"),
+        below=ops.zeros((len(num_scores),), dtype=count_dtype()),
+        reached=ops.convert_to_tensor(num_scores, dtype=count_dtype()),
+    )
+
+
+def is_found(bracket, demand):
+    """Whether a bracket needs no further pass, as a bool tensor; see `find_bracket`."""
+    # A difference that wraps around is a wide one.
+    width = bracket.high - bracket.low
+    is_single = ops.logical_and(width >= 0, width <= 1)
+    is_met = ops.logical_or(
+        demand.total(bracket.reached) <= demand.target,
+        demand.total(bracket.below) >= demand.target,
+    )
+    return ops.logical_or(is_single, is_met)
+
+
+def advance(bracket, thresholds, counts, demand, dtype):
+    """Takes in what a pass has counted, and places the thresholds of the next.
+
+    Args:
+        bracket: `Bracket` that is not found yet.
+        thresholds: Int32 tensor (4,), in any order.
+        counts: List of int32 tensors (4,): how many keys of each tensor are at most
+            each threshold.
+        demand: `DemandTensors`.
+        dtype: Dtype of the scores.
+
+    Returns:
+        Tuple of the new `Bracket`, of the thresholds, and of whether it is found.
+    """
+    bracket, was_slow = _narrow(bracket, thresholds, ops.stack(counts), demand)
+    thresholds = _place_thresholds(bracket, was_slow, demand, dtype)
+    return bracket, thresholds, is_found(bracket, demand)
+
+
+def _narrow(bracket, thresholds, counts, demand):
+    """Narrows a bracket; returns it and whether it is not much narrower."""
+    ends = ops.stack([bracket.low, bracket.high])
+    keys = ops.concatenate([ends, thresholds])
+    counts = ops.concatenate(
+        [
+            ops.stack([bracket.below, bracket.reached], axis=1),
+            ops.cast(counts, bracket.below.dtype),
+        ],
+        axis=1,
+    )
+    is_enough = demand.total(counts) >= demand.target
+    # Thresholds lie within the bracket, so its own ends are chosen if no other is.
+    low = ops.argmax(ops.where(is_enough, -(2**31), keys))
+    high = ops.argmin(ops.where(is_enough, keys, 2**31 - 1))
+    narrowed = Bracket(
+        ops.take(keys, low),
+        ops.take(keys, high),
+        ops.take(counts, low, axis=1),
+        ops.take(counts, high, axis=1),
+    )
+    return narrowed, _width(narrowed) * 4 > _width(bracket)
+
+
+def _width(bracket):
+    width = bracket.high - bracket.low
+    wide = ops.cast(bracket.high, "float32") - ops.cast(bracket.low, "float32")
+    # Near 2^32 the difference of the integers wraps; below, it is exact.
+    return ops.where(width < 0, wide, ops.cast(width, "float32"))
+
+
+def _place_thresholds(bracket, was_slow, demand, dtype):
+    """Returns the thresholds of the next pass, within the bracket.
+
+    Args:
+        bracket: `Bracket` that is not found yet.
+        was_slow: Bool tensor (): whether the latest pass gained little.
+        demand: `DemandTensors`.
+        dtype: Dtype of the scores.
+    """
+    width = _width(bracket)
+    below = demand.total(bracket.below)
+    missing = ops.cast(demand.target - below, "float32")
+    inside = ops.cast(demand.total(bracket.reached) - below, "float32")
+    # As if the scores in the bracket were spread evenly: where the target's would be.
+    share = ops.clip((missing - 0.5) / ops.maximum(inside, 1.0), 0.0, 1.0)
+    deviation = ops.sqrt(share * (1 - share) / ops.maximum(inside, 1.0))
+    # Wide enough for a density that is not quite even.
+    far = ops.maximum(3 * deviation, 1 / 32)
+    near = 0.7 * deviation
+    place = ops.clip(share + ops.stack([-far, -near, near, far]), 0.0, 1.0)
+    # Of the numbers, not of their keys: near zero are as many keys as far from it.
+    low, high = (values_of(end, dtype) for end in (bracket.low, bracket.high))
+    keys = keys_of((1 - place) * low + place * high, dtype)
+    evenly = ops.where(width <= 5, _steps(1.0), width * _steps(0.2))
+    offset = ops.cast(ops.clip(evenly, 1.0, _LARGEST_FLOAT), "int32")
+    is_even = ops.logical_or(was_slow, width <= 5)
+    keys = ops.where(is_even, bracket.low + offset, keys)
+    # Never an end itself, or nothing would be gained.
+    first = bracket.low + 1
+    return ops.clip(keys, first, ops.maximum(bracket.high - 1, first))
+
+
+def _steps(step):
+    return ops.array([step, 2 * step, 3 * step, 4 * step], "float32")
+
+
+def sample_keys(scores, size):
+    """Returns the keys of about `size` scores from all over a tensor, as a vector."""
+    matrix = as_rows(scores)
+    rows, columns = matrix.shape
+    # Neighbours in a row share a cache line, so rather few rows than few columns.
+    across = min(16, columns)
+    down = max(1, rows * columns // (max(1, size) * across))
+    return ops.reshape(ordered_keys(matrix[::down, ::across]), (-1,))
+
+
+def _sample_size(number, total):
+    """How many of a tensor's scores are looked at, of `total` in all."""
+    return max(1, min(number, number * SAMPLE_SIZE // total))
+
+
+def first_thresholds(samples, shares, demand, guess, dtype):
+    """Places the first thresholds around the quantile of the samples, and by a guess.
+
+    Args:
+        samples: List of the tensors' sampled keys.
+        shares: Float32 tensor (tensors,): groups that a sampled key stands for.
+        demand: `DemandTensors`.
+        guess: Float32 tensor (2,), see `find_bracket`.
+        dtype: Dtype of the scores.
+    """
+    keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
+    shares = shares * ops.cast(demand.sizes, "float32")
+    shares = ops.concatenate(
+        [shares[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
+    )
+    order = ops.argsort(keys)
+    keys = ops.take(keys, order)
+    size = keys.shape[0]
+    passed = ops.cumsum(ops.take(shares, order)) / ops.sum(shares)
+    total = ops.sum(ops.cast(demand.total(demand.upper), "float32"))
+    share = ops.cast(demand.target, "float32") / ops.maximum(total, 1.0)
+    share = ops.clip(share, 0.0, 1.0)
+    deviation = ops.sqrt(share * (1 - share) / size) + 1 / size
+    place = share + deviation * ops.array((-3.0, 0.0, 0.0, 3.0), "float32")
+    index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(place, 0), axis=0)
+    index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
+    first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
+    # A key that many scores have is caught from both sides.
+    guessed = keys_of(guess, dtype)
+    low = ops.where(guess[0] <= guess[1], guessed[0], low - 1)
+    high = ops.where(guess[0] <= guess[1], guessed[1], high)
+    return ops.stack([first, low, high, last])
