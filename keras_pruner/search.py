@@ -143,19 +143,26 @@ def count_lowest(scores, thresholds):
     Returns:
         Int32 tensor of shape (4,).
     """
-    packed, _ = sum_blocks(lambda scores: _pack(scores, thresholds), as_rows(scores))
+    # Else a compiler would make the keys of all scores before the loop of passes, and
+    # keep them: as much memory as the scores take, to save what costs next to nothing.
+    zero = ops.minimum(ops.bitwise_and(thresholds[0], 1), 0)
+    packed, _ = sum_blocks(
+        lambda scores: _pack(scores, thresholds), as_rows(scores), zero
+    )
     # (blocks, columns, thresholds)
     shifts = ops.arange(0, 8 * NUM_THRESHOLDS, 8, dtype="int32")
     fields = ops.bitwise_and(ops.right_shift(packed[:, :, None], shifts), 255)
     return ops.cast(ops.sum(fields, axis=(0, 1)), "int32")
 
 
-def sum_blocks(function, matrix):
+def sum_blocks(function, matrix, first=0):
     """Sums what a function makes of the entries of a matrix over blocks of rows.
 
     Args:
         function: Function of a tensor, entry by entry.
         matrix: Tensor (rows, columns).
+        first: Zero; or an int tensor () that is zero, but changes in a loop as far as a
+            compiler knows. What is made of the matrix then stays in the loop.
 
     Returns:
         Tuple of a tensor (blocks, columns) and the number of rows in a block. Rows that
@@ -165,11 +172,16 @@ def sum_blocks(function, matrix):
     height = _block_height(rows)
     whole = rows // height * height
     blocks = ops.reshape(matrix[:whole], (-1, height, columns))
+
     # One by one, which a compiler makes one loop of; to sum along an axis, it would
     # write down first what is summed.
-    total = function(blocks[:, 0])
-    for row in range(1, height):
-        total = total + function(blocks[:, row])
+    def row(number):
+        shape = (blocks.shape[0], 1, columns)
+        return ops.slice(blocks, (0, first + number, 0), shape)[:, 0]
+
+    total = function(row(0))
+    for number in range(1, height):
+        total = total + function(row(number))
     if whole < rows:
         total = ops.concatenate([total, function(matrix[whole:])])
     return total, height
