@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_pruner.reductions import rounded_square, sum_of_all
+from keras_pruner.reductions import all_finite, rounded_square, sum_of_all
 from keras_pruner.selection import Cut, select_lowest, select_up_to
 
 # Below every finite score, and finite itself.
@@ -101,9 +101,9 @@ def are_finite(inputs):
     """Returns which kernels have finite weights, and which finite memories."""
     weights, memories = [], []
     for weight, state in zip(inputs.weights, inputs.states, strict=True):
-        weights.append(ops.all(ops.isfinite(weight)))
+        weights.append(all_finite(weight))
         memory = state.get("memory", ops.zeros(()))
-        memories.append(ops.all(ops.isfinite(ops.cast(memory, "float32"))))
+        memories.append(all_finite(ops.cast(memory, "float32")))
     return ops.stack([ops.stack(weights), ops.stack(memories)])
 
 
@@ -206,5 +206,6 @@ def zero_groups(config, members):
 def _l2_norm(weights):
     total = 0.0
     for weight in weights:
-        total = total + sum_of_all(rounded_square(ops.cast(weight, "float32")))
+        weight = ops.cast(weight, "float32")
+        total = total + sum_of_all(weight, rounded_square)
     return ops.maximum(ops.sqrt(total), 1e-30)

@@ -27,14 +27,12 @@ class Forecast:
         self._latest = self._step = self._error = None
 
     def guess(self):
-        """Returns the pair of numbers between which a threshold is sought first.
-
-        `NO_GUESS` before anything was learnt.
-        """
+        """Returns a guess for `find_bracket`: `NO_GUESS` before anything was learnt."""
         if self._latest is None:
             return NO_GUESS
         near = self._latest + self._step
-        return near - 2 * self._error, near + 2 * self._error
+        # Up to the latest threshold all was pruned, so that little lies below it.
+        return self._latest, near - 2 * self._error, near + 2 * self._error
 
     def learn(self, threshold):
         """Takes in the threshold that a ranking found.
@@ -83,7 +81,7 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
     Args:
         scores: List of float tensors, finite.
         demand: `DemandTensors`.
-        guess: Two numbers that the threshold may lie between, or `NO_GUESS`.
+        guess: See `find_bracket`.
         run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
             `call_in_trace`, to be compiled as a whole; or `call_directly`.
 

@@ -8,6 +8,8 @@ are summed by halving: elementwise additions only, which every backend rounds al
 from keras import ops
 
 REDUCTIONS = ("mean", "sum", "max", "l2")
+# Most rows that are summed at once. What is counted in eight bits allows 255.
+LARGEST_BLOCK = 16
 
 
 def ordered_sum(x, axis):
@@ -31,19 +33,67 @@ def ordered_sum(x, axis):
     return x[0]
 
 
-def sum_of_all(x):
-    """Sums all elements: pairs of neighbouring rows, again and again, then a row.
+def sum_blocks(function, matrix, first=0):
+    """Sums what a function makes of the entries of a matrix over blocks of rows.
 
-    Where rows or columns are divided over devices, neighbours live together until
-    little is left. So hardly anything is moved, and the order is still the same.
+    Pairs of neighbouring rows are added, and pairs of these sums.
 
     Args:
-        x: Float tensor of a static shape, with at least one axis.
+        function: Function of a tensor, entry by entry.
+        matrix: Tensor (rows, columns).
+        first: Zero; or an int tensor () that is zero, but changes in a loop as far as a
+            compiler knows. What is made of the matrix then stays in the loop.
 
     Returns:
-        Tensor () of the dtype of `x`.
+        Tuple of a tensor (blocks, columns) and the number of rows in a block, at most
+        `LARGEST_BLOCK`. Rows that do not fill one stand at the end, each as a block of
+        its own.
     """
-    x = ops.reshape(x, (-1, x.shape[-1]))
+    rows, columns = matrix.shape
+    height = _block_height(rows)
+    whole = rows // height * height
+    blocks = ops.reshape(matrix[:whole], (-1, height, columns))
+    shape = (blocks.shape[0], 1, columns)
+    # Row by row, which a compiler makes one loop of; to sum along an axis, it would
+    # write down first what is summed.
+    parts = [
+        function(ops.slice(blocks, (0, first + row, 0), shape)[:, 0])
+        for row in range(height)
+    ]
+    while len(parts) > 1:
+        odd = parts[len(parts) // 2 * 2 :]
+        parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
+    (total,) = parts
+    if whole < rows:
+        total = ops.concatenate([total, function(matrix[whole:])])
+    return total, height
+
+
+def _block_height(rows):
+    """How many rows a block has.
+
+    A divisor of their number, if there is one: blocks then end where a device's rows
+    end, and none is moved.
+    """
+    divisors = [n for n in range(8, LARGEST_BLOCK + 1) if rows % n == 0]
+    return divisors[-1] if divisors else min(rows, LARGEST_BLOCK)
+
+
+def sum_of_all(x, function=lambda x: x):
+    """Sums what a function makes of all elements.
+
+    Pairs of neighbouring rows are added, again and again, then a row. Where rows or
+    columns are divided over devices, neighbours live together until little is left. So
+    hardly anything is moved, and the order is still the same.
+
+    Args:
+        x: Tensor of a static shape, with at least one axis.
+        function: Function from a tensor to a float tensor, entry by entry.
+
+    Returns:
+        Tensor () of the dtype of what the function makes.
+    """
+    x, _ = sum_blocks(function, ops.reshape(x, (-1, x.shape[-1])))
     size = x.shape[0]
     while size > 1:
         pairs = ops.reshape(x[: size - size % 2], (size // 2, 2, -1))
@@ -52,6 +102,15 @@ def sum_of_all(x):
         x = ops.concatenate([folded, x[-1:]]) if size % 2 else folded
         size = x.shape[0]
     return ordered_sum(x[0], 0)
+
+
+def all_finite(x):
+    """Returns whether all elements of a float tensor are finite, as a bool tensor."""
+    if len(x.shape) == 0:
+        return ops.isfinite(x)
+    matrix = ops.reshape(x, (-1, x.shape[-1]))
+    bad, _ = sum_blocks(lambda x: ops.cast(~ops.isfinite(x), "int32"), matrix)
+    return ops.max(bad) == 0
 
 
 def rounded_square(x):

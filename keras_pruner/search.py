@@ -20,6 +20,7 @@ from keras import ops
 
 from keras_pruner.compiled import call_directly
 from keras_pruner.float_keys import dtype_of, keys_of, ordered_keys, values_of
+from keras_pruner.reductions import sum_blocks
 
 NUM_THRESHOLDS = 4
 # Ends of the widest bracket: beyond every key, and one short of the ends of int32.
@@ -27,11 +28,9 @@ _LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
 # Largest float32 that is an int32.
 _LARGEST_FLOAT = 2.0**31 - 128
 # About how many scores are sorted to place the first thresholds.
-SAMPLE_SIZE = 2048
-# Most rows of a block. Of what is counted in eight bits there may not be more than 255.
-_LARGEST_BLOCK = 16
+SAMPLE_SIZE = 512
 # A guess that says nothing: no number lies between its ends.
-NO_GUESS = (1.0, 0.0)
+NO_GUESS = (0.0, 1.0, 0.0)
 
 
 class Bracket(NamedTuple):
@@ -100,7 +99,8 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
     Args:
         scores: List of float tensors, finite, of at most 2^31 - 1 elements each.
         demand: `DemandTensors`.
-        guess: Two numbers that the threshold may lie between, or `NO_GUESS`.
+        guess: Three numbers, or `NO_GUESS`: one that the threshold lies above, since
+            nothing may lie right below it; and two that it may lie between.
         run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
             `call_in_trace`, to be compiled as a whole; or `call_directly`.
 
@@ -153,48 +153,6 @@ def count_lowest(scores, thresholds):
     shifts = ops.arange(0, 8 * NUM_THRESHOLDS, 8, dtype="int32")
     fields = ops.bitwise_and(ops.right_shift(packed[:, :, None], shifts), 255)
     return ops.cast(ops.sum(fields, axis=(0, 1)), "int32")
-
-
-def sum_blocks(function, matrix, first=0):
-    """Sums what a function makes of the entries of a matrix over blocks of rows.
-
-    Args:
-        function: Function of a tensor, entry by entry.
-        matrix: Tensor (rows, columns).
-        first: Zero; or an int tensor () that is zero, but changes in a loop as far as a
-            compiler knows. What is made of the matrix then stays in the loop.
-
-    Returns:
-        Tuple of a tensor (blocks, columns) and the number of rows in a block. Rows that
-        do not fill one stand at the end, each as a block of its own.
-    """
-    rows, columns = matrix.shape
-    height = _block_height(rows)
-    whole = rows // height * height
-    blocks = ops.reshape(matrix[:whole], (-1, height, columns))
-
-    # One by one, which a compiler makes one loop of; to sum along an axis, it would
-    # write down first what is summed.
-    def row(number):
-        shape = (blocks.shape[0], 1, columns)
-        return ops.slice(blocks, (0, first + number, 0), shape)[:, 0]
-
-    total = function(row(0))
-    for number in range(1, height):
-        total = total + function(row(number))
-    if whole < rows:
-        total = ops.concatenate([total, function(matrix[whole:])])
-    return total, height
-
-
-def _block_height(rows):
-    """How many rows a block has.
-
-    A divisor of their number, if there is one: blocks then end where a device's rows
-    end, and none is moved.
-    """
-    divisors = [n for n in range(8, _LARGEST_BLOCK + 1) if rows % n == 0]
-    return divisors[-1] if divisors else min(rows, _LARGEST_BLOCK)
 
 
 def as_rows(scores):
@@ -346,7 +304,7 @@ def first_thresholds(samples, shares, demand, guess, dtype):
         samples: List of the tensors' sampled keys.
         shares: Float32 tensor (tensors,): groups that a sampled key stands for.
         demand: `DemandTensors`.
-        guess: Float32 tensor (2,), see `find_bracket`.
+        guess: Float32 tensor (3,), see `find_bracket`.
         dtype: Dtype of the scores.
     """
     keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
@@ -366,8 +324,10 @@ def first_thresholds(samples, shares, demand, guess, dtype):
     index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(place, 0), axis=0)
     index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
     first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
+    below, least, most = (keys_of(guess, dtype)[i] for i in range(3))
+    is_guess = guess[1] <= guess[2]
     # A key that many scores have is caught from both sides.
-    guessed = keys_of(guess, dtype)
-    low = ops.where(guess[0] <= guess[1], guessed[0], low - 1)
-    high = ops.where(guess[0] <= guess[1], guessed[1], high)
+    low = ops.where(is_guess, least, low - 1)
+    high = ops.where(is_guess, most, high)
+    first = ops.where(is_guess, ops.maximum(first, below), first)
     return ops.stack([first, low, high, last])

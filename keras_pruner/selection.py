@@ -10,12 +10,12 @@ from keras import ops
 
 from keras_pruner.compiled import call_in_trace
 from keras_pruner.float_keys import ordered_keys
+from keras_pruner.reductions import sum_blocks
 from keras_pruner.search import (
     as_rows,
     count_dtype,
     demand_of,
     find_bracket,
-    sum_blocks,
 )
 
 

@@ -315,13 +315,14 @@ class CountingCalls:
 @pytest.mark.parametrize(
     ("low", "high"), [(0.99, 1.01), (0.0, 1e-9), (5.0, 6.0), (-3.0, 3e38), (2.0, 1.0)]
 )
-def test_a_guess_right_or_wrong_changes_no_count(low, high):
+@pytest.mark.parametrize("below", [-1.0, 0.98, 7.0])
+def test_a_guess_right_or_wrong_changes_no_count(below, low, high):
     generator = np.random.default_rng(6)
     scores = [np.abs(generator.standard_normal(n)).astype("float32") for n in (500, 90)]
     demand = demand_of(400, [1, 1], [0, 0], [500, 90])
     # Of numbers around the one that is sought.
     sought = np.sort(np.concatenate(scores))[399]
-    guess = sought * np.array([low, high], "float32")
+    guess = sought * np.array([below, low, high], "float32")
     tensors = [tensor(s) for s in scores]
     counts, bracket, threshold = rank_jointly(tensors, demand, guess)
     counts = ops.convert_to_numpy(counts).tolist()
@@ -364,7 +365,7 @@ def test_a_forecast_goes_on_as_far_as_before():
     forecast = Forecast()
     for value in (1.0, 1.5, 2.0, 2.5):
         forecast.learn(value)
-    low, high = forecast.guess()
+    _, low, high = forecast.guess()
     assert 2.5 < low < 3.0 < high < 3.5
 
 

@@ -28,8 +28,8 @@ class UpdateInputs(NamedTuple):
         states: List of dicts of the states that the pruner asks for.
         demands: Dict from what is made, `"masks"` or a state, to its `DemandTensors`.
         extra: List with a dict of further tensors for each unit.
-        guesses: Dict from what is made to the two numbers between which a joint ranking
-            looks first.
+        guesses: Dict from what is made to where a joint ranking looks first; see
+            `find_bracket`.
     """
 
     weights: list
