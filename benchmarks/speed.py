@@ -223,16 +223,18 @@ class Training(keras.callbacks.Callback):
         super().__init__()
         model, batch = build()
         generator = np.random.default_rng(0)
-        x = generator.random((batch * 100, *model.input_shape[1:]), "float32")
+        # Updates and ends of epochs, which take time of their own, seldom coincide.
+        x = generator.random((batch * 70, *model.input_shape[1:]), "float32")
         y = generator.integers(0, 10, len(x))
         callbacks = [self]
         self.pruning = None
         if frequency is not None:
-            # From dense to the target, over all steps that are timed.
+            # Over all steps that are timed; and so often that updates are compiled as
+            # in a run of usual length.
             settings = {
                 "target_sparsity": 0.9,
                 "begin_step": 0,
-                "end_step": num_steps,
+                "end_step": max(num_steps, 20 * frequency),
                 "frequency": frequency,
             }
             self.pruning = PruningCallback(settings, verbose=False)

@@ -16,6 +16,7 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_pruner.compiled import call_directly
@@ -88,9 +89,14 @@ def count_dtype():
 def demand_of(target, sizes, lower, upper, counts=None):
     """Returns a `DemandTensors` of these integers and lists of integers."""
     values = (lower if counts is None else counts, target, sizes, lower, upper)
-    return DemandTensors(
-        *(ops.convert_to_tensor(v, dtype=count_dtype()) for v in values)
-    )
+    return DemandTensors(*map(_as_counts, values))
+
+
+def _as_counts(values):
+    if isinstance(values, (int, list)):
+        # Of an array a tensor is made in half the time.
+        values = np.array(values, count_dtype())
+    return ops.convert_to_tensor(values, dtype=count_dtype())
 
 
 def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
@@ -122,7 +128,11 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
     thresholds = run(first_thresholds, samples, shares, demand, guess, dtype=dtype)
 
     def step(bracket, thresholds, found):
-        counts = [run(count_lowest, score, thresholds) for score in scores]
+        is_in_loop = not run.sees_numbers
+        counts = [
+            run(count_lowest, score, thresholds, is_in_loop=is_in_loop)
+            for score in scores
+        ]
         return run(advance, bracket, thresholds, counts, demand, dtype=dtype)
 
     bracket = open_bracket(num_scores)
@@ -133,19 +143,22 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
     return bracket
 
 
-def count_lowest(scores, thresholds):
+def count_lowest(scores, thresholds, is_in_loop=False):
     """Counts the scores whose key is at most each threshold, in one pass.
 
     Args:
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         thresholds: Int32 tensor of shape (4,).
+        is_in_loop: Whether it is compiled as a part of the loop of passes. A compiler
+            would make the keys of all scores before the loop, and keep them: as much
+            memory as the scores take, to save what costs next to nothing.
 
     Returns:
         Int32 tensor of shape (4,).
     """
-    # Else a compiler would make the keys of all scores before the loop of passes, and
-    # keep them: as much memory as the scores take, to save what costs next to nothing.
-    zero = ops.minimum(ops.bitwise_and(thresholds[0], 1), 0)
+    # A zero that seems to depend on the loop. Where thresholds come from outside,
+    # TensorFlow would compile anew for each.
+    zero = ops.minimum(ops.bitwise_and(thresholds[0], 1), 0) if is_in_loop else 0
     packed, _ = sum_blocks(
         lambda scores: _pack(scores, thresholds), as_rows(scores), zero
     )

@@ -232,10 +232,12 @@ class BasePruner(abc.ABC):
         """Step of the next mask update, or `None` when there is none left."""
         if self.scheduler is None:
             return None
-        due = self.scheduler.latest_update(self.global_step)
+        # Where a device counts the steps, to read them is to wait for it.
+        step = self.global_step
+        due = self.scheduler.latest_update(step)
         if due is not None and due > self._updated_at:
             return due
-        return self.scheduler.next_update(self.global_step)
+        return self.scheduler.next_update(step)
 
     @property
     def updated_at(self):
@@ -255,11 +257,12 @@ class BasePruner(abc.ABC):
         Returns:
             Whether the masks were updated.
         """
-        due = self.next_update
-        if due is None or due > self.global_step:
+        if self.scheduler is None:
             return False
         # When several updates were passed at once, only the latest is made.
         due = self.scheduler.latest_update(self.global_step)
+        if due is None or due <= self._updated_at:
+            return False
         self.update_masks(self.sparsity_at(due))
         self._set_updated_at(due)
         return True
