@@ -113,6 +113,18 @@ def all_finite(x):
     return ops.max(bad) == 0
 
 
+def count_true(mask):
+    """Counts what is `True` in a bool tensor, as a Python int.
+
+    In parts: as integers the mask would take four times its bytes.
+    """
+    rows = ops.reshape(mask, (-1, mask.shape[-1]))
+    step = max(1, 2**22 // rows.shape[1])
+    parts = [rows[i : i + step] for i in range(0, rows.shape[0], step)]
+    sums = [ops.sum(ops.cast(part, "int32")) for part in parts]
+    return sum(int(ops.convert_to_numpy(total)) for total in sums)
+
+
 def rounded_square(x):
     """Squares float32 values so that a sum of squares is equal on every backend.
 

@@ -320,21 +320,13 @@ def first_thresholds(samples, shares, demand, guess, dtype):
         guess: Float32 tensor (3,), see `find_bracket`.
         dtype: Dtype of the scores.
     """
-    keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
-    shares = shares * ops.cast(demand.sizes, "float32")
-    shares = ops.concatenate(
-        [shares[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
-    )
-    order = ops.argsort(keys)
-    keys = ops.take(keys, order)
-    size = keys.shape[0]
-    passed = ops.cumsum(ops.take(shares, order)) / ops.sum(shares)
     total = ops.sum(ops.cast(demand.total(demand.upper), "float32"))
     share = ops.cast(demand.target, "float32") / ops.maximum(total, 1.0)
     share = ops.clip(share, 0.0, 1.0)
+    size = sum(keys.shape[0] for keys in samples)
     deviation = ops.sqrt(share * (1 - share) / size) + 1 / size
     place = share + deviation * ops.array((-3.0, 0.0, 0.0, 3.0), "float32")
-    index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(place, 0), axis=0)
+    keys, index = _places_in(samples, shares * ops.cast(demand.sizes, "float32"), place)
     index = ops.clip(ops.cast(index, "int32"), 0, size - 1)
     first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
     below, least, most = (keys_of(guess, dtype)[i] for i in range(3))
@@ -344,3 +336,24 @@ def first_thresholds(samples, shares, demand, guess, dtype):
     high = ops.where(is_guess, most, high)
     first = ops.where(is_guess, ops.maximum(first, below), first)
     return ops.stack([first, low, high, last])
+
+
+def _places_in(samples, weights, places):
+    """Returns the sorted keys of samples, and the indices of places in [0, 1].
+
+    Args:
+        samples: List of vectors of keys.
+        weights: Float32 tensor (tensors,): what one key of each sample weighs.
+        places: Float32 tensor.
+    """
+    if len(samples) == 1:
+        keys = ops.sort(ops.cast(samples[0], "int32"))
+        return keys, places * keys.shape[0]
+    keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
+    weights = ops.concatenate(
+        [weights[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
+    )
+    order = ops.argsort(keys)
+    passed = ops.cumsum(ops.take(weights, order)) / ops.sum(weights)
+    index = ops.sum(ops.expand_dims(passed, 1) < ops.expand_dims(places, 0), axis=0)
+    return ops.take(keys, order), index

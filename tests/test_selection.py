@@ -203,6 +203,27 @@ def test_select_lowest_takes_exactly_k_as_sorting_does(values, k):
     assert np.array_equal(selected, lowest_by_sorting(scores, k))
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX tells what a compiler plans.")
+def test_select_lowest_keeps_nothing_as_large_as_a_quarter_of_the_scores():
+    import jax
+
+    scores = jax.ShapeDtypeStruct((512, 512), "float32")
+    compiled = jax.jit(select_lowest).lower(scores, 1000).compile()
+    held = compiled.memory_analysis().temp_size_in_bytes
+    assert 0 < held < 512 * 512 * 4 / 4
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Of TensorFlow's compiler.")
+def test_a_pass_is_compiled_once_for_all_thresholds():
+    import tensorflow as tf
+
+    count = tf.function(count_lowest, jit_compile=True)
+    arguments = tensor(np.zeros((64, 16))), tf.constant([1, 2, 3, 4])
+    program = count.experimental_get_compiler_ir(*arguments)(stage="hlo")
+    # Else they would be constants in it, of one call alone.
+    assert "s32[4]{0} parameter(" in program
+
+
 # Many tensors.
 
 

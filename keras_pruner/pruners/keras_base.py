@@ -16,6 +16,7 @@ from keras_pruner.pruners.loop import LoopHooks
 from keras_pruner.pruners.mask_update import MaskUpdate
 from keras_pruner.pruners.variables import make_mask, make_state
 from keras_pruner.ranking import Forecast
+from keras_pruner.reductions import count_true
 from keras_pruner.slots import clear_slots
 from keras_pruner.training import TrainingRule, keep
 
@@ -209,10 +210,7 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
 
     def refresh(self):
         """Counts the masks anew, after they were assigned from outside."""
-        kept = sum(
-            int(ops.convert_to_numpy(ops.sum(ops.cast(mask, "int32"))))
-            for mask in map(self.mask_value, self.kernels)
-        )
+        kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
         self._num_pruned = self.num_weights - kept
 
     def extra_states(self):
