@@ -50,7 +50,7 @@ def sum_blocks(function, matrix, first=0):
         its own.
     """
     rows, columns = matrix.shape
-    height = _block_height(rows)
+    height = _block_height(rows, columns)
     whole = rows // height * height
     blocks = ops.reshape(matrix[:whole], (-1, height, columns))
     shape = (blocks.shape[0], 1, columns)
@@ -69,14 +69,15 @@ def sum_blocks(function, matrix, first=0):
     return total, height
 
 
-def _block_height(rows):
-    """How many rows a block has.
+def _block_height(rows, columns):
+    """How many rows a block has: fewer in a small matrix, which compiles faster.
 
     A divisor of their number, if there is one: blocks then end where a device's rows
     end, and none is moved.
     """
-    divisors = [n for n in range(8, LARGEST_BLOCK + 1) if rows % n == 0]
-    return divisors[-1] if divisors else min(rows, LARGEST_BLOCK)
+    most = LARGEST_BLOCK if rows * columns > 2**22 else LARGEST_BLOCK // 2
+    divisors = [n for n in range(most // 2, most + 1) if rows % n == 0]
+    return divisors[-1] if divisors else min(rows, most)
 
 
 def sum_of_all(x, function=lambda x: x):
