@@ -51,6 +51,8 @@ def sum_blocks(function, matrix, first=0):
     """
     rows, columns = matrix.shape
     height = _block_height(rows, columns)
+    if height == 1:
+        return function(matrix), 1
     whole = rows // height * height
     blocks = ops.reshape(matrix[:whole], (-1, height, columns))
     shape = (blocks.shape[0], 1, columns)
@@ -75,6 +77,8 @@ def _block_height(rows, columns):
     A divisor of their number, if there is one: blocks then end where a device's rows
     end, and none is moved.
     """
+    if rows * columns <= 2**16:
+        return 1
     most = LARGEST_BLOCK if rows * columns > 2**22 else LARGEST_BLOCK // 2
     divisors = [n for n in range(most // 2, most + 1) if rows % n == 0]
     return divisors[-1] if divisors else min(rows, most)

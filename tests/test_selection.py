@@ -10,6 +10,7 @@ from keras import ops
 from keras_pruner.compiled import CompiledFunction, FunctionCache, call_directly
 from keras_pruner.float_keys import ordered_keys
 from keras_pruner.ranking import Forecast, cuts_of, rank_jointly
+from keras_pruner.reductions import all_finite, count_true, sum_of_all
 from keras_pruner.search import NO_GUESS, count_lowest, demand_of
 from keras_pruner.selection import select_lowest, select_up_to
 
@@ -180,11 +181,33 @@ def test_select_lowest_compiled_equals_sorting_for_every_k_and_traces_once():
         assert select.trace_count == 1
 
 
-def test_select_lowest_of_many_scores_equals_sorting():
-    scores = np.random.default_rng(1).standard_normal((101, 257)).astype("float32")
-    selected = ops.convert_to_numpy(select_lowest(tensor(scores), 23456))
-    assert selected.sum() == 23456
-    assert np.array_equal(selected, lowest_by_sorting(scores, 23456))
+@pytest.mark.parametrize(
+    # Single rows, blocks of 6, of 8 with some left over, of 16 with some left over.
+    "shape",
+    [(101, 257), (300, 250), (293, 257), (2053, 2049)],
+)
+def test_select_lowest_of_many_scores_equals_sorting(shape):
+    scores = np.random.default_rng(1).standard_normal(shape).astype("float32")
+    for values in (scores, np.round(scores, 1)):
+        selected = ops.convert_to_numpy(select_lowest(tensor(values), 23456))
+        assert np.array_equal(selected, lowest_by_sorting(values, 23456))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (300, 250), (293, 257)])
+def test_sums_of_blocks_are_those_of_all_rows(shape):
+    values = np.random.default_rng(0).integers(-9, 9, shape).astype("float32")
+    # Of whole numbers each order gives the same sum.
+    assert float(sum_of_all(tensor(values), ops.square)) == np.sum(values**2)
+    assert count_true(tensor(values) > 2) == np.sum(values > 2)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (300, 250), (293, 257)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_all_finite_sees_the_last_of_all(shape, bad):
+    values = np.zeros(shape, "float32")
+    assert bool(all_finite(tensor(values)))
+    values[-1, -1] = bad
+    assert not bool(all_finite(tensor(values)))
 
 
 @property_test
