@@ -251,7 +251,8 @@ class Training(keras.callbacks.Callback):
         def fit():
             try:
                 model.fit(
-                    *(x, y),
+                    x,
+                    y,
                     batch_size=batch,
                     epochs=10**6,
                     shuffle=False,

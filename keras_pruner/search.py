@@ -21,7 +21,7 @@ from keras import ops
 
 from keras_pruner.compiled import call_directly
 from keras_pruner.float_keys import dtype_of, keys_of, ordered_keys, values_of
-from keras_pruner.reductions import sum_blocks
+from keras_pruner.reductions import as_rows, sum_blocks
 
 NUM_THRESHOLDS = 4
 # Ends of the widest bracket: beyond every key, and one short of the ends of int32.
@@ -118,14 +118,14 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
     num_scores = [math.prod(score.shape) for score in scores]
     size = functools.partial(_sample_size, total=sum(num_scores))
     samples = [
-        run(sample_keys, score, size=size(number))
+        run(_sample_keys, score, size=size(number))
         for score, number in zip(scores, num_scores, strict=True)
     ]
     # Groups that one sampled key stands for.
     shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
     shares = ops.convert_to_tensor(shares, dtype="float32")
     guess = ops.convert_to_tensor(guess, dtype="float32")
-    thresholds = run(first_thresholds, samples, shares, demand, guess, dtype=dtype)
+    thresholds = run(_first_thresholds, samples, shares, demand, guess, dtype=dtype)
 
     def step(bracket, thresholds, found):
         is_in_loop = not run.sees_numbers
@@ -133,10 +133,10 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
             run(count_lowest, score, thresholds, is_in_loop=is_in_loop)
             for score in scores
         ]
-        return run(advance, bracket, thresholds, counts, demand, dtype=dtype)
+        return run(_advance, bracket, thresholds, counts, demand, dtype=dtype)
 
-    bracket = open_bracket(num_scores)
-    state = bracket, thresholds, run(is_found, bracket, demand)
+    bracket = _open_bracket(num_scores)
+    state = bracket, thresholds, run(_is_found, bracket, demand)
     bracket, _, _ = run.repeat(
         lambda bracket, thresholds, found: ops.logical_not(found), step, state
     )
@@ -168,11 +168,6 @@ def count_lowest(scores, thresholds, is_in_loop=False):
     return ops.cast(ops.sum(fields, axis=(0, 1)), "int32")
 
 
-def as_rows(scores):
-    """Views a tensor as (rows, columns); the last axis stays, also if it is sharded."""
-    return ops.reshape(scores, (-1, scores.shape[-1]))
-
-
 def _pack(scores, thresholds):
     """Sets bit `8 * i` where a score's key is at most threshold i."""
     keys = ops.cast(ordered_keys(scores), "int32")
@@ -183,7 +178,7 @@ def _pack(scores, thresholds):
     return packed
 
 
-def open_bracket(num_scores):
+def _open_bracket(num_scores):
     """Returns the `Bracket` of keys that nothing is known of yet.
 
     Args:
@@ -197,7 +192,7 @@ def open_bracket(num_scores):
     )
 
 
-def is_found(bracket, demand):
+def _is_found(bracket, demand):
     """Whether a bracket needs no further pass, as a bool tensor; see `find_bracket`."""
     # A difference that wraps around is a wide one.
     width = bracket.high - bracket.low
@@ -209,7 +204,7 @@ def is_found(bracket, demand):
     return ops.logical_or(is_single, is_met)
 
 
-def advance(bracket, thresholds, counts, demand, dtype):
+def _advance(bracket, thresholds, counts, demand, dtype):
     """Takes in what a pass has counted, and places the thresholds of the next.
 
     Args:
@@ -225,7 +220,7 @@ def advance(bracket, thresholds, counts, demand, dtype):
     """
     bracket, was_slow = _narrow(bracket, thresholds, ops.stack(counts), demand)
     thresholds = _place_thresholds(bracket, was_slow, demand, dtype)
-    return bracket, thresholds, is_found(bracket, demand)
+    return bracket, thresholds, _is_found(bracket, demand)
 
 
 def _narrow(bracket, thresholds, counts, demand):
@@ -295,7 +290,7 @@ def _steps(step):
     return ops.array([step, 2 * step, 3 * step, 4 * step], "float32")
 
 
-def sample_keys(scores, size):
+def _sample_keys(scores, size):
     """Returns the keys of about `size` scores from all over a tensor, as a vector."""
     matrix = as_rows(scores)
     rows, columns = matrix.shape
@@ -310,7 +305,7 @@ def _sample_size(number, total):
     return max(1, min(number, number * SAMPLE_SIZE // total))
 
 
-def first_thresholds(samples, shares, demand, guess, dtype):
+def _first_thresholds(samples, shares, demand, guess, dtype):
     """Places the first thresholds around the quantile of the samples, and by a guess.
 
     Args:

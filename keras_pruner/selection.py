@@ -10,13 +10,8 @@ from keras import ops
 
 from keras_pruner.compiled import call_in_trace
 from keras_pruner.float_keys import ordered_keys
-from keras_pruner.reductions import sum_blocks
-from keras_pruner.search import (
-    as_rows,
-    count_dtype,
-    demand_of,
-    find_bracket,
-)
+from keras_pruner.reductions import as_rows, sum_blocks
+from keras_pruner.search import count_dtype, demand_of, find_bracket
 
 
 class Cut(NamedTuple):

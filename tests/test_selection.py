@@ -241,7 +241,8 @@ def test_a_pass_is_compiled_once_for_all_thresholds():
     import tensorflow as tf
 
     count = tf.function(lambda *given: count_lowest(*given), jit_compile=True)
-    arguments = tensor(np.zeros((64, 16))), tf.constant([1, 2, 3, 4])
+    # More than are counted row by row.
+    arguments = tensor(np.zeros((512, 256))), tf.constant([1, 2, 3, 4])
     program = count.experimental_get_compiler_ir(*arguments)(stage="hlo")
     # Else they would be constants in it, of one call alone.
     assert "s32[4]{0} parameter(" in program
