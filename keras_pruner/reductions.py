@@ -22,8 +22,18 @@ def ordered_sum(x, axis):
     Returns:
         Tensor of the dtype of `x`, without `axis`.
     """
+    axis = axis % len(x.shape)
+    size = x.shape[axis]
+    if size <= LARGEST_BLOCK:
+        # One by one, which a compiler makes one loop of.
+        before = (slice(None),) * axis
+        parts = [x[(*before, index)] for index in range(size)]
+        while len(parts) > 1:
+            half = len(parts) // 2
+            pairs = zip(parts[:half], parts[half:], strict=False)
+            parts = [a + b for a, b in pairs] + parts[2 * half :]
+        return parts[0]
     x = ops.moveaxis(x, axis, 0)
-    size = x.shape[0]
     while size > 1:
         half = size // 2
         folded = x[:half] + x[half : 2 * half]
@@ -160,19 +170,54 @@ def reduce_groups(x, axes, reduction):
         Float32 tensor without `axes`.
     """
     axes = sorted((axis % len(x.shape) for axis in axes), reverse=True)
-    size = 1
-    for axis in axes:
-        size *= x.shape[axis]
     if reduction == "max":
         return ops.max(x, axis=tuple(axes))
-    if reduction == "l2":
-        x = rounded_square(x)
+    size = 1
+    total = _terms(x, reduction)
     for axis in axes:
-        x = ordered_sum(x, axis)
+        size *= x.shape[axis]
+        total = ordered_sum(total, axis)
+    return _reduced(total, size, reduction)
+
+
+def reduce_blocks(matrix, height, width, reduction):
+    """Turns the scores of a matrix into scores of its blocks; see `reduce_groups`.
+
+    Args:
+        matrix: Float32 tensor (rows, columns).
+        height, width: Size of a block; divisors of rows and columns.
+        reduction: As for `reduce_groups`.
+
+    Returns:
+        Float32 tensor (rows / height, columns / width).
+    """
+    rows, columns = matrix.shape
+    shape = (rows // height, columns // width)
+    if reduction == "max":
+        blocks = ops.reshape(matrix, (shape[0], height, shape[1], width))
+        return ops.max(blocks, axis=(1, 3))
+    # Over long rows first.
+    total = ops.reshape(_terms(matrix, reduction), (shape[0], height, columns))
+    if height % 2 == 0 and height * width >= LARGEST_BLOCK:
+        # A sum of two has no order. XLA computes it once; what is merely added here and
+        # is used sixteen times below, XLA would have the scores written down for.
+        pairs = ops.reshape(total, (shape[0], 2, height // 2, columns))
+        total = ops.sum(pairs, axis=1)
+    total = ops.reshape(ordered_sum(total, 1), (*shape, width))
+    return _reduced(ordered_sum(total, 2), height * width, reduction)
+
+
+def _terms(x, reduction):
+    """Returns what is summed."""
+    return rounded_square(x) if reduction == "l2" else x
+
+
+def _reduced(total, size, reduction):
+    """Returns the score of groups of a size whose terms have been summed."""
     if reduction == "l2":
-        return ops.sqrt(x)
+        return ops.sqrt(total)
     # A product, not a quotient: XLA rewrites division by a constant.
-    return x * (1.0 / size) if reduction == "mean" else x
+    return total * (1.0 / size) if reduction == "mean" else total
 
 
 def running_sum(x):

@@ -1,9 +1,10 @@
 import re
 
+import keras
 from keras import ops
 
 from keras_pruner.patterns.base import Pattern, register_pattern
-from keras_pruner.reductions import reduce_groups
+from keras_pruner.reductions import reduce_blocks
 
 
 @register_pattern("{n}x{m}")
@@ -62,24 +63,25 @@ class Block(Pattern):
         return self.outputs * self.inputs
 
     def group_scores(self, scores, layout, reduction):
-        # (K / inputs, inputs, N / outputs, outputs)
-        blocks = ops.reshape(
-            scores,
-            (
-                layout.rows // self.inputs,
-                self.inputs,
-                layout.outputs // self.outputs,
-                self.outputs,
-            ),
-        )
-        return reduce_groups(blocks, (1, 3), reduction)
+        matrix = ops.reshape(scores, (layout.rows, layout.outputs))
+        return reduce_blocks(matrix, self.inputs, self.outputs, reduction)
 
     def spread(self, values, layout):
-        rows = ops.repeat(values, self.inputs, axis=0)
-        return ops.repeat(rows, self.outputs, axis=1)
+        columns = _repeat_columns(values, self.outputs)
+        return ops.repeat(columns, self.inputs, axis=0)
 
     def get_config(self):
         return {"outputs": self.outputs, "inputs": self.inputs}
 
     def __str__(self):
         return f"{self.outputs}x{self.inputs}"
+
+
+def _repeat_columns(matrix, times):
+    """Repeats each entry of a matrix along its row: (rows, n) -> (rows, n * times)."""
+    is_bool = keras.backend.standardize_dtype(matrix.dtype) == "bool"
+    if times % 4 or not is_bool:
+        return ops.repeat(matrix, times, axis=1)
+    # Four at once, as the bytes of an integer: XLA takes a third of the time.
+    words = ops.repeat(ops.cast(matrix, "int32") * 0x01010101, times // 4, axis=1)
+    return ops.view(words, "uint8") != 0

@@ -282,7 +282,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
             type(rule).effective is TrainingRule.effective
             for rule in self.rules.values()
         )
-        if is_small and is_plain and self._is_updated_often and not self.has_caps:
+        is_whole = not (self.has_caps or self.has_groups)
+        if is_small and is_plain and is_whole and self._is_updated_often:
             return self._at_once(inputs)
         return self.make_masks(inputs, self._compiled), None
 

@@ -214,9 +214,10 @@ class MaskUpdate:
         places = [0] * len(self.kernels)
         results = []
         for number, unit in enumerate(self.units):
-            results.append(run(self.make_unit, units[number], about=unit))
+            unit_inputs = self._with_groups(unit, units[number], run)
+            results.append(run(self.make_unit, unit_inputs, about=unit))
             # What was ranked is not needed any more.
-            units[number] = None
+            units[number] = unit_inputs = None
         num_placed = 0
         for unit, result in zip(self.units, results, strict=True):
             for place, index in enumerate(unit.indices):
@@ -243,6 +244,24 @@ class MaskUpdate:
             targets={},
             extra=inputs.extra[number],
         )
+
+    @property
+    def has_groups(self):
+        """Whether anything larger than single weights is ranked."""
+        return any(
+            self.pattern.num_groups(kernel.layout) < kernel.layout.size
+            for kernel in self.kernels
+        )
+
+    def _with_groups(self, unit, inputs, run):
+        """Adds the scores of a unit's groups to its inputs, if they are not there.
+
+        A mask has many rows of each row of groups. In one function, XLA would add up
+        the groups anew for each.
+        """
+        if inputs.groups or not self.has_groups:
+            return inputs
+        return inputs._replace(groups=[run(self.group_unit, inputs, about=unit)])
 
     def _count_alone(self, units, inputs):
         """Tells each unit how many groups it gives, where scores do not decide.
