@@ -168,12 +168,18 @@ class _ConcreteFunctions:
         self.concrete = {}
 
     def __call__(self, *arguments):
-        # Variables become tensors, else a trace would hold on to the variable.
-        arguments = keras.tree.map_structure(keras.ops.copy, arguments)
+        arguments = keras.tree.map_structure(_as_tensor, arguments)
         signature = _signature(arguments)
         if signature not in self.concrete:
             self.concrete[signature] = self.function.get_concrete_function(*arguments)
         return self.concrete[signature](*arguments)
+
+
+def _as_tensor(value):
+    import tensorflow as tf
+
+    # Of a variable a copy, else a trace would hold on to the variable.
+    return value if isinstance(value, tf.Tensor) else keras.ops.copy(value)
 
 
 def no_gradients():

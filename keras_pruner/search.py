@@ -89,10 +89,11 @@ def count_dtype():
 def demand_of(target, sizes, lower, upper, counts=None):
     """Returns a `DemandTensors` of these integers and lists of integers."""
     values = (lower if counts is None else counts, target, sizes, lower, upper)
-    return DemandTensors(*map(_as_counts, values))
+    return DemandTensors(*map(as_counts, values))
 
 
-def _as_counts(values):
+def as_counts(values):
+    """Returns an integer, or a list of integers, as a tensor of `count_dtype`."""
     if isinstance(values, (int, list)):
         # Of an array a tensor is made in half the time.
         values = np.array(values, count_dtype())

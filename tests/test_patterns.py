@@ -441,7 +441,8 @@ def test_group_scores_compiled_equal_eager_to_the_last_bit(reduction):
     generator = np.random.default_rng(1)
     scores = tensor(generator.standard_normal((60, 44)))
     layout = dense_layout((60, 44))
-    patterns = [PATTERNS.get(name) for name in ("4x1", "1x3", "3:4", "channelx1")]
+    names = ("4x1", "1x3", "4x4", "2x20", "44x6", "3:4", "channelx1")
+    patterns = [PATTERNS.get(name) for name in names]
 
     def all_scores(scores):
         return [p.group_scores(scores, layout, reduction) for p in patterns]
@@ -453,7 +454,26 @@ def test_group_scores_compiled_equal_eager_to_the_last_bit(reduction):
             patterns, compiled, all_scores(ops.abs(scores)), strict=True
         )
     }
-    assert differing == {"4x1": 0, "1x3": 0, "3:4": 0, "channelx1": 0}
+    assert differing == dict.fromkeys(names, 0)
+
+
+@pytest.mark.parametrize("reduction", REDUCE)
+@pytest.mark.parametrize(
+    ("outputs", "inputs"), [(1, 5), (4, 4), (5, 3), (2, 6), (20, 2), (40, 60), (8, 30)]
+)
+def test_blocks_of_every_size_are_scored_and_spread(outputs, inputs, reduction):
+    scores = np.random.default_rng(3).random((60, 40)).astype("float32")
+    shape = (60 // inputs, inputs, 40 // outputs, outputs)
+    members = scores.reshape(shape).transpose(0, 2, 1, 3).reshape(*shape[::2], -1)
+    made = group_scores(f"{outputs}x{inputs}", scores, reduction=reduction)
+    np.testing.assert_allclose(made, REDUCE[reduction](members, axis=2), rtol=1e-6)
+
+    pattern, layout = PATTERNS.get(f"{outputs}x{inputs}"), dense_layout((60, 40))
+    for values in (made, made > np.median(made)):
+        spread = value_of(pattern.spread(ops.convert_to_tensor(values), layout))
+        expected = values.repeat(inputs, axis=0).repeat(outputs, axis=1)
+        assert spread.dtype == values.dtype
+        np.testing.assert_array_equal(spread, expected)
 
 
 def test_spread_gives_every_weight_the_value_of_its_group():

@@ -338,4 +338,38 @@ def test_many_updates_of_few_kernels_are_one_function(allocation, pattern):
             np.testing.assert_array_equal(made, value_of(mask))
             np.testing.assert_array_equal(value_of(kernel.variable), weight * made)
     if BACKEND != "torch":
-        assert pruner.num_compiled == pruner.trace_count == 1
+        # Groups are scored apart, once for each shape of kernel.
+        num_functions = 1 if pattern == "1x1" else 3
+        assert pruner.num_compiled == pruner.trace_count == num_functions
+
+
+class Recorder:
+    """Calls functions as pruners ask for it, and remembers which."""
+
+    sees_numbers = True
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, function, *arguments, about=None, **settings):
+        self.calls.append((function.__name__, arguments))
+        leading = () if about is None else (about,)
+        return function(*leading, *arguments, **settings)
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "4x4", "2:4"])
+def test_groups_are_scored_apart_from_their_masks(pattern):
+    kernel = keras.Variable(np.random.default_rng(0).normal(size=(16, 8)))
+    config = {"pattern": pattern, "target_sparsity": 0.5, "allocation": "uniform"}
+    pruner = KerasBasePruner(config, {"kernel": kernel})
+    record = Recorder()
+    (mask,) = pruner.make_masks(pruner.update_inputs(0.5), record).masks
+    assert value_of(mask).sum() == 64
+    if pattern == "1x1":
+        # The scores of all weights are as large as they, so they are not kept.
+        assert [name for name, _ in record.calls] == ["make_unit"]
+        return
+    assert [name for name, _ in record.calls] == ["group_unit", "make_unit"]
+    (inputs,) = record.calls[1][1]
+    (groups,) = inputs.groups
+    assert np.prod(groups.shape) == pruner.pattern.num_groups(pruner.kernels[0].layout)

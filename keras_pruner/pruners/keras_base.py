@@ -105,6 +105,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         self.units = self.make_units()
         self._compiled = FunctionCache(CompiledFunction)
         self._at_once = CompiledFunction(self._make_values)
+        # Integers that updates ask for -> tensor.
+        self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
         self.refresh()
 
@@ -282,9 +284,8 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
             type(rule).effective is TrainingRule.effective
             for rule in self.rules.values()
         )
-        is_whole = not (self.has_caps or self.has_groups)
-        if is_small and is_plain and is_whole and self._is_updated_often:
-            return self._at_once(inputs)
+        if is_small and is_plain and self._is_updated_often and not self.has_caps:
+            return self._at_once(self.with_groups(inputs, self._compiled))
         return self.make_masks(inputs, self._compiled), None
 
     @property

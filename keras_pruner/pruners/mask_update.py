@@ -16,7 +16,7 @@ from keras_pruner.masking import (
     select_groups,
 )
 from keras_pruner.ranking import check_total, cuts_of, rank_jointly
-from keras_pruner.search import demand_of
+from keras_pruner.search import as_counts, demand_of
 
 
 class UpdateInputs(NamedTuple):
@@ -30,6 +30,7 @@ class UpdateInputs(NamedTuple):
         extra: List with a dict of further tensors for each unit.
         guesses: Dict from what is made to where a joint ranking looks first; see
             `find_bracket`.
+        groups: List of `UnitInputs.groups`, of each unit, if made already.
     """
 
     weights: list
@@ -38,6 +39,7 @@ class UpdateInputs(NamedTuple):
     demands: dict
     extra: list
     guesses: dict
+    groups: list = ()
 
 
 class UpdateResult(NamedTuple):
@@ -193,7 +195,17 @@ class MaskUpdate:
             check_total(self.num_weights)
             target = demand.target
         sizes = [plan.group_size for plan in self.plan.kernels]
-        return demand_of(target, sizes, demand.lower, demand.upper, demand.counts)
+        lists = (sizes, demand.lower, demand.upper, demand.counts)
+        return demand_of(target, *map(self._list_as_tensor, lists))
+
+    def _list_as_tensor(self, counts):
+        # Bounds seldom change, and to make tensors costs more than to keep them.
+        counts = tuple(counts)
+        if counts not in self._lists:
+            if len(self._lists) == 8:
+                self._lists.clear()
+            self._lists[counts] = as_counts(list(counts))
+        return self._lists[counts]
 
     def make_masks(self, inputs, run=call_directly):
         """Makes masks from weights.
@@ -243,6 +255,7 @@ class MaskUpdate:
             states=[inputs.states[index] for index in indices],
             targets={},
             extra=inputs.extra[number],
+            groups=inputs.groups[number] if inputs.groups else (),
         )
 
     @property
@@ -253,12 +266,26 @@ class MaskUpdate:
             for kernel in self.kernels
         )
 
-    def _with_groups(self, unit, inputs, run):
-        """Adds the scores of a unit's groups to its inputs, if they are not there.
+    def with_groups(self, inputs, run):
+        """Adds the scores of the groups of all units to an update's inputs.
 
-        A mask has many rows of each row of groups. In one function, XLA would add up
-        the groups anew for each.
+        In one function with the masks, of which many rows are made of each row of
+        groups, XLA would add up the groups anew for each.
+
+        Args:
+            inputs: `UpdateInputs`.
+            run: See `make_masks`.
         """
+        if not self.has_groups:
+            return inputs
+        units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
+        groups = [
+            self._with_groups(unit, unit_inputs, run).groups
+            for unit, unit_inputs in zip(self.units, units, strict=True)
+        ]
+        return inputs._replace(groups=groups)
+
+    def _with_groups(self, unit, inputs, run):
         if inputs.groups or not self.has_groups:
             return inputs
         return inputs._replace(groups=[run(self.group_unit, inputs, about=unit)])
