@@ -10,7 +10,7 @@ one process.
     python benchmarks/speed.py memory
     python benchmarks/speed.py compile
     python benchmarks/speed.py all --smoke              tiny, to see that all runs
-    python benchmarks/speed.py update --tfmot-python PATH
+    python benchmarks/speed.py update --tfmot-python PATH --pquant-python PATH
 """
 
 import argparse
@@ -106,17 +106,22 @@ def run_update(options, report):
         seconds = interleave(contestants, options.rounds)
         kernel.assign(update.weights[0])
         rows = ratios(seconds, LIMIT)
+        shape = list(map(str, kernel.shape))
+        rounds = str(min(options.rounds, 5))
         # tfmot has no channels, and its n:m masks are not made by this entry point.
         if options.tfmot_python and pattern in ("1x1", "4x4"):
-            rows["tfmot"] = tfmot_update(options, pattern, tuple(kernel.shape))
+            command = [options.tfmot_python, "tfmot_speed.py", pattern]
+            rows["tfmot"] = peer_row(*command, *shape, rounds)
+        if options.pquant_python and pattern == "1x1":
+            command = [options.pquant_python, "pquant_speed.py", "update"]
+            rows["PQuantML"] = peer_row(*command, *shape, rounds)
         report.table(f"update of {tuple(kernel.shape)}, {pattern}", rows, LIMIT)
 
 
-def tfmot_update(options, pattern, shape):
-    """Returns a row of tfmot's update against its own `W * mask`, in its own Python."""
-    script = os.path.join(os.path.dirname(__file__), "tfmot_speed.py")
-    command = [options.tfmot_python, script, pattern, *map(str, shape)]
-    command.append(str(min(options.rounds, 5)))
+def peer_row(python, script, *arguments):
+    """Returns a row of another package against its own limit, in its own Python."""
+    script = os.path.join(os.path.dirname(__file__), script)
+    command = [python, script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -334,8 +339,11 @@ def run_step(options, report):
                         steps[frequency].append(timed)
             for training in contestants.values():
                 training.end()
-            title = f"step of {name}, {'jit' if jit_compile else 'no jit'}"
-            report.table(title, step_rows(steps), "dense")
+            jit, rows = "jit" if jit_compile else "no jit", step_rows(steps)
+            if options.pquant_python and name == "mlp":
+                command = [options.pquant_python, "pquant_speed.py", "step", jit]
+                rows["PQuantML, every step"] = peer_row(*command, str(options.rounds))
+            report.table(f"step of {name}, {jit}", rows, "dense")
 
 
 def step_rows(steps):
@@ -437,6 +445,7 @@ def main():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--frequency", type=int, nargs="+", default=[1, 100])
     parser.add_argument("--tfmot-python", help="Python with tfmot and tf-keras")
+    parser.add_argument("--pquant-python", help="Python with pquant-ml and TensorFlow")
     parser.add_argument("--json", help="where to save the results")
     parser.add_argument(
         "--smoke", action="store_true", help="tiny, to see that it runs"
