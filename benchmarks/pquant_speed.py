@@ -1,10 +1,10 @@
 """Masks and training steps of PQuantML, for `speed.py`.
 
 `speed.py` runs it, with a Python that has pquant-ml, Keras 3 and TensorFlow:
-`pquant_speed.py update ROWS COLUMNS ROUNDS` or `pquant_speed.py step JIT ROUNDS`, JIT
-being `jit` or something else. It prints a row of the table as JSON. The method is PDP, PQuantML's
-pruning by magnitude, without quantization. It makes its masks anew in each step: there
-is no frequency to choose.
+`pquant_speed.py update ROWS COLUMNS ROUNDS` or `pquant_speed.py step JIT ROUNDS`, where
+JIT is `jit` or `no-jit`. It prints a row of the table as JSON. The method is PDP,
+PQuantML's pruning by magnitude, without quantization. It makes its masks anew in each
+step: there is no frequency to choose.
 """
 
 import json

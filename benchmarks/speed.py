@@ -7,6 +7,7 @@ one process.
     python benchmarks/speed.py sizes --largest 1e9      1x1, from 1e4 weights on
     python benchmarks/speed.py ranking                  all of ResNet50V2 together
     python benchmarks/speed.py step --frequency 1       against the dense step
+    python benchmarks/speed.py inference                stripped and wrapped models
     python benchmarks/speed.py memory
     python benchmarks/speed.py compile
     python benchmarks/speed.py all --smoke              tiny, to see that all runs
@@ -14,6 +15,7 @@ one process.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -27,7 +29,7 @@ import numpy as np
 from keras import ops
 from timing import Report, interleave, ratios
 
-from keras_pruner import PruningCallback
+from keras_pruner import PruningCallback, strip, wrap
 from keras_pruner.compiled import CompiledFunction
 from keras_pruner.packing import variable_of
 from keras_pruner.pruners import create_pruners
@@ -341,7 +343,8 @@ def run_step(options, report):
                 training.end()
             jit, rows = "jit" if jit_compile else "no jit", step_rows(steps)
             if options.pquant_python and name == "mlp":
-                command = [options.pquant_python, "pquant_speed.py", "step", jit]
+                command = [options.pquant_python, "pquant_speed.py", "step"]
+                command.append(jit.replace(" ", "-"))
                 rows["PQuantML, every step"] = peer_row(*command, str(options.rounds))
             report.table(f"step of {name}, {jit}", rows, "dense")
 
@@ -389,6 +392,30 @@ def _mean(plain, update, share):
     return round((1 - share) * plain + share * update, 3)
 
 
+def run_inference(options, report):
+    """A batch through a model that was pruned and stripped, and one still wrapped."""
+    for name in options.models:
+        model, batch = MODELS[name]()
+        wrapped = wrap(model)
+        (pruner,) = create_pruners({"target_sparsity": 0.9}, wrapped)
+        pruner.update_masks()
+        shape = (batch, *model.input_shape[1:])
+        x = np.random.default_rng(0).random(shape, "float32")
+        models = {"dense": model, "stripped": strip(wrapped), "wrapped": wrapped}
+        for contestant in models.values():
+            contestant.compile(jit_compile=True)
+        contestants = {
+            label: functools.partial(predict, contestant, x)
+            for label, contestant in models.items()
+        }
+        seconds = interleave(contestants, 4 * options.rounds)
+        report.table(f"inference of {name}", ratios(seconds, "dense"), "dense")
+
+
+def predict(model, x):
+    model.predict_on_batch(x)
+
+
 def run_memory(options, report):
     """Bytes of a pruner's variables, and what updates of one kernel hold at their peak.
 
@@ -432,6 +459,7 @@ COMMANDS = {
     "sizes": run_sizes,
     "ranking": run_ranking,
     "step": run_step,
+    "inference": run_inference,
     "memory": run_memory,
     "compile": run_compile,
 }
