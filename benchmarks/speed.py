@@ -326,7 +326,7 @@ def run_step(options, report):
     """Training steps of `fit`, with and without a mask update, against dense ones."""
     turn, rounds = (2, 2) if options.smoke else (10, 4 * options.rounds)
     for name in options.models:
-        for jit_compile in (True, False):
+        for jit_compile in (jit == "yes" for jit in options.jit):
             plan = MODELS[name], jit_compile, turn * (rounds + 1)
             contestants = {
                 frequency: Training(*plan, frequency)
@@ -472,6 +472,9 @@ def main():
     parser.add_argument("--largest", type=float, default=1e8, help="sizes, memory")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--frequency", type=int, nargs="+", default=[1, 100])
+    parser.add_argument(
+        "--jit", nargs="+", choices=["yes", "no"], default=["yes", "no"]
+    )
     parser.add_argument("--tfmot-python", help="Python with tfmot and tf-keras")
     parser.add_argument("--pquant-python", help="Python with pquant-ml and TensorFlow")
     parser.add_argument("--json", help="where to save the results")

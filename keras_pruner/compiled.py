@@ -38,6 +38,59 @@ class CompiledFunction:
         return f"<CompiledFunction {name}, traced {self.trace_count} times>"
 
 
+class CompiledUpdate:
+    """A compiled function that makes new values of variables of their old ones.
+
+    On TensorFlow the variables are read and assigned inside of what is compiled: to do
+    it one by one takes longer than to compute what small ones hold.
+
+    Args:
+        function: Pure function `(values, *arguments) -> (new_values, result)`; values
+            are a list of tensors, one of each variable.
+        variables: List of `keras.Variable`s.
+    """
+
+    def __init__(self, function, variables):
+        self.variables = variables
+        self._is_in_place = all(map(_is_plain_tensorflow, variables))
+        self._function = CompiledFunction(self._inside(function))
+
+    def _inside(self, function):
+        if not self._is_in_place:
+            return function
+
+        def assign_inside(*arguments):
+            values = list(map(keras.ops.convert_to_tensor, self.variables))
+            new_values, result = function(values, *arguments)
+            for variable, value in zip(self.variables, new_values, strict=True):
+                variable.assign(value)
+            return result
+
+        return assign_inside
+
+    def __call__(self, *arguments):
+        if self._is_in_place:
+            return self._function(*arguments)
+        values = list(map(keras.ops.convert_to_tensor, self.variables))
+        new_values, result = self._function(values, *arguments)
+        for variable, value in zip(self.variables, new_values, strict=True):
+            variable.assign(value)
+        return result
+
+    @property
+    def trace_count(self):
+        return self._function.trace_count
+
+
+def _is_plain_tensorflow(variable):
+    """Whether a variable is one of TensorFlow, and not of several devices."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not isinstance(variable.value, tf.distribute.DistributedValues)
+
+
 class FunctionCache:
     """Calls pure functions of tensors, each compiled once for all calls that are alike.
 

@@ -130,6 +130,11 @@ def stored(shape, num_bits):
     return {"shape": (packed_size(shape),), "dtype": "uint8", "initializer": ones}
 
 
+def as_stored(mask, num_bits):
+    """Returns the value that a variable made by `stored` has for a bool tensor."""
+    return mask if num_bits == 8 else pack(mask)
+
+
 def is_packed(mask):
     return isinstance(mask, PackedMask)
 

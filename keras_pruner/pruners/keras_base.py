@@ -7,21 +7,24 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.collect import collect_kernels, fit_pattern
-from keras_pruner.compiled import CompiledFunction, FunctionCache, call_in_trace
-from keras_pruner.masking import score_kernel, scores_are_pooled, zero_groups
-from keras_pruner.packing import assign_mask, read_mask
+from keras_pruner.compiled import (
+    CompiledFunction,
+    CompiledUpdate,
+    FunctionCache,
+)
+from keras_pruner.masking import score_kernel, scores_are_pooled
+from keras_pruner.packing import read_mask, variable_of
 from keras_pruner.plan import PruningPlan
 from keras_pruner.pruners.base import BasePruner, NonFiniteError
 from keras_pruner.pruners.loop import LoopHooks
-from keras_pruner.pruners.mask_update import MaskUpdate
+from keras_pruner.pruners.mask_assignment import MaskAssignment
 from keras_pruner.pruners.variables import make_mask, make_state
 from keras_pruner.ranking import Forecast
 from keras_pruner.reductions import count_true
-from keras_pruner.slots import clear_slots
-from keras_pruner.training import TrainingRule, keep
+from keras_pruner.training import TrainingRule
 
 
-class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
+class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
     """Prunes Keras layers by masks that it makes from their weights.
 
     Use it through `PruningCallback` in `model.fit`, or call its step hooks from a
@@ -104,7 +107,9 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
         self._warned_about_empty = False
         self.units = self.make_units()
         self._compiled = FunctionCache(CompiledFunction)
-        self._at_once = CompiledFunction(self._make_values)
+        variables = [kernel.variable for kernel in self.kernels]
+        variables += map(variable_of, self.mask_variables.values())
+        self._at_once = CompiledUpdate(self._update_values, variables)
         # Integers that updates ask for -> tensor.
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
@@ -218,120 +223,6 @@ class KerasBasePruner(MaskUpdate, LoopHooks, BasePruner):
     def extra_states(self):
         """Returns further variables to save: pairs of a variable and its states."""
         return []
-
-    # Making masks.
-
-    def update_masks(self, sparsity=None):
-        """Makes masks of the given sparsity from the weights, and applies them.
-
-        Args:
-            sparsity: Target over all kernels, in [0, 1); the config's by default.
-
-        Raises:
-            ValueError: If a kernel, or what its criterion remembers, holds NaN or
-                infinity, or the criterion needs gradients and has seen none; no mask
-                or weight changes.
-        """
-        if sparsity is None:
-            sparsity = self.target_sparsity_ratio
-        if not self._has_gradients():
-            if self.plan.demand(sparsity, self._pinned_groups()).target == 0:
-                # Nothing is pruned yet, so nothing needs a score.
-                return
-        self._check_gradients()
-        result, values = self._make(self.update_inputs(sparsity))
-        self._check_finite(ops.convert_to_numpy(result.finite).tolist())
-        self._set_growth(sparsity)
-        clear = self.clears_slots and self._optimizer is not None
-        for kernel, mask, states in zip(
-            self.kernels, result.masks, result.states, strict=True
-        ):
-            variable = self.mask_variables[kernel.path]
-            if clear:
-                pruned = ops.logical_not(self.mask_value(kernel))
-                grown = ops.logical_and(mask, pruned)
-                clear_slots(self._optimizer, kernel.variable, where=grown)
-            assign_mask(variable, mask, self._compiled)
-            if kernel.wrapper_mask is not None:
-                # JAX donates buffers to the training step, each but once.
-                assign_mask(kernel.wrapper_mask, ops.copy(mask), self._compiled)
-            for name, value in states.items():
-                self.state_variables[kernel.path][name].assign(value)
-        for what, threshold in result.thresholds.items():
-            self._forecasts[what].learn(float(ops.convert_to_numpy(threshold)))
-        self._count(ops.convert_to_numpy(result.counts).tolist())
-        if values is None:
-            self.apply_masks()
-        else:
-            for kernel, value in zip(self.kernels, values, strict=True):
-                kernel.variable.assign(value)
-
-    def _make(self, inputs):
-        """Makes masks, and the values of the masked kernels where that is cheap.
-
-        Of a few small kernels that are updated often all is one compiled function,
-        since calls would cost more than the work. Else each kind of kernel has its own:
-        pruners share some, and one kernel at a time is masked, which needs less memory.
-
-        Args:
-            inputs: `UpdateInputs`.
-
-        Returns:
-            Tuple of the `UpdateResult` and of a list of values, or `None`.
-        """
-        is_small = len(self.units) <= 8 and self.num_weights <= 2**24
-        is_plain = all(
-            type(rule).effective is TrainingRule.effective
-            for rule in self.rules.values()
-        )
-        if is_small and is_plain and self._is_updated_often and not self.has_caps:
-            return self._at_once(self.with_groups(inputs, self._compiled))
-        return self.make_masks(inputs, self._compiled), None
-
-    @property
-    def _is_updated_often(self):
-        plan = self.scheduler
-        return plan is not None and plan.last_update - plan.begin >= 20 * plan.frequency
-
-    def _make_values(self, inputs):
-        result = self.make_masks(inputs, call_in_trace)
-        return result, list(map(keep, inputs.weights, result.masks))
-
-    def _count(self, counts):
-        """Counts what was pruned, from the groups that each unit gave."""
-        self._num_pruned = sum(
-            count * plan.group_size
-            for count, plan in zip(counts, self.plan.kernels, strict=True)
-        )
-        self._warn_about_empty(counts)
-
-    def _set_growth(self, sparsity):
-        """Tells a regularizer that grows how far the schedule is, from 0 to 1."""
-        regularizer = self.config.regularizer
-        if regularizer is None or not regularizer.grows:
-            return
-        progress = sparsity / max(self.target_sparsity_ratio, 1e-9)
-        if self.scheduler is not None:
-            length = max(1, self.scheduler.last_update - self.scheduler.begin)
-            progress = (self.global_step - self.scheduler.begin) / length
-        for states in self.state_variables.values():
-            states["growth"].assign(min(1.0, max(0.0, progress)))
-
-    def _pinned_groups(self):
-        """Counts, once, the groups that were already zero when pruning began."""
-        if not self.config.resume_from_pruned_checkpoint:
-            return None
-        if self.pinned is None:
-            self.pinned = []
-            for unit in self.units:
-                members = [
-                    (self.kernels[i], self.source_value(self.kernels[i]))
-                    for i in unit.indices
-                ]
-                zero = zero_groups(self.config, members)
-                count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
-                self.pinned.append(int(count))
-        return self.pinned
 
     def _has_gradients(self):
         # What grows by gradients first has to be pruned, which needs none.

@@ -159,11 +159,12 @@ class MaskUpdate:
         """
         return [{} for _ in self.units]
 
-    def update_inputs(self, sparsity):
+    def update_inputs(self, sparsity, with_weights=True):
         """Returns the `UpdateInputs` of an update.
 
         Args:
             sparsity: Target over all kernels, in [0, 1).
+            with_weights: Whether the weights are read, or left out.
         """
         names = set(self.states_in_update)
         if self.config.criterion.needs_gradients:
@@ -176,12 +177,14 @@ class MaskUpdate:
             }
             for kernel in self.kernels
         ]
-        masks = []
+        weights, masks = [], []
+        if with_weights:
+            weights = [self.source_value(kernel) for kernel in self.kernels]
         if self.masks_in_update:
             masks = [self.mask_value(kernel) for kernel in self.kernels]
         demands = self.demands(sparsity)
         return UpdateInputs(
-            weights=[self.source_value(kernel) for kernel in self.kernels],
+            weights=weights,
             masks=masks,
             states=states,
             demands={what: self._as_tensors(d) for what, d in demands.items()},
