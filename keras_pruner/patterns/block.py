@@ -80,8 +80,9 @@ class Block(Pattern):
 def _repeat_columns(matrix, times):
     """Repeats each entry of a matrix along its row: (rows, n) -> (rows, n * times)."""
     is_bool = keras.backend.standardize_dtype(matrix.dtype) == "bool"
-    if times % 4 or not is_bool:
+    if times % 4 or not is_bool or keras.backend.backend() == "torch":
         return ops.repeat(matrix, times, axis=1)
-    # Four at once, as the bytes of an integer: XLA takes a third of the time.
+    # Four at once, as the bytes of an integer: XLA takes a third of the time. torch has
+    # no XLA, and views bytes only of what lies together.
     words = ops.repeat(ops.cast(matrix, "int32"), times // 4, axis=1)
     return ops.view(words * 0x01010101, "uint8") != 0
