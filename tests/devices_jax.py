@@ -26,6 +26,7 @@ PACKED = {"mask_bits": 1}
 UPDATED = {
     "joint": ({}, False),
     "ties": ({"allocation": "uniform"}, True),
+    "blocks": ({"pattern": "4x4"}, False),
 }
 
 
