@@ -313,14 +313,15 @@ def test_fully_pruned_kernel_warns(caplog):
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 @pytest.mark.parametrize("pattern", ["1x1", "2x1"])
-def test_many_updates_of_few_kernels_are_one_function(allocation, pattern):
+@pytest.mark.parametrize("mask_bits", [8, 1])
+def test_many_updates_of_few_kernels_are_one_function(allocation, pattern, mask_bits):
     generator = np.random.default_rng(9)
     modules = {
         name: dense_of(generator.standard_normal(shape))
         for name, shape in (("first", (16, 12)), ("second", (12, 6)))
     }
     config = {"allocation": allocation, "pattern": pattern, "target_sparsity": 0.8}
-    config |= {"begin_step": 0, "end_step": 40, "frequency": 1}
+    config |= {"begin_step": 0, "end_step": 40, "frequency": 1, "mask_bits": mask_bits}
     pruner = KerasBasePruner(config, modules)
     pruner.schedule_steps()
     for sparsity in (0.2, 0.5, 0.5, 0.8):
@@ -340,7 +341,23 @@ def test_many_updates_of_few_kernels_are_one_function(allocation, pattern):
     if BACKEND != "torch":
         # Groups are scored apart, once for each shape of kernel.
         num_functions = 1 if pattern == "1x1" else 3
+        # Masks of one bit are unpacked by a function of each shape.
+        num_functions += 0 if mask_bits == 8 else 2
         assert pruner.num_compiled == pruner.trace_count == num_functions
+
+    spoilt = np.array(value_of(modules["first"].kernel))
+    spoilt[0, 0] = np.nan
+    modules["first"].kernel.assign(spoilt)
+
+    def values():
+        kernels = [kernel.variable for kernel in pruner.kernels]
+        return [np.array(value_of(v)) for v in [*kernels, *pruner.masks.values()]]
+
+    before = values()
+    with pytest.raises(ValueError, match="NaN or infinite weights in first"):
+        pruner.update_masks(0.1)
+    for old, new in zip(before, values(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 class Recorder:
