@@ -25,7 +25,7 @@ def ordered_keys(scores):
         scores = ops.cast(scores, "float32")
         integer, largest, width = "int32", 2**31 - 1, 32
     # All on integers, since a backend may take the smallest floats for zero.
-    bits = ops.view(scores, integer)
+    bits = _view(scores, integer)
     sign = ops.right_shift(bits, ops.cast(width - 1, integer))
     magnitude = ops.bitwise_and(bits, ops.cast(largest, integer))
     # In two's complement, `(x ^ -1) - -1` is `-x`.
@@ -44,7 +44,7 @@ def values_of(keys, dtype):
     magnitude = ops.abs(keys)
     if dtype == "bfloat16":
         magnitude = ops.left_shift(magnitude, 16)
-    value = ops.view(magnitude, "float32")
+    value = _view(magnitude, "float32")
     return ops.where(keys < 0, -value, value)
 
 
@@ -52,6 +52,13 @@ def keys_of(values, dtype):
     """Returns, as int32, the keys of numbers; see `ordered_keys`."""
     kept = "bfloat16" if dtype == "bfloat16" else "float32"
     return ops.cast(ordered_keys(ops.cast(values, kept)), "int32")
+
+
+def _view(x, dtype):
+    if len(x.shape) == 0:
+        # Keras 3.12 cannot view a scalar.
+        return ops.view(ops.reshape(x, (1,)), dtype)[0]
+    return ops.view(x, dtype)
 
 
 def dtype_of(scores):
