@@ -439,17 +439,20 @@ def run_memory(options, report):
     cases = itertools.product(("uniform", "global"), ("1x1", "4x4"), (8, 1))
     for allocation, pattern, bits in list(cases)[-1:] if options.smoke else cases:
         row = f"{allocation}, {pattern}, {bits}-bit mask"
-        rows[row] = update_memory(size, allocation, pattern, bits)
+        rows[row] = update_memory(
+            size,
+            *("--allocation", allocation, "--pattern", pattern),
+            *("--mask-bits", str(bits)),
+        )
+    rows["selection alone"] = update_memory(size, "--selection")
     columns = ["first update, times the scores", "second"]
     report.values(f"peak memory of updates, {size:g} weights", columns, rows)
 
 
-def update_memory(size, allocation, pattern, mask_bits):
+def update_memory(size, *arguments):
     """Returns the peaks of two updates over the bytes of the scores."""
     script = os.path.join(os.path.dirname(__file__), "update_memory.py")
-    command = [sys.executable, script, "--size", str(size)]
-    command += ["--allocation", allocation, "--pattern", pattern]
-    command += ["--mask-bits", str(mask_bits)]
+    command = [sys.executable, script, "--size", str(size), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

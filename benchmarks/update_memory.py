@@ -1,11 +1,13 @@
 """Resident memory of mask updates of one large kernel, in a process of its own.
 
     python benchmarks/update_memory.py --size 1e8 --pattern 4x4 --allocation global
+    python benchmarks/update_memory.py --size 1e8 --selection
 
 A small kernel is pruned before the process is measured. What is counted is the peak
 beyond that, less the bytes of the weights and masks. TensorFlow keeps what it once had,
 so the peak of making the pruner is in it, too. The first update compiles; the second
-does not.
+does not. With `--selection` it is of `select_lowest` alone: what that holds beyond the
+scores that it is given and the mask that it returns.
 """
 
 import argparse
@@ -17,7 +19,9 @@ import numpy as np
 from keras import ops
 from psutil import Process
 
+from keras_pruner.compiled import CompiledFunction
 from keras_pruner.pruners import create_pruners
+from keras_pruner.selection import select_lowest
 
 BYTES_OF_SCORE = 4
 
@@ -66,13 +70,40 @@ def update(pruner, sparsity):
     ops.convert_to_numpy(ops.reshape(kernel.variable, (-1,))[:1])
 
 
+def selection_extras(size):
+    """Returns the peaks of two selections over the bytes of their scores."""
+    side, select = int(size**0.5), CompiledFunction(select_lowest)
+    generator = np.random.default_rng(0)
+    select(*select_arguments(generator.random((64, 64), "float32"), 0.5))
+    value = generator.random((side, side), "float32")
+    extras = []
+    for sparsity in (0.5, 0.7):
+        scores, k = select_arguments(value, sparsity)
+        before = Process().memory_info().rss + value.size
+        with Peak() as peak:
+            mask = select(scores, k)
+            ops.convert_to_numpy(mask[0, 0])
+        del mask, scores
+        extras.append(round((peak.highest - before) / value.nbytes, 3))
+    return extras
+
+
+def select_arguments(value, sparsity):
+    k = ops.convert_to_tensor(int(sparsity * value.size), "int32")
+    return ops.convert_to_tensor(value), k
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=float, default=1e8)
     parser.add_argument("--pattern", default="1x1")
     parser.add_argument("--allocation", default="uniform")
     parser.add_argument("--mask-bits", type=int, default=8)
+    parser.add_argument("--selection", action="store_true")
     options = parser.parse_args()
+    if options.selection:
+        print(json.dumps(selection_extras(options.size)))
+        return
     for sparsity in (0.5, 0.7):
         update(made_pruner(64**2, options), sparsity)
     before = Process().memory_info().rss
