@@ -4,7 +4,7 @@ Every sub-command prints markdown tables of ratios. Both sides of a ratio take t
 one process.
 
     python benchmarks/speed.py update                   patterns, 4096 x 4096
-    python benchmarks/speed.py sizes --largest 1e9      1x1, from 1e4 weights on
+    python benchmarks/speed.py sizes --largest 1e9      patterns, from 1e4 weights on
     python benchmarks/speed.py ranking                  all of ResNet50V2 together
     python benchmarks/speed.py step --frequency 1       against the dense step
     python benchmarks/speed.py inference                stripped and wrapped models
@@ -87,9 +87,9 @@ class Update:
 
 
 def normal(size):
-    """Returns a variable of about `size` normal weights, nearly square."""
+    """Returns a variable of about `size` normal weights, nearly square, in fours."""
     rows = 2 ** int(np.log2(size) / 2)
-    shape = rows, int(size) // rows
+    shape = rows, int(size) // rows // 4 * 4
     value = np.random.default_rng(0).standard_normal(shape, "float32")
     return keras.Variable(value, trainable=True, name="kernel")
 
@@ -129,15 +129,24 @@ def peer_row(python, script, *arguments):
 
 
 def run_sizes(options, report):
-    """Single weights, from ten thousand on."""
+    """Mask updates by pattern, from ten thousand weights on."""
     largest = 1e5 if options.smoke else options.largest
-    for exponent in range(4, 10):
-        if 10**exponent <= largest:
-            update = Update({"kernel": normal(10**exponent)}, allocation="uniform")
+    for pattern in options.patterns:
+        for exponent in range(4, 10):
+            if 10**exponent > largest:
+                continue
+            update = Update(
+                {"kernel": normal(10**exponent)},
+                PATTERNS[pattern],
+                pattern=pattern,
+                allocation="uniform",
+            )
             contestants = {LIMIT: update.limit, "keras_pruner": update.update}
             rounds = options.rounds if exponent < 9 else min(3, options.rounds)
-            seconds = interleave(contestants, rounds)
-            report.table(f"update of 1e{exponent}, 1x1", ratios(seconds, LIMIT), LIMIT)
+            rows = ratios(interleave(contestants, rounds), LIMIT)
+            report.table(f"update of 1e{exponent}, {pattern}", rows, LIMIT)
+            # What the next one needs may be half of the memory there is.
+            del update, contestants
 
 
 def residual_network(smoke=False):
@@ -473,6 +482,9 @@ def main():
     parser.add_argument("what", choices=[*COMMANDS, "all"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--largest", type=float, default=1e8, help="sizes, memory")
+    parser.add_argument(
+        "--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS), help="sizes"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--frequency", type=int, nargs="+", default=[1, 100])
     parser.add_argument(
