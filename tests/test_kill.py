@@ -13,7 +13,7 @@ from conftest import BACKEND
 from killed_run import BATCHES, EPOCHS
 
 FOLDER = pathlib.Path(__file__).parent
-KILLS = 3
+KILLS = 2
 
 
 def start(folder):

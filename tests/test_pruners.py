@@ -311,9 +311,15 @@ def test_fully_pruned_kernel_warns(caplog):
     assert "Every weight is pruned in fc" in caplog.text
 
 
-@pytest.mark.parametrize("allocation", ["global", "uniform"])
-@pytest.mark.parametrize("pattern", ["1x1", "2x1"])
-@pytest.mark.parametrize("mask_bits", [8, 1])
+@pytest.mark.parametrize(
+    ("allocation", "pattern", "mask_bits"),
+    [
+        ("global", "1x1", 8),
+        ("uniform", "1x1", 1),
+        ("global", "2x1", 1),
+        ("uniform", "2x1", 8),
+    ],
+)
 def test_many_updates_of_few_kernels_are_one_function(allocation, pattern, mask_bits):
     generator = np.random.default_rng(9)
     modules = {
