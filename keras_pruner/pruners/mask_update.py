@@ -264,9 +264,12 @@ class MaskUpdate:
     @property
     def has_groups(self):
         """Whether anything larger than single weights is ranked."""
+        return any(map(self._has_groups, self.units))
+
+    def _has_groups(self, unit):
         return any(
             self.pattern.num_groups(kernel.layout) < kernel.layout.size
-            for kernel in self.kernels
+            for kernel in unit.kernels
         )
 
     def with_groups(self, inputs, run):
@@ -289,7 +292,7 @@ class MaskUpdate:
         return inputs._replace(groups=groups)
 
     def _with_groups(self, unit, inputs, run):
-        if inputs.groups or not self.has_groups:
+        if inputs.groups or not self._has_groups(unit):
             return inputs
         return inputs._replace(groups=[run(self.group_unit, inputs, about=unit)])
 
