@@ -7,16 +7,15 @@ PQuantML's pruning by magnitude, without quantization. It makes its masks anew i
 step: there is no frequency to choose.
 """
 
-import json
 import os
 import sys
-import time
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
 import numpy as np
 import tensorflow as tf
+from peers import in_turns, print_row
 from pquant import add_compression_layers, pdp_config
 from pquant.core.keras.pruning_methods.pdp import PDP
 
@@ -76,28 +75,12 @@ def step(jit_compile, rounds):
     return in_turns(lambda: train(pruned), lambda: train(dense), rounds)
 
 
-def in_turns(one, other, rounds):
-    """Times two functions in turns; the first turn, which compiles, is left out."""
-    seconds = ([], [])
-    for _ in range(rounds + 1):
-        for function, spent in zip((one, other), seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            spent.append(time.perf_counter() - start)
-    return (np.array(spent[1:]) for spent in seconds)
-
-
 def main():
     what, *numbers = sys.argv[1:]
     if what == "update":
-        one, other = update(*map(int, numbers))
-        steps = 1
+        print_row(*update(*map(int, numbers)))
     else:
-        one, other = step(numbers[0] == "jit", int(numbers[1]))
-        steps = 10
-    low, middle, high = np.quantile(one / other, (0.25, 0.5, 0.75))
-    row = {"ratio": middle, "quartiles": [low, high]}
-    print(json.dumps(row | {"milliseconds": 1e3 * np.median(one) / steps}))
+        print_row(*step(numbers[0] == "jit", int(numbers[1])), parts=10)
 
 
 if __name__ == "__main__":

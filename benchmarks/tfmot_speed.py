@@ -4,15 +4,14 @@
 `tfmot_speed.py PATTERN ROWS COLUMNS ROUNDS`. It prints a row of the table as JSON.
 """
 
-import json
 import os
 import sys
-import time
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from peers import in_turns, print_row  # noqa: E402
 from tensorflow_model_optimization.python.core.sparsity.keras import (  # noqa: E402
     pruning_impl,
 )
@@ -36,19 +35,12 @@ def main():
     limit = tf.function(
         lambda: tf.where(mask > 0, weight, 0.0), jit_compile=True, autograph=False
     )
-    seconds = {"update": [], "limit": []}
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
+
+    def run_update():
         update()
         mask.numpy()
-        seconds["update"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        limit()[0, 0].numpy()
-        seconds["limit"].append(time.perf_counter() - start)
-    update, limit = (np.array(seconds[name][1:]) for name in ("update", "limit"))
-    low, middle, high = np.quantile(update / limit, (0.25, 0.5, 0.75))
-    row = {"ratio": middle, "quartiles": [low, high]}
-    print(json.dumps(row | {"milliseconds": 1e3 * np.median(update)}))
+
+    print_row(*in_turns(run_update, lambda: limit()[0, 0].numpy(), rounds))
 
 
 if __name__ == "__main__":
