@@ -49,9 +49,24 @@ def values_of(keys, dtype):
 
 
 def keys_of(values, dtype):
-    """Returns, as int32, the keys of numbers; see `ordered_keys`."""
-    kept = "bfloat16" if dtype == "bfloat16" else "float32"
-    return ops.cast(ordered_keys(ops.cast(values, kept)), "int32")
+    """Returns the keys that numbers have once they are rounded to a dtype.
+
+    Args:
+        values: Float32 tensor of finite values.
+        dtype: Dtype of the scores that the keys are compared with.
+
+    Returns:
+        Int32 tensor; see `ordered_keys`.
+    """
+    keys = ordered_keys(values)
+    if dtype != "bfloat16":
+        return keys
+    # Rounded by integers, half to even: on CPUs with AVX512-FP16 XLA cannot compile a
+    # cast to bfloat16 in a loop, and ends the process.
+    magnitude = ops.abs(keys)
+    is_odd = ops.bitwise_and(ops.right_shift(magnitude, 16), 1)
+    rounded = ops.right_shift(magnitude + 0x7FFF + is_odd, 16)
+    return ops.where(keys < 0, -rounded, rounded)
 
 
 def _view(x, dtype):
