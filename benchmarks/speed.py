@@ -30,10 +30,9 @@ from keras import ops
 from timing import Report, interleave, ratios
 
 from keras_pruner import PruningCallback, strip, wrap
-from keras_pruner.compiled import CompiledFunction
-from keras_pruner.packing import variable_of
+from keras_pruner.backend import CompiledFunction
+from keras_pruner.masks import keep, variable_of
 from keras_pruner.pruners import create_pruners
-from keras_pruner.training import keep
 
 LIMIT = "W * mask"
 PATTERNS = {"1x1": 0.9, "4x4": 0.9, "2:4": 0.5, "1xchannel": 0.9}

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_pruner import PruningCallback, __version__
-from keras_pruner.packing import variable_of
+from keras_pruner.masks import variable_of
 
 METHODS = {
     "dense": None,

@@ -19,9 +19,9 @@ import numpy as np
 from keras import ops
 from psutil import Process
 
-from keras_pruner.compiled import CompiledFunction
+from keras_pruner.backend import CompiledFunction
+from keras_pruner.masks import select_lowest
 from keras_pruner.pruners import create_pruners
-from keras_pruner.selection import select_lowest
 
 BYTES_OF_SCORE = 4
 

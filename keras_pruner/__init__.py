@@ -13,46 +13,57 @@ except ImportError as error:
         "keras-pruner[torch], and set KERAS_BACKEND if it is not TensorFlow."
     ) from error
 
-from keras_pruner.allocations import ALLOCATIONS, Allocation, register_allocation
-from keras_pruner.at_init import prune_at_init
-from keras_pruner.backup import BackupAndResume
-from keras_pruner.callbacks import PruningCallback
-from keras_pruner.checkpoints import load_weights, save_model, save_weights
-from keras_pruner.config import PruningConfig
-from keras_pruner.criteria import (
+from keras_pruner.components import (
+    ALLOCATIONS,
     CRITERIA,
+    PATTERNS,
+    REGULARIZERS,
+    SCHEDULES,
+    Allocation,
     Criterion,
     GradientCriterion,
+    Pattern,
+    Regularizer,
+    Schedule,
+    register_allocation,
     register_criterion,
+    register_pattern,
+    register_regularizer,
+    register_schedule,
 )
+from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
-from keras_pruner.optimizer import PruningOptimizer
-from keras_pruner.patterns import PATTERNS, Pattern, register_pattern
-from keras_pruner.plots import plot_history, plot_report, plot_schedule
+from keras_pruner.oneshot import prune_at_init
 from keras_pruner.pruners import (
     PRUNERS,
     BasePruner,
     DynamicPruner,
     KerasBasePruner,
+    PruningScheduler,
     create_pruners,
     register_pruner,
 )
 from keras_pruner.pytorch import PytorchBasePruner
-from keras_pruner.regularizers import (
-    REGULARIZERS,
-    Regularizer,
-    register_regularizer,
+from keras_pruner.reporting import (
+    PruningSummaries,
+    Report,
+    plot_history,
+    plot_report,
+    plot_schedule,
+    report,
 )
-from keras_pruner.report import Report, report
-from keras_pruner.schedules import (
-    SCHEDULES,
-    PruningScheduler,
-    Schedule,
-    register_schedule,
+from keras_pruner.slimming import strip
+from keras_pruner.training import (
+    BackupAndResume,
+    PrunedLayer,
+    PruningCallback,
+    PruningOptimizer,
+    load_weights,
+    save_model,
+    save_weights,
+    wrap,
 )
-from keras_pruner.summaries import PruningSummaries
 from keras_pruner.version import __version__
-from keras_pruner.wrappers import PrunedLayer, strip, wrap
 
 __all__ = [
     "ALLOCATIONS",

@@ -5,18 +5,24 @@ import re
 
 import keras
 
-from keras_pruner import (
-    aliases,
-    allocations,
-    checks,
-    criteria,
-    patterns,
-    reductions,
-    regularizers,
-    schedules,
+from keras_pruner.backend import REDUCTIONS
+from keras_pruner.checks import check_mask_bits, check_sparsities, check_steps
+from keras_pruner.components import (
+    ALLOCATIONS,
+    CRITERIA,
+    PATTERNS,
+    REGULARIZERS,
+    SCHEDULES,
+    Allocation,
+    Criterion,
+    Custom,
+    Pattern,
+    Regularizer,
+    Schedule,
 )
+from keras_pruner.intel_names import TYPE_ALIASES, renamed, split_pruning_type
+from keras_pruner.kernels import check_selector
 from keras_pruner.registry import suggest
-from keras_pruner.selectors import check_selector
 
 DEFAULT_TARGET_SPARSITY = 0.9
 
@@ -86,10 +92,10 @@ class PruningConfig:
     """
 
     target_sparsity: float | None = None
-    pattern: patterns.Pattern | str = "1x1"
-    criterion: criteria.Criterion | str | None = None
-    allocation: allocations.Allocation | str | None = None
-    schedule: schedules.Schedule | str | None = None
+    pattern: Pattern | str = "1x1"
+    criterion: Criterion | str | None = None
+    allocation: Allocation | str | None = None
+    schedule: Schedule | str | None = None
     initial_sparsity: float = 0.0
     begin_step: int | None = None
     end_step: int | None = None
@@ -100,7 +106,7 @@ class PruningConfig:
     min_sparsity: float = 0.0
     max_sparsity: float = 1.0
     group_reduction: str = "mean"
-    regularizer: regularizers.Regularizer | str | None = None
+    regularizer: Regularizer | str | None = None
     regularizer_strength: float = 1e-4
     low_memory_usage: bool = False
     mask_bits: int = 8
@@ -113,12 +119,12 @@ class PruningConfig:
         self._normalise_pruner()
         self._normalise_components()
         self._normalise_selection()
-        checks.check_sparsities(self, self._set)
-        checks.check_steps(self, self._set)
-        if self.group_reduction not in reductions.REDUCTIONS:
+        check_sparsities(self, self._set)
+        check_steps(self, self._set)
+        if self.group_reduction not in REDUCTIONS:
             raise ValueError(
-                f"`group_reduction` must be one of {', '.join(reductions.REDUCTIONS)}."
-                f"{suggest(self.group_reduction, reductions.REDUCTIONS)} "
+                f"`group_reduction` must be one of {', '.join(REDUCTIONS)}."
+                f"{suggest(self.group_reduction, REDUCTIONS)} "
                 f"Received: {self.group_reduction!r}"
             )
         strength = self.regularizer_strength
@@ -135,7 +141,7 @@ class PruningConfig:
                 raise TypeError(
                     f"`{key}` must be True or False. Received: {getattr(self, key)!r}"
                 )
-        checks.check_mask_bits(self, self._set)
+        check_mask_bits(self, self._set)
         self._normalise_local_configs()
 
     def _set(self, name, value):
@@ -147,9 +153,7 @@ class PruningConfig:
                 "`pruning_type` is the registered name of a pruner. "
                 f"Received: {self.pruning_type!r}"
             )
-        name, criterion = aliases.split_pruning_type(
-            self.pruning_type, criteria.CRITERIA
-        )
+        name, criterion = split_pruning_type(self.pruning_type, CRITERIA)
         if criterion is not None:
             if self.criterion not in (None, criterion):
                 raise ValueError(
@@ -180,7 +184,7 @@ class PruningConfig:
         Raises:
             ValueError: If the criterion cannot work with the rest.
         """
-        criterion = criteria.CRITERIA.get(self.criterion, criterion)
+        criterion = CRITERIA.get(self.criterion, criterion)
         allocation = allocation or criterion.default_allocation
         if allocation is None and str(self.pattern) == "1x1":
             # What docs/accuracy.md shows best.
@@ -188,31 +192,29 @@ class PruningConfig:
         config = dataclasses.replace(
             self,
             criterion=criterion,
-            schedule=schedules.SCHEDULES.get(self.schedule, schedule),
-            allocation=allocations.ALLOCATIONS.get(
-                self.allocation, allocation or "erk"
-            ),
+            schedule=SCHEDULES.get(self.schedule, schedule),
+            allocation=ALLOCATIONS.get(self.allocation, allocation or "erk"),
         )
         criterion.check(config)
         return config
 
     def _normalise_components(self):
-        self._set("pattern", patterns.PATTERNS.get(self.pattern, "1x1"))
+        self._set("pattern", PATTERNS.get(self.pattern, "1x1"))
         for key, registry in (
-            ("criterion", criteria.CRITERIA),
-            ("schedule", schedules.SCHEDULES),
-            ("regularizer", regularizers.REGULARIZERS),
+            ("criterion", CRITERIA),
+            ("schedule", SCHEDULES),
+            ("regularizer", REGULARIZERS),
         ):
             if getattr(self, key) is not None:
                 self._set(key, registry.get(getattr(self, key)))
         allocation = self.allocation
         is_spec = isinstance(allocation, dict) and set(allocation) <= {"name", "config"}
-        if not isinstance(allocation, allocations.Allocation) and (
+        if not isinstance(allocation, Allocation) and (
             callable(allocation) or (isinstance(allocation, dict) and not is_spec)
         ):
-            allocation = allocations.Custom(allocation)
+            allocation = Custom(allocation)
         if allocation is not None:
-            self._set("allocation", allocations.ALLOCATIONS.get(allocation))
+            self._set("allocation", ALLOCATIONS.get(allocation))
         if self.target_sparsity is None:
             highest = self.pattern.max_sparsity
             default = highest if highest < 1 else DEFAULT_TARGET_SPARSITY
@@ -232,7 +234,7 @@ class PruningConfig:
         if self.layer_types is not None:
             names = []
             for name in _as_tuple(self.layer_types):
-                names += aliases.TYPE_ALIASES.get(name, (name,))
+                names += TYPE_ALIASES.get(name, (name,))
             if not names:
                 raise ValueError("`layer_types` is empty, so nothing would be pruned.")
             for name in names:
@@ -268,7 +270,7 @@ class PruningConfig:
 
     def _target_for(self, pattern):
         """Returns this target, or `None` if a local pattern cannot meet it."""
-        pattern = patterns.PATTERNS.get(pattern, self.pattern)
+        pattern = PATTERNS.get(pattern, self.pattern)
         meets = self.target_sparsity <= pattern.max_sparsity
         return self.target_sparsity if meets else None
 
@@ -302,11 +304,11 @@ class PruningConfig:
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for key, registry in (
-            ("pattern", patterns.PATTERNS),
-            ("criterion", criteria.CRITERIA),
-            ("allocation", allocations.ALLOCATIONS),
-            ("schedule", schedules.SCHEDULES),
-            ("regularizer", regularizers.REGULARIZERS),
+            ("pattern", PATTERNS),
+            ("criterion", CRITERIA),
+            ("allocation", ALLOCATIONS),
+            ("schedule", SCHEDULES),
+            ("regularizer", REGULARIZERS),
         ):
             if values[key] is not None:
                 values[key] = registry.serialize(values[key])
@@ -367,4 +369,4 @@ def _plain_selector(selector, key):
 def rename_keys(config):
     """Returns a copy of a dict of settings with the fields' names as its keys."""
     known = [field.name for field in dataclasses.fields(PruningConfig)]
-    return aliases.rename_keys(config, known)
+    return renamed(config, known)

@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from keras_pruner.callbacks import PruningCallback
-from keras_pruner.report import report
-from keras_pruner.wrappers import strip
+from keras_pruner.reporting import report
+from keras_pruner.slimming import strip
+from keras_pruner.training import PruningCallback
 
 # Run in a fresh process, without this package: the stripped model is a plain one.
 _RELOAD = """

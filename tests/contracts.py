@@ -11,14 +11,15 @@ from conftest import BACKEND, value_of
 from keras import layers
 
 from keras_pruner import PruningCallback, PruningConfig
-from keras_pruner.allocations import ALLOCATIONS
-from keras_pruner.compiled import CompiledFunction
-from keras_pruner.criteria import CRITERIA
-from keras_pruner.patterns import PATTERNS
+from keras_pruner.backend import CompiledFunction, innermost
+from keras_pruner.components import (
+    ALLOCATIONS,
+    CRITERIA,
+    PATTERNS,
+    REGULARIZERS,
+    SCHEDULES,
+)
 from keras_pruner.pruners import PRUNERS, keras_base
-from keras_pruner.regularizers import REGULARIZERS
-from keras_pruner.schedules import SCHEDULES
-from keras_pruner.slots import innermost
 
 REGISTRIES = {
     "criterion": CRITERIA,

@@ -8,7 +8,7 @@ from conftest import BACKEND, set_kernel, value_of
 from keras import layers
 
 from keras_pruner import PruningCallback, create_pruners
-from keras_pruner.slots import slots_of
+from keras_pruner.backend import slots_of
 
 _generator = np.random.default_rng(0)
 X = _generator.normal(size=(16, 8)).astype("float32")

@@ -11,12 +11,10 @@ import pytest
 from conftest import build_mlp
 from keras import layers
 
-from keras_pruner.aliases import KEY_ALIASES
-from keras_pruner.collect import collect_kernels
 from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.intel_names import KEY_ALIASES
+from keras_pruner.kernels import collect_kernels, matches_path, partition_kernels
 from keras_pruner.pruners import KerasBasePruner, create_pruners
-from keras_pruner.pruners.create import partition_kernels
-from keras_pruner.selectors import matches_path
 
 FIELDS = [field.name for field in dataclasses.fields(PruningConfig)]
 

@@ -24,8 +24,7 @@ from contracts import (
 from keras import ops
 
 from keras_pruner import PruningConfig
-from keras_pruner.pruners import create_pruners
-from keras_pruner.schedules import PruningScheduler
+from keras_pruner.pruners import PruningScheduler, create_pruners
 
 TRAINED = trained_cases()
 

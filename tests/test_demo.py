@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_pruner.__main__ import main
+from keras_pruner.cli import main
 from keras_pruner.demo import run_demo
 
 

@@ -25,8 +25,8 @@ from keras_pruner import (
     register_pruner,
     register_schedule,
 )
+from keras_pruner.components import REGULARIZERS
 from keras_pruner.registry import Component, Registry, suggest
-from keras_pruner.regularizers import REGULARIZERS
 
 FAMILIES = (ALLOCATIONS, CRITERIA, PATTERNS, PRUNERS, REGULARIZERS, SCHEDULES)
 

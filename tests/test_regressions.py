@@ -13,7 +13,9 @@ from keras_pruner import (
     PruningCallback,
     PruningConfig,
 )
-from keras_pruner.schedules import SCHEDULES, Linear, PruningScheduler
+from keras_pruner.components import SCHEDULES
+from keras_pruner.components.schedules import Linear
+from keras_pruner.pruners import PruningScheduler
 
 
 def train(model, data, epochs=3, callbacks=(), **settings):

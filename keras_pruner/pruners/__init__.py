@@ -1,40 +1,57 @@
 """Pruners: compose the maths and own the state. One file each."""
 
-from keras_pruner.pruners.acdc import ACDC
-from keras_pruner.pruners.base import PRUNERS, BasePruner, register_pruner
-from keras_pruner.pruners.basic import BasicPruner
-from keras_pruner.pruners.block_mask import BlockMaskPruner
-from keras_pruner.pruners.create import create_pruners
-from keras_pruner.pruners.dynamic import DynamicPruner
+from keras_pruner.pruners.base import (
+    PRUNERS,
+    BasePruner,
+    NonFiniteError,
+    refuse_at_init_only,
+    register_pruner,
+)
+from keras_pruner.pruners.group import create_pruners
 from keras_pruner.pruners.keras_base import KerasBasePruner
-from keras_pruner.pruners.lottery_ticket import LotteryTicket
-from keras_pruner.pruners.pattern_lock import PatternLock
-from keras_pruner.pruners.progressive import Progressive
-from keras_pruner.pruners.retrain_free import RetrainFreePruner
-from keras_pruner.pruners.rigl import RigL
-from keras_pruner.pruners.set import SET
-from keras_pruner.pruners.soft_threshold import STR
-from keras_pruner.pruners.straight_through import SRSTE, STE
-from keras_pruner.pruners.top_kast import TopKAST
+from keras_pruner.pruners.loop import pair_gradients
+from keras_pruner.pruners.methods.acdc import ACDC
+from keras_pruner.pruners.methods.basic import BasicPruner
+from keras_pruner.pruners.methods.block_mask import BlockMaskPruner
+from keras_pruner.pruners.methods.dynamic import DynamicPruner
+from keras_pruner.pruners.methods.lottery_ticket import LotteryTicket
+from keras_pruner.pruners.methods.pattern_lock import PatternLock
+from keras_pruner.pruners.methods.progressive import Progressive
+from keras_pruner.pruners.methods.retrain_free import RetrainFreePruner
+from keras_pruner.pruners.methods.rigl import RigL
+from keras_pruner.pruners.methods.set import SET
+from keras_pruner.pruners.methods.soft_threshold import STR
+from keras_pruner.pruners.methods.straight_through import SRSTE, STE
+from keras_pruner.pruners.methods.top_kast import TopKAST
+from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
+from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 __all__ = [
     "ACDC",
-    "PRUNERS",
-    "SET",
-    "SRSTE",
-    "STE",
-    "STR",
     "BasePruner",
     "BasicPruner",
     "BlockMaskPruner",
     "DynamicPruner",
     "KerasBasePruner",
     "LotteryTicket",
+    "NonFiniteError",
+    "PRUNERS",
+    "Pace",
     "PatternLock",
     "Progressive",
+    "PruningScheduler",
     "RetrainFreePruner",
     "RigL",
+    "SET",
+    "SRSTE",
+    "STE",
+    "STR",
+    "StateSpec",
     "TopKAST",
+    "TrainingRule",
     "create_pruners",
+    "derive_steps",
+    "pair_gradients",
+    "refuse_at_init_only",
     "register_pruner",
 ]

@@ -5,8 +5,8 @@ import abc
 from absl import logging
 
 from keras_pruner.config import as_config
+from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.registry import Registry, suggest
-from keras_pruner.schedules import Pace, PruningScheduler, derive_steps
 
 FRAMEWORKS = ("pytorch", "keras")
 
@@ -362,4 +362,6 @@ def refuse_at_init_only(config):
 
 
 PRUNERS = Registry("pruner", BasePruner)
+
+
 register_pruner = PRUNERS.register

@@ -6,22 +6,26 @@ import keras
 from absl import logging
 from keras import ops
 
-from keras_pruner.collect import collect_kernels, fit_pattern
-from keras_pruner.compiled import (
+from keras_pruner.backend import (
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
+    count_true,
 )
-from keras_pruner.masking import score_kernel, scores_are_pooled
-from keras_pruner.packing import read_mask, variable_of
-from keras_pruner.plan import PruningPlan
+from keras_pruner.kernels import collect_kernels, fit_pattern
+from keras_pruner.masks import (
+    Forecast,
+    PruningPlan,
+    read_mask,
+    score_kernel,
+    scores_are_pooled,
+    variable_of,
+)
 from keras_pruner.pruners.base import BasePruner, NonFiniteError
 from keras_pruner.pruners.loop import LoopHooks
 from keras_pruner.pruners.mask_assignment import MaskAssignment
-from keras_pruner.pruners.variables import make_mask, make_state
-from keras_pruner.ranking import Forecast
-from keras_pruner.reductions import count_true
-from keras_pruner.training import TrainingRule
+from keras_pruner.pruners.state import make_mask, make_state
+from keras_pruner.pruners.training_rule import TrainingRule
 
 
 class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):

@@ -2,9 +2,9 @@
 
 from keras import ops
 
-from keras_pruner.compiled import no_gradients, num_replicas
-from keras_pruner.packing import assign_mask
-from keras_pruner.training import TrainingRule, finite_or, keep
+from keras_pruner.backend import no_gradients, num_replicas
+from keras_pruner.masks import assign_mask, finite_or, keep
+from keras_pruner.pruners.training_rule import TrainingRule
 
 
 class LoopHooks:

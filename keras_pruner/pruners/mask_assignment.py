@@ -2,12 +2,10 @@
 
 from keras import ops
 
-from keras_pruner.compiled import call_in_trace
-from keras_pruner.masking import zero_groups
-from keras_pruner.packing import as_stored, assign_mask
+from keras_pruner.backend import call_in_trace, clear_slots
+from keras_pruner.masks import as_stored, assign_mask, keep, zero_groups
 from keras_pruner.pruners.mask_update import MaskUpdate
-from keras_pruner.slots import clear_slots
-from keras_pruner.training import TrainingRule, keep
+from keras_pruner.pruners.training_rule import TrainingRule
 
 
 class MaskAssignment(MaskUpdate):

@@ -4,19 +4,22 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_pruner.compiled import call_directly
-from keras_pruner.masking import (
+from keras_pruner.backend import call_directly
+from keras_pruner.masks import (
     Unit,
     UnitInputs,
     UnitResult,
     are_finite,
+    as_counts,
+    check_total,
+    cuts_of,
+    demand_of,
     expand_groups,
+    rank_jointly,
     score_groups,
     score_kernels,
     select_groups,
 )
-from keras_pruner.ranking import check_total, cuts_of, rank_jointly
-from keras_pruner.search import as_counts, demand_of
 
 
 class UpdateInputs(NamedTuple):

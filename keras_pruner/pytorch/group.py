@@ -1,8 +1,7 @@
 """Several pruners, one for each config of a module, seen as one."""
 
 from keras_pruner.config import as_config
-from keras_pruner.pruners.base import PRUNERS, BasePruner
-from keras_pruner.pruners.loop import pair_gradients
+from keras_pruner.pruners import PRUNERS, BasePruner, pair_gradients
 from keras_pruner.pytorch.context import beside_training
 
 

@@ -8,7 +8,7 @@ import functools
 import math
 import re
 
-from keras_pruner.layouts import KernelLayout, dense_layout
+from keras_pruner.kernels import KernelLayout, dense_layout
 
 
 def linear_layout(shape):

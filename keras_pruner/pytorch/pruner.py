@@ -1,13 +1,13 @@
 """The pruner of plain torch modules."""
 
 from keras_pruner.config import as_config
-from keras_pruner.pruners.create import create_pruners
-from keras_pruner.pytorch.attachment import Attachment
-from keras_pruner.pytorch.checkpoint import load_state, state_of
+from keras_pruner.pruners import create_pruners
+from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
 from keras_pruner.pytorch.context import beside_training, check_backend
 from keras_pruner.pytorch.group import PrunerGroup
-from keras_pruner.pytorch.modules import ModuleView, unwrap
-from keras_pruner.pytorch.settings import check_settings, with_module_selectors
+from keras_pruner.pytorch.hooks import Attachment
+from keras_pruner.pytorch.parameters import ModuleView, unwrap
+from keras_pruner.pytorch.state_dict import load_state, state_of
 from keras_pruner.pytorch.strip import plain_name, strip_module
 
 

@@ -5,9 +5,9 @@ import copy
 import keras
 from keras import ops
 
+from keras_pruner.masks import keep
 from keras_pruner.pytorch.context import beside_training
-from keras_pruner.pytorch.modules import unwrap
-from keras_pruner.training import keep
+from keras_pruner.pytorch.parameters import unwrap
 
 
 def is_torch_module(module):

@@ -1,0 +1,24 @@
+"""Allocations: how a global sparsity is divided over the kernels. One file each."""
+
+from keras_pruner.components.allocations.base import (
+    ALLOCATIONS,
+    Allocation,
+    KernelPlan,
+    register_allocation,
+)
+from keras_pruner.components.allocations.custom import Custom
+from keras_pruner.components.allocations.erk import ERK
+from keras_pruner.components.allocations.global_ranking import Global, GlobalL2
+from keras_pruner.components.allocations.uniform import Uniform
+
+__all__ = [
+    "ALLOCATIONS",
+    "ERK",
+    "Allocation",
+    "Custom",
+    "Global",
+    "GlobalL2",
+    "KernelPlan",
+    "Uniform",
+    "register_allocation",
+]

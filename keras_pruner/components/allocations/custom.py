@@ -1,0 +1,84 @@
+from keras_pruner.components.allocations.base import Allocation, register_allocation
+from keras_pruner.kernels import matches_path
+
+
+@register_allocation("custom")
+class Custom(Allocation):
+    """Sparsities given per kernel, as a dict or by a function.
+
+    The target over all kernels then follows from them. While the schedule climbs, each
+    kernel has the same share of its own sparsity.
+
+    Args:
+        sparsities: Dict from a regular expression, which must match whole names of a
+            kernel's path, to a sparsity in [0, 1]; the first that matches counts, and
+            kernels that none matches get `target_sparsity`. Or a function from a
+            `KernelPlan` to a sparsity.
+    """
+
+    is_absolute = True
+
+    def __init__(self, sparsities):
+        if not callable(sparsities) and not isinstance(sparsities, dict):
+            raise TypeError(
+                "`sparsities` must be a dict or a function of a KernelPlan. "
+                f"Received: {sparsities!r}"
+            )
+        if isinstance(sparsities, dict):
+            for key, value in sparsities.items():
+                _check_sparsity(value, key)
+            sparsities = dict(sparsities)
+        self.sparsities = sparsities
+
+    def kernel_sparsities(self, target, plans):
+        """Returns one sparsity per kernel.
+
+        Args:
+            target: Sparsity of kernels that a dict does not mention.
+            plans: List of `KernelPlan`.
+
+        Raises:
+            ValueError: If an entry of a dict matches no kernel.
+        """
+        if callable(self.sparsities):
+            return [_check_sparsity(self.sparsities(p), p.path) for p in plans]
+        for pattern in self.sparsities:
+            if not any(matches_path(pattern, plan.path) for plan in plans):
+                raise ValueError(
+                    f"The allocation names '{pattern}', which matches no pruned kernel."
+                    f" Kernels: {', '.join(plan.path for plan in plans)}"
+                )
+        return [
+            next(
+                (s for key, s in self.sparsities.items() if matches_path(key, p.path)),
+                target,
+            )
+            for p in plans
+        ]
+
+    def get_config(self):
+        if callable(self.sparsities):
+            raise ValueError(
+                "An allocation made of a function cannot be saved. Give the sparsities "
+                f"as a dict. Received: {self.sparsities!r}"
+            )
+        return {"sparsities": dict(self.sparsities)}
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.sparsities == other.sparsities
+
+    def __hash__(self):
+        return hash(Custom)
+
+    def __repr__(self):
+        return f"Custom({self.sparsities!r})"
+
+
+def _check_sparsity(value, name):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"A sparsity must be a number. Received: {value!r} for {name}")
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"A kernel's sparsity must be in [0, 1]. Received: {value} for '{name}'"
+        )
+    return float(value)

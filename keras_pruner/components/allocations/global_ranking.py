@@ -1,0 +1,34 @@
+from keras_pruner.components.allocations.base import Allocation, register_allocation
+
+
+@register_allocation("global")
+class Global(Allocation):
+    """Ranks the groups of all kernels together and prunes the lowest.
+
+    Args:
+        normalize: `None`, or `"l2"` to divide a kernel's scores by the L2 norm of its
+            weights first, so that kernels of different scale compare.
+    """
+
+    ranks_jointly = True
+
+    def __init__(self, normalize=None):
+        if normalize not in (None, "l2"):
+            raise ValueError(
+                f"`normalize` must be None or 'l2'. Received: normalize={normalize!r}"
+            )
+        self.normalize = normalize
+
+    def get_config(self):
+        return {"normalize": self.normalize}
+
+
+@register_allocation("global_l2")
+class GlobalL2(Global):
+    """`Global(normalize="l2")`, by a name of its own."""
+
+    def __init__(self):
+        super().__init__(normalize="l2")
+
+    def get_config(self):
+        return {}

@@ -1,0 +1,48 @@
+from keras import ops
+
+from keras_pruner.backend import rounded_square, running_sum
+from keras_pruner.components.criteria.base import Criterion, register_criterion
+
+
+@register_criterion("lamp")
+class Lamp(Criterion):
+    """Magnitudes that compare across kernels: "layer-adaptive magnitude pruning".
+
+    `scores = weight^2 / (sum of v^2 over all v of the kernel with |v| >= |weight|)`,
+    in [0, 1], ranked over all kernels together. Equal weights have equal scores. Within
+    one kernel the order is that of magnitude.
+
+    References:
+        [Layer-adaptive sparsity, Lee et al., 2021](https://arxiv.org/abs/2010.07611)
+    """
+
+    default_allocation = "global"
+
+    def scores(self, weight, kernel):
+        squares = rounded_square(ops.cast(weight, "float32"))
+        flat = ops.reshape(squares, (-1,))
+        order = ops.argsort(-flat)
+        largest_first = ops.take(flat, order)
+        totals = running_sum(largest_first)
+        # The last of a run of equal weights has the sum over all of them.
+        last = ops.concatenate(
+            [largest_first[1:] != largest_first[:-1], ops.ones((1,), "bool")]
+        )
+        totals = _next_marked(totals, last)
+        scores = ops.where(
+            largest_first > 0, largest_first / ops.maximum(totals, 1e-37), 0.0
+        )
+        inverse = ops.argsort(order)
+        return ops.reshape(ops.take(scores, inverse), weight.shape)
+
+
+def _next_marked(values, marked):
+    """Gives every position the value of the next marked one, itself included."""
+    # Totals only grow, so the next marked one is the least of all that follow.
+    values = ops.where(marked, values, float("inf"))
+    size, reach = values.shape[0], 1
+    while reach < size:
+        ahead = ops.concatenate([values[reach:], ops.full((reach,), float("inf"))])
+        values = ops.minimum(values, ahead)
+        reach *= 2
+    return values

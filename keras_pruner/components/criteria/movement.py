@@ -1,0 +1,73 @@
+from keras import ops
+
+from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+
+
+@register_criterion("movement")
+class Movement(GradientCriterion):
+    """Scores a weight by how far training moves it away from zero.
+
+    `scores <- scores - learning_rate * gradient * weight`
+
+    The gradient is that of the masked kernel, taken straight through for weights that
+    are pruned: these keep the value they had, hidden, and return with it when their
+    score rises again. Hard movement pruning keeps the highest scores.
+
+    Soft movement pruning keeps what lies above one threshold for all kernels and draws
+    the scores down by a penalty, the derivative of `penalty * sum(sigmoid(scores))`;
+    here the threshold follows from the target sparsity, so that it is met exactly, and
+    the ranking must be global.
+
+    Args:
+        learning_rate: Step size of the scores, positive. Hard scores only grow with
+            it; the ranking stays.
+        soft: Whether the scores are penalised and ranked over all kernels together.
+        penalty: Strength of the penalty, >= 0; read only if `soft`.
+
+    References:
+        [Movement pruning, Sanh et al., 2020](https://arxiv.org/abs/2005.07683)
+    """
+
+    needs_dense_weights = True
+    default_allocation = "erk"
+
+    def __init__(self, learning_rate=0.01, soft=False, penalty=1e-3):
+        for name, value in (("learning_rate", learning_rate), ("penalty", penalty)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"`{name}` must be a number. Received: {value!r}")
+        if not 0 < learning_rate < float("inf"):
+            raise ValueError(
+                "`learning_rate` must be finite and positive. "
+                f"Received: {learning_rate}"
+            )
+        if not 0 <= penalty < float("inf"):
+            raise ValueError(f"`penalty` must be finite and >= 0. Received: {penalty}")
+        if not isinstance(soft, bool):
+            raise TypeError(f"`soft` must be True or False. Received: {soft!r}")
+        self.learning_rate = float(learning_rate)
+        self.soft = soft
+        self.penalty = float(penalty)
+        if soft:
+            self.default_allocation = "global"
+
+    def check(self, config):
+        if self.soft and not config.allocation.ranks_jointly:
+            raise ValueError(
+                "Soft movement pruning has one threshold for all kernels: use "
+                "allocation 'global', or `soft=False`. Received: "
+                f"allocation='{config.allocation.name}'"
+            )
+
+    def accumulate(self, memory, weight, gradient, pool):
+        slope = gradient * weight
+        if self.soft:
+            sigmoid = ops.sigmoid(memory)
+            slope = slope + self.penalty * sigmoid * (1 - sigmoid)
+        return memory - self.learning_rate * slope
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "soft": self.soft,
+            "penalty": self.penalty,
+        }

@@ -1,0 +1,41 @@
+from keras import ops
+
+from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+
+
+@register_criterion("retrain_free")
+class RetrainFree(GradientCriterion):
+    """Scores channels by the Fisher information of their masks.
+
+    `F = sum over batches of v v^T`, `v = dL/dmask` of all channels of the kernel, and
+    `scores = diag(F)`. The whole matrix is kept, since the pruner of the same name
+    rearranges the masks by it: a kernel with C channels takes C^2 numbers.
+
+    References:
+        [A fast post-training pruning framework for transformers, Kwon et al.,
+        2022](https://arxiv.org/abs/2204.09656)
+    """
+
+    pools = True
+    default_allocation = "global"
+
+    def check(self, config):
+        if config.pattern.chooses_weights:
+            raise ValueError(
+                "Criterion 'retrain_free' keeps a number for each pair of groups, so "
+                "it needs whole groups: use pattern 'channelx1', '1xchannel' or 'mha'. "
+                f"Received: pattern='{config.pattern}'"
+            )
+
+    def memory_shape(self, shape):
+        size = 1
+        for length in shape:
+            size *= length
+        return (size, size)
+
+    def accumulate(self, memory, weight, gradient, pool):
+        effect = ops.reshape(pool(weight * gradient), (-1,))
+        return memory + ops.expand_dims(effect, 1) * ops.expand_dims(effect, 0)
+
+    def scores(self, weight, kernel, memory):
+        return ops.diagonal(memory)

@@ -1,0 +1,41 @@
+from keras import ops
+
+from keras_pruner.components.criteria.base import (
+    MeanGradientCriterion,
+    check_decay,
+    register_criterion,
+)
+
+
+@register_criterion("snip")
+class Snip(MeanGradientCriterion):
+    """Scores a weight by the first-order effect of its removal on the loss.
+
+    `scores = |weight * gradient|`, of the latest gradient.
+
+    References:
+        [SNIP, Lee et al., 2019](https://arxiv.org/abs/1810.02340)
+    """
+
+    def accumulate(self, memory, weight, gradient, pool):
+        return ops.abs(weight * gradient)
+
+
+@register_criterion("snip_momentum")
+class SnipMomentum(MeanGradientCriterion):
+    """SNIP's score with a memory: Intel Neural Compressor's default.
+
+    `scores <- decay * scores + |weight * gradient|`
+
+    Args:
+        decay: Share of the old score that is kept at each step, in [0, 1).
+    """
+
+    def __init__(self, decay=0.9):
+        self.decay = check_decay(decay, "decay")
+
+    def accumulate(self, memory, weight, gradient, pool):
+        return self.decay * memory + ops.abs(weight * gradient)
+
+    def get_config(self):
+        return {"decay": self.decay}

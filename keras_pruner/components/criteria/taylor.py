@@ -1,0 +1,36 @@
+from keras import ops
+
+from keras_pruner.components.criteria.base import (
+    GradientCriterion,
+    check_decay,
+    register_criterion,
+)
+
+
+@register_criterion("taylor")
+class Taylor(GradientCriterion):
+    """Scores a group by the squared first-order effect of removing all of it.
+
+    `scores = E[(sum over the group of weight * gradient)^2]`, a running mean over the
+    steps. The group is what the pattern prunes as one: a block, a channel, the part of
+    a head in one kernel; or, where the pattern chooses single weights, one weight.
+
+    Args:
+        decay: Share of the old mean that is kept at each step, in [0, 1).
+
+    References:
+        [Importance estimation for neural network pruning, Molchanov et al.,
+        2019](https://arxiv.org/abs/1906.10771)
+    """
+
+    pools = True
+
+    def __init__(self, decay=0.9):
+        self.decay = check_decay(decay, "decay")
+
+    def accumulate(self, memory, weight, gradient, pool):
+        effect = ops.square(pool(weight * gradient))
+        return self.decay * memory + (1 - self.decay) * effect
+
+    def get_config(self):
+        return {"decay": self.decay}

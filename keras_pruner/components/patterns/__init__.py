@@ -1,0 +1,21 @@
+"""Patterns: the shape of what is pruned together. One file each."""
+
+from keras_pruner.components.patterns.base import PATTERNS, Pattern, register_pattern
+from keras_pruner.components.patterns.unstructured import Unstructured
+
+from keras_pruner.components.patterns.block import Block  # isort: skip  (asked after "1x1")
+from keras_pruner.components.patterns.channel import InputChannel, OutputChannel
+from keras_pruner.components.patterns.heads import Heads
+from keras_pruner.components.patterns.n_of_m import NOfM
+
+__all__ = [
+    "PATTERNS",
+    "Block",
+    "Heads",
+    "InputChannel",
+    "NOfM",
+    "OutputChannel",
+    "Pattern",
+    "Unstructured",
+    "register_pattern",
+]

@@ -1,0 +1,129 @@
+"""The base class of patterns and their registry."""
+
+from keras import ops
+
+from keras_pruner.registry import Component, Registry
+
+
+class Pattern(Component):
+    """The shape of what is pruned together.
+
+    A pattern divides a kernel's matrix into groups, gives each group one score, and
+    turns a choice of groups into a mask. All its groups prune the same number of
+    weights.
+
+    Subclasses define `num_groups`, `group_size`, `group_scores` and `spread`; `parse`
+    if the name holds sizes, `reason_to_skip` if a kernel may not fit, and `expand` if
+    a pruned group keeps some of its weights.
+    """
+
+    # Largest sparsity that the pattern can reach.
+    max_sparsity = 1.0
+    # Whether it chooses single weights, also where it counts in groups.
+    chooses_weights = False
+
+    @classmethod
+    def parse(cls, text):
+        """Returns the pattern that `text` names, or `None` if it names another."""
+        return cls() if text == cls.name else None
+
+    def reason_to_skip(self, layout):
+        """Returns why a kernel of this layout cannot take the pattern, or `None`."""
+        return None
+
+    def couple(self, kernels):
+        """Returns which kernels lose the same groups together.
+
+        Args:
+            kernels: List of `Kernel`s that take the pattern.
+
+        Returns:
+            List of tuples of indices into `kernels`; each index once.
+        """
+        return [(index,) for index in range(len(kernels))]
+
+    def num_groups(self, layout):
+        """Returns the number of groups in a kernel of this layout."""
+        raise NotImplementedError(f"{type(self).__name__} must define `num_groups`.")
+
+    def group_size(self, layout):
+        """Returns how many weights are zeroed when one group is pruned."""
+        raise NotImplementedError(f"{type(self).__name__} must define `group_size`.")
+
+    def group_scores(self, scores, layout, reduction):
+        """Reduces the scores of weights to scores of groups.
+
+        Args:
+            scores: Float32 tensor of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+            reduction: `"mean"`, `"sum"`, `"max"` or `"l2"`.
+
+        Returns:
+            Float32 tensor with one element per group, of any shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `group_scores`.")
+
+    def spread(self, values, layout):
+        """Gives every weight the value of its group.
+
+        Args:
+            values: Tensor of the shape of `group_scores`.
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Tensor of shape (K, N) and the dtype of `values`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `spread`.")
+
+    def expand(self, pruned, scores, layout):
+        """Turns the chosen groups into the mask of the matrix.
+
+        Args:
+            pruned: Bool tensor of the shape of `group_scores`; `True` = prune.
+            scores: The weights' scores, of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Bool tensor of shape (K, N); `True` = keep.
+        """
+        return ops.logical_not(self.spread(pruned, layout))
+
+    def pool(self, values, layout):
+        """Sums values over what the pattern prunes as one.
+
+        Args:
+            values: Float32 tensor of shape (K, N).
+            layout: `KernelLayout` of the kernel.
+
+        Returns:
+            Float32 tensor of the shape of `group_scores`; or `values` as they are,
+            where the pattern chooses single weights.
+        """
+        if self.chooses_weights:
+            return values
+        return self.group_scores(values, layout, "sum")
+
+    def group_norms(self, weight, layout):
+        """Returns the L2 norm of each group's weights, in the shape of its scores."""
+        magnitudes = ops.abs(ops.cast(weight, "float32"))
+        return self.group_scores(magnitudes, layout, "l2")
+
+    def __str__(self):
+        return self.name
+
+
+class PatternRegistry(Registry):
+    """Patterns are named by what they say: `"4x1"` and `"2:4"` hold their sizes."""
+
+    def _from_name(self, name):
+        for pattern in self._classes.values():
+            parsed = pattern.parse(name)
+            if parsed is not None:
+                return parsed
+        raise self.unknown(name)
+
+
+PATTERNS = PatternRegistry("pattern", Pattern)
+
+
+register_pattern = PATTERNS.register

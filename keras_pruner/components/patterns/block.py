@@ -1,0 +1,88 @@
+import re
+
+import keras
+from keras import ops
+
+from keras_pruner.backend import reduce_blocks
+from keras_pruner.components.patterns.base import Pattern, register_pattern
+
+
+@register_pattern("{n}x{m}")
+class Block(Pattern):
+    """Blocks of `outputs` by `inputs` of the kernel's matrix, pruned whole.
+
+    `"4x1"` is four outputs that share one input. The matrix (K, N) is cut into
+    K / inputs by N / outputs blocks; a kernel that does not divide stays dense.
+
+    Args:
+        outputs: Block size along the output axis N, >= 1.
+        inputs: Block size along the reduction axis K, >= 1.
+
+    References:
+        Intel Neural Compressor's documented meaning of `NxM`.
+    """
+
+    def __init__(self, outputs, inputs):
+        if not all(isinstance(n, int) and n >= 1 for n in (outputs, inputs)):
+            raise ValueError(
+                "A block pattern 'NxM' needs N >= 1 outputs and M >= 1 inputs. "
+                f"Received: '{outputs}x{inputs}'"
+            )
+        self.outputs = outputs
+        self.inputs = inputs
+
+    @classmethod
+    def parse(cls, text):
+        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        # "1x1" is a pattern of its own, registered before this one.
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    def reason_to_skip(self, layout):
+        if layout.outputs % self.outputs:
+            return (
+                f"pattern '{self}' needs an output axis divisible by {self.outputs}, "
+                f"but it has {layout.outputs} outputs"
+            )
+        if layout.outputs // layout.groups % self.outputs:
+            return (
+                f"pattern '{self}' needs {self.outputs} outputs that share inputs, "
+                f"but {layout.groups} groups of the convolution have "
+                f"{layout.outputs // layout.groups} each"
+            )
+        if layout.rows % self.inputs:
+            return (
+                f"pattern '{self}' needs a reduction axis divisible by {self.inputs}, "
+                f"but it has size {layout.rows}"
+            )
+        return None
+
+    def num_groups(self, layout):
+        return layout.size // (self.outputs * self.inputs)
+
+    def group_size(self, layout):
+        return self.outputs * self.inputs
+
+    def group_scores(self, scores, layout, reduction):
+        matrix = ops.reshape(scores, (layout.rows, layout.outputs))
+        return reduce_blocks(matrix, self.inputs, self.outputs, reduction)
+
+    def spread(self, values, layout):
+        columns = _repeat_columns(values, self.outputs)
+        return ops.repeat(columns, self.inputs, axis=0)
+
+    def get_config(self):
+        return {"outputs": self.outputs, "inputs": self.inputs}
+
+    def __str__(self):
+        return f"{self.outputs}x{self.inputs}"
+
+
+def _repeat_columns(matrix, times):
+    """Repeats each entry of a matrix along its row: (rows, n) -> (rows, n * times)."""
+    is_bool = keras.backend.standardize_dtype(matrix.dtype) == "bool"
+    if times % 4 or not is_bool or keras.backend.backend() == "torch":
+        return ops.repeat(matrix, times, axis=1)
+    # Four at once, as the bytes of an integer, which XLA does faster. torch has no XLA,
+    # and views bytes only of what lies together.
+    words = ops.repeat(ops.cast(matrix, "int32"), times // 4, axis=1)
+    return ops.view(words * 0x01010101, "uint8") != 0

@@ -1,0 +1,53 @@
+from keras import ops
+
+from keras_pruner.backend import reduce_groups
+from keras_pruner.components.patterns.base import Pattern, register_pattern
+
+
+@register_pattern("channelx1")
+class InputChannel(Pattern):
+    """Whole input channels: all window positions and all outputs that see them.
+
+    For a dense kernel a group is one row of the matrix. In a grouped or depthwise
+    convolution a channel is seen by the outputs of its own group only.
+    """
+
+    def num_groups(self, layout):
+        return layout.inputs * layout.groups
+
+    def group_size(self, layout):
+        return layout.size // self.num_groups(layout)
+
+    def group_scores(self, scores, layout, reduction):
+        # (window, inputs, groups, outputs of a group)
+        channels = ops.reshape(
+            scores,
+            (
+                layout.window_size,
+                layout.inputs,
+                layout.groups,
+                layout.outputs // layout.groups,
+            ),
+        )
+        return reduce_groups(channels, (0, 3), reduction)
+
+    def spread(self, values, layout):
+        outputs = ops.repeat(values, layout.outputs // layout.groups, axis=1)
+        return ops.tile(outputs, (layout.window_size, 1))
+
+
+@register_pattern("1xchannel")
+class OutputChannel(Pattern):
+    """Whole output units or filters: one column of the matrix, all its inputs."""
+
+    def num_groups(self, layout):
+        return layout.outputs
+
+    def group_size(self, layout):
+        return layout.rows
+
+    def group_scores(self, scores, layout, reduction):
+        return reduce_groups(scores, (0,), reduction)
+
+    def spread(self, values, layout):
+        return ops.tile(ops.expand_dims(values, 0), (layout.rows, 1))

@@ -1,0 +1,102 @@
+import re
+
+from keras import ops
+
+from keras_pruner.backend import ordered_sum, reduce_groups, rounded_square
+from keras_pruner.components.patterns.base import Pattern, register_pattern
+
+
+@register_pattern("{n}:{m}")
+class NOfM(Pattern):
+    """`n` of every `m` consecutive weights along the reduction axis are pruned.
+
+    For a convolution the `m` weights are consecutive input channels at one window
+    position. A group's score is what pruning it would lose: its `n` lowest scores,
+    averaged. Groups are pruned lowest first, so under a schedule the groups that lose
+    least become n:m first, and at sparsity n/m all are.
+
+    Args:
+        n: Weights PRUNED in a group, 1 <= n < m.
+        m: Weights in a group.
+
+    References:
+        [Learning N:M fine-grained sparse networks, Zhou et al., 2021](https://arxiv.org/abs/2102.04010)
+    """
+
+    chooses_weights = True
+
+    def __init__(self, n, m):
+        if not 1 <= n < m:
+            raise ValueError(
+                "An 'n:m' pattern prunes n of every m weights, so 1 <= n < m. "
+                f"Received: '{n}:{m}'"
+            )
+        self.n = n
+        self.m = m
+
+    @property
+    def max_sparsity(self):
+        return self.n / self.m
+
+    @classmethod
+    def parse(cls, text):
+        match = re.fullmatch(r"(\d+):(\d+)", text)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    def reason_to_skip(self, layout):
+        if layout.inputs % self.m:
+            return (
+                f"pattern '{self}' needs an input axis divisible by {self.m}, "
+                f"but each output sees {layout.inputs} inputs"
+            )
+        return None
+
+    def num_groups(self, layout):
+        return layout.size // self.m
+
+    def group_size(self, layout):
+        return self.n
+
+    def _ranked(self, scores, layout):
+        """Returns scores as (K / m, m, N), and which are their group's n lowest."""
+        grouped = ops.reshape(scores, (layout.rows // self.m, self.m, layout.outputs))
+        position = ops.reshape(ops.arange(self.m), (1, self.m, 1))
+        rank = ops.zeros_like(grouped, dtype="int32")
+        for other in range(self.m):
+            rival = grouped[:, other : other + 1]
+            # Equal scores rank by position, so exactly n are lowest.
+            wins = ops.where(position > other, rival <= grouped, rival < grouped)
+            rank = rank + ops.cast(wins, "int32")
+        return grouped, rank < self.n
+
+    def group_scores(self, scores, layout, reduction):
+        grouped, lowest = self._ranked(scores, layout)
+        lost = ops.where(lowest, grouped, ops.zeros_like(grouped))
+        if reduction == "max":
+            lost = ops.where(lowest, grouped, ops.full_like(grouped, -float("inf")))
+            return ops.max(lost, axis=1)
+        if reduction == "l2":
+            return ops.sqrt(ordered_sum(rounded_square(lost), 1))
+        total = ordered_sum(lost, 1)
+        return total * (1.0 / self.n) if reduction == "mean" else total
+
+    def spread(self, values, layout):
+        return ops.repeat(values, self.m, axis=0)
+
+    def group_norms(self, weight, layout):
+        # Of all m weights, not of the n that would be pruned.
+        grouped = ops.reshape(
+            ops.cast(weight, "float32"), (layout.rows // self.m, self.m, layout.outputs)
+        )
+        return reduce_groups(grouped, (1,), "l2")
+
+    def expand(self, pruned, scores, layout):
+        _, lowest = self._ranked(scores, layout)
+        dropped = ops.logical_and(ops.expand_dims(pruned, 1), lowest)
+        return ops.reshape(ops.logical_not(dropped), (layout.rows, layout.outputs))
+
+    def get_config(self):
+        return {"n": self.n, "m": self.m}
+
+    def __str__(self):
+        return f"{self.n}:{self.m}"

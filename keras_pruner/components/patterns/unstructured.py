@@ -1,0 +1,20 @@
+from keras_pruner.components.patterns.base import Pattern, register_pattern
+
+
+@register_pattern("1x1")
+class Unstructured(Pattern):
+    """Every weight is a group of its own."""
+
+    chooses_weights = True
+
+    def num_groups(self, layout):
+        return layout.size
+
+    def group_size(self, layout):
+        return 1
+
+    def group_scores(self, scores, layout, reduction):
+        return scores
+
+    def spread(self, values, layout):
+        return values

@@ -1,0 +1,21 @@
+from keras import ops
+
+from keras_pruner.components.regularizers.base import Regularizer, register_regularizer
+
+
+@register_regularizer("group_lasso")
+class GroupLasso(Regularizer):
+    """Draws whole groups of the pattern to zero together.
+
+    `w_g <- w_g * max(0, 1 - amount / ||w_g||_2)`, the proximal step of
+    `amount * sum over groups of ||w_g||_2`. The norm is that of the weights of a group.
+
+    References:
+        [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x)
+    """
+
+    def shrink(self, weight, amount, kernel, pattern):
+        norm = pattern.group_norms(weight, kernel.layout)
+        amount = ops.cast(amount, norm.dtype)
+        factor = ops.maximum(1 - amount / ops.maximum(norm, 1e-12), 0)
+        return weight * ops.cast(pattern.spread(factor, kernel.layout), weight.dtype)

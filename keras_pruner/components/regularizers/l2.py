@@ -1,0 +1,27 @@
+from keras_pruner.components.regularizers.base import Regularizer, register_regularizer
+
+
+@register_regularizer("l2")
+class L2(Regularizer):
+    """Decay, the proximal step of `amount / 2 * w^2`.
+
+    `w <- w / (1 + amount)`
+    """
+
+    def shrink(self, weight, amount, kernel, pattern):
+        return weight / (1 + amount)
+
+
+@register_regularizer("growing_l2")
+class GrowingL2(L2):
+    """Decay of what the target will prune, growing from update to update.
+
+    `w <- w / (1 + p * amount)` for the weights that the criterion would prune now at
+    the final sparsity; `p` in [0, 1] is the progress of the schedule.
+
+    References:
+        [Neural pruning via growing regularization, Wang et al.,
+        2021](https://arxiv.org/abs/2012.09243)
+    """
+
+    grows = True

@@ -1,0 +1,81 @@
+"""The names that settings have in Intel Neural Compressor, beside their names here."""
+
+from keras_pruner.registry import suggest
+
+# Intel Neural Compressor's key -> the field's name here.
+KEY_ALIASES = {
+    "op_names": "include",
+    "excluded_op_names": "exclude",
+    "pruning_op_types": "layer_types",
+    "start_step": "begin_step",
+    "pruning_frequency": "frequency",
+    "pruning_scope": "allocation",
+    "sparsity_decay_type": "schedule",
+    "criterion_type": "criterion",
+    "criterion_reduce_type": "group_reduction",
+    "min_sparsity_ratio_per_op": "min_sparsity",
+    "max_sparsity_ratio_per_op": "max_sparsity",
+    "reg_type": "regularizer",
+    "reg_coeff": "regularizer_strength",
+    "pruning_configs": "local_configs",
+}
+
+# Values that are spelled otherwise there, by field.
+VALUE_ALIASES = {
+    "allocation": {"local": "uniform"},
+    "regularizer": {"none": None},
+}
+
+# Type names there -> the classes of Keras and torch that they stand for.
+TYPE_ALIASES = {
+    "Linear": ("Dense", "Linear"),
+    "Conv": ("Conv1D", "Conv2D", "Conv3D", "Conv1d", "Conv2d", "Conv3d"),
+}
+
+
+def renamed(config, known):
+    """Returns a copy of a dict of settings with the fields' names as its keys.
+
+    Args:
+        config: Dict whose keys are names of fields, or Intel's.
+        known: Names of the fields.
+
+    Raises:
+        ValueError: If a key is unknown, or a setting is given under two names.
+    """
+    values = {}
+    for key, value in config.items():
+        name = KEY_ALIASES.get(key, key)
+        if name not in known:
+            raise ValueError(
+                f"Unknown pruning config key '{key}'."
+                f"{suggest(key, [*known, *KEY_ALIASES])} "
+                f"Known: {', '.join(sorted(known))}; and Intel's names: "
+                f"{', '.join(sorted(KEY_ALIASES))}."
+            )
+        if name in values:
+            raise ValueError(f"'{key}' and '{name}' are the same setting, given twice.")
+        if isinstance(value, str):
+            value = VALUE_ALIASES.get(name, {}).get(value, value)
+        values[name] = value
+    if values.get("include") == [] or values.get("include") == ():
+        # Intel's empty `op_names` means every layer.
+        values["include"] = None
+    return values
+
+
+def split_pruning_type(name, criteria):
+    """Reads a `pruning_type` that names a criterion, as Intel's do.
+
+    Args:
+        name: E.g. `"snip_momentum_progressive"`, `"snip_momentum"` or `"rigl"`.
+        criteria: Names of the criteria.
+
+    Returns:
+        Tuple of the pruner's name and of the criterion's, or `None` if none is named.
+    """
+    stem = name.removesuffix("_progressive")
+    # These name a pruner and a criterion alike, and the pruner chooses the criterion.
+    if stem not in criteria or name in ("block_mask", "retrain_free"):
+        return name, None
+    return ("progressive" if name != stem else "basic"), stem

@@ -1,0 +1,215 @@
+"""Which variables of a Keras model are prunable, through all nesting."""
+
+import dataclasses
+import math
+
+import keras
+from keras import layers
+
+from keras_pruner.kernels.keras_hub import hub_layouts
+from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.layouts import dense_layout
+from keras_pruner.kernels.rules import (
+    named_rule,
+    own_variables,
+    registered_layouts,
+    sublayers_of,
+)
+
+# Keras' own layers whose weights may have several axes, and what those are.
+_NO_MATRICES = {
+    layers.PReLU: "a slope for each input",
+    layers.SpectralNormalization: "the vector of a power iteration",
+    layers.STFTSpectrogram: "the fixed waves of a transform",
+    (
+        layers.BatchNormalization,
+        layers.GroupNormalization,
+        layers.LayerNormalization,
+        layers.Normalization,
+        layers.RMSNormalization,
+    ): "a number for each feature",
+}
+
+_MAX_KERNEL_SIZE = 2**31 - 1
+
+
+def _refusal(layer):
+    """Returns why a layer of a known class cannot be pruned now, or `None`."""
+    if getattr(layer, "quantization_mode", None) is not None:
+        return (
+            f"the layer is quantized ({layer.quantization_mode}), so its kernel is "
+            "computed: prune before `quantize`"
+        )
+    if getattr(layer, "lora_enabled", False):
+        return "LoRA is enabled, so the kernel is frozen: merge LoRA before pruning"
+    return None
+
+
+def _layouts(layer, embeddings):
+    """Returns a layer's `{variable name: layout}`, or `None` for an unknown class."""
+    if hasattr(layer, "prunable_kernels"):
+        return layer.prunable_kernels()
+    if isinstance(layer, layers.Embedding):
+        rule = named_rule(dense_layout, "embeddings", "reverse_embeddings")
+        return rule(layer) if embeddings else None
+    layouts = registered_layouts(layer)
+    return hub_layouts(layer, own_variables(layer)) if layouts is None else layouts
+
+
+def find_kernels(model, *, embeddings=False, name=None):
+    """Finds the prunable kernels of a model or layer, through all nesting.
+
+    Layers are known by `isinstance`, variables by name. A layer or variable that is
+    shared appears once. Paths are made of layer names from the model's children on, so
+    they are equal for a model and its saved copy; wrapper layers of this package add
+    nothing to the path.
+
+    Args:
+        model: Built `keras.Model` or `keras.layers.Layer`.
+        embeddings: Whether embedding tables count as prunable.
+        name: First part of every path, if given.
+
+    Returns:
+        `KernelSearch`. Every variable of two or more axes is in one of its two lists,
+        or belongs to a class that has none to prune.
+    """
+    found, skipped, seen_layers, seen_variables = [], [], set(), set()
+    # From the id of an attention layer's part to the layer's path and heads.
+    attention, num_attention = {}, {}
+
+    def visit(layer, prefix, owner):
+        if id(layer) in seen_layers:
+            return
+        seen_layers.add(id(layer))
+        is_wrapper = hasattr(layer, "mask_of")
+        owner = layer if is_wrapper else owner
+        heads = _num_heads(layer)
+        if heads:
+            path = "/".join(prefix)
+            number = num_attention[path] = num_attention.get(path, 0) + 1
+            path = _numbered(path, number)
+            attention.update({id(part): (path, heads) for part in sublayers_of(layer)})
+        layouts = {} if is_wrapper else _layouts(layer, embeddings)
+        refusal = None if is_wrapper else _refusal(layer)
+        pool = own_variables(layer)
+        if layouts and not {v.name for v in pool} >= set(layouts):
+            # A rule may name variables of a sublayer that has no public class.
+            pool = layer.variables
+        for variable in [] if is_wrapper else pool:
+            if id(variable) in seen_variables:
+                continue
+            layout = (layouts or {}).get(variable.name)
+            path = "/".join([*prefix, variable.name])
+            shape = tuple(variable.shape)
+            if layout is not None and refusal is None:
+                _check_layout(layout, shape, path, layer)
+                reason = None
+                if math.prod(shape) > _MAX_KERNEL_SIZE:
+                    reason = "more than 2^31 - 1 weights in one kernel"
+            elif len(shape) < 2 or (layouts is not None and refusal is None):
+                continue
+            else:
+                reason = refusal or _unknown_reason(layer)
+            seen_variables.add(id(variable))
+            if reason is None:
+                kernel = Kernel(path, variable, layout, layer, owner)
+                if id(layer) in attention:
+                    kernel = _with_heads(kernel, *attention[id(layer)])
+                found.append(kernel)
+            else:
+                skipped.append(Skipped(path, shape, reason))
+        for child in sublayers_of(layer):
+            visit(child, [*prefix, *_own_name(child)], owner)
+
+    def _own_name(layer):
+        return [] if hasattr(layer, "mask_of") else [layer.name]
+
+    prefix = [] if name is None else [name]
+    if name is None and not isinstance(model, keras.Model):
+        prefix = _own_name(model)
+    visit(model, prefix, None)
+    return KernelSearch(_with_unique_paths(found), tuple(skipped))
+
+
+def _check_layout(layout, shape, path, layer):
+    if layout.shape != shape:
+        raise ValueError(
+            f"The kernel rule of layer class {type(layer).__name__} gives '{path}' a "
+            f"layout of shape {layout.shape}, but the variable has shape {shape}. "
+            "Correct the rule, or the layer's `prunable_kernels()`."
+        )
+
+
+def _num_heads(layer):
+    """Returns how many heads of an attention layer can be cut, or 0 for another."""
+    if isinstance(layer, layers.GroupQueryAttention):
+        # Query heads that share one key and value head go together.
+        return layer.num_key_value_heads
+    return layer.num_heads if isinstance(layer, layers.MultiHeadAttention) else 0
+
+
+def _with_heads(kernel, path, heads):
+    """Marks a kernel of an attention layer with the heads that its matrix holds."""
+    axes = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
+    axis = axes.get(kernel.layer.name)
+    if axis is None:
+        return kernel
+    layout = dataclasses.replace(kernel.layout, heads=heads, head_axis=axis)
+    return dataclasses.replace(kernel, layout=layout, attention=path)
+
+
+def _unknown_reason(layer):
+    if isinstance(layer, layers.Embedding):
+        return (
+            "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
+        )
+    for layer_class, held in _NO_MATRICES.items():
+        if isinstance(layer, layer_class):
+            return f"not multiplied by as a matrix: {held}"
+    return (
+        f"no rule for layer class {type(layer).__name__}: register one with "
+        "`register_kernel_rule`, or give the layer `prunable_kernels()`"
+    )
+
+
+def _with_unique_paths(kernels):
+    """Numbers the paths of layers that share a name, as subclassed models allow."""
+    counts, unique = {}, []
+    for kernel in kernels:
+        counts[kernel.path] = counts.get(kernel.path, 0) + 1
+        path = _numbered(kernel.path, counts[kernel.path])
+        unique.append(dataclasses.replace(kernel, path=path))
+    return tuple(unique)
+
+
+def _numbered(path, number):
+    """Tells the second and further layers of one path apart."""
+    return path if number == 1 else f"{path}#{number}"
+
+
+def find_wrapped(model):
+    """Returns the `PrunedLayer`s of a model, through all nesting."""
+    layers = model._flatten_layers(include_self=True, recursive=True)
+    return [layer for layer in layers if hasattr(layer, "mask_of")]
+
+
+def masks_of(layer):
+    """Returns a dict from the id of each wrapped variable in a layer to its mask."""
+    found = {}
+    for wrapper in find_wrapped(layer):
+        for variable in wrapper.layer.variables:
+            mask = wrapper.mask_of(variable)
+            if mask is not None:
+                found[id(variable)] = mask
+    return found
+
+
+def check_built(model):
+    """Raises if `model` is no Keras model, or has no weights yet."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: {model!r}")
+    if not model.built:
+        raise ValueError(
+            f"'{model.name}' is not built, so its weights do not exist yet. Begin it "
+            "with `keras.Input`, call it on data once, or `build(input_shape)`."
+        )

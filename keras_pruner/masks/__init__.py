@@ -1,0 +1,81 @@
+"""From scores to exact masks: pure functions; and how masks are kept and written."""
+
+from keras_pruner.masks.apply import finite_or, keep, keep_if_dense
+from keras_pruner.masks.budget import Demand, PruningPlan
+from keras_pruner.masks.float_keys import ordered_keys
+from keras_pruner.masks.joint_ranking import (
+    Forecast,
+    check_total,
+    cuts_of,
+    rank_jointly,
+)
+from keras_pruner.masks.kth_lowest import as_counts, demand_of
+from keras_pruner.masks.make import (
+    HIGHEST_SCORE,
+    LOWEST_SCORE,
+    are_finite,
+    expand_groups,
+    score_groups,
+    score_kernel,
+    score_kernels,
+    scores_are_pooled,
+    select_groups,
+    zero_groups,
+)
+from keras_pruner.masks.packed_mask import (
+    PackedMask,
+    as_mask,
+    as_stored,
+    assign_mask,
+    is_packed,
+    pack,
+    read_mask,
+    stored,
+    variable_of,
+)
+from keras_pruner.masks.select_lowest import Cut, select_lowest, select_up_to
+from keras_pruner.masks.state_format import check_variables, read_state, write_state
+from keras_pruner.masks.unit import Unit, UnitInputs, UnitResult
+
+__all__ = [
+    "Cut",
+    "Demand",
+    "Forecast",
+    "HIGHEST_SCORE",
+    "LOWEST_SCORE",
+    "PackedMask",
+    "PruningPlan",
+    "Unit",
+    "UnitInputs",
+    "UnitResult",
+    "are_finite",
+    "as_counts",
+    "as_mask",
+    "as_stored",
+    "assign_mask",
+    "check_total",
+    "check_variables",
+    "cuts_of",
+    "demand_of",
+    "expand_groups",
+    "finite_or",
+    "is_packed",
+    "keep",
+    "keep_if_dense",
+    "ordered_keys",
+    "pack",
+    "rank_jointly",
+    "read_mask",
+    "read_state",
+    "score_groups",
+    "score_kernel",
+    "score_kernels",
+    "scores_are_pooled",
+    "select_groups",
+    "select_lowest",
+    "select_up_to",
+    "stored",
+    "variable_of",
+    "write_state",
+    "zero_groups",
+]

@@ -1,0 +1,291 @@
+"""How many groups each kernel gives at a sparsity: whole numbers, made on the host."""
+
+import dataclasses
+import math
+
+from keras_pruner.components import KernelPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What one update is asked for.
+
+    Args:
+        counts: Groups to prune in each kernel; zeros where scores decide.
+        target: Weights to prune in all.
+        lower: Fewest groups of each kernel.
+        upper: Most groups of each kernel.
+    """
+
+    counts: list
+    target: int
+    lower: list
+    upper: list
+
+
+class PruningPlan:
+    """Divides sparsities over kernels, within the caps of a config.
+
+    Args:
+        config: `PruningConfig`.
+        kernels: The `Kernel`s that are pruned.
+
+    Attributes:
+        kernels: List of `KernelPlan`, one per unit: a kernel, or several that the
+            pattern couples.
+        final_sparsity: Sparsity over all kernels that the config asks for.
+
+    Raises:
+        ValueError: If the caps contradict each other or cannot meet the target.
+    """
+
+    def __init__(self, config, kernels):
+        self.config = config
+        self.kernels = [
+            _plan_unit(config.pattern, [kernels[index] for index in unit])
+            for unit in config.pattern.couple(kernels)
+        ]
+        lower, upper = group_bounds(
+            self.kernels, config.min_sparsity, config.max_sparsity
+        )
+        self._check_bounds(lower, upper)
+        if config.allocation.is_absolute:
+            self.final_sparsity = self._check_given(lower, upper)
+        else:
+            self.final_sparsity = self._check_target(lower, upper)
+
+    @property
+    def num_weights(self):
+        """Weights in all kernels."""
+        return total_weights(self.kernels)
+
+    def demand(self, sparsity, pinned=None):
+        """Returns the `Demand` of an update.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+            pinned: Groups of each kernel that stay pruned whatever the target, or
+                `None`.
+        """
+        config, plans = self.config, self.kernels
+        share = sparsity / self.final_sparsity if self.final_sparsity else 1.0
+        # Caps from below grow with the schedule, so that they never contradict it.
+        floor = config.min_sparsity * share
+        lower, upper = group_bounds(plans, floor, config.max_sparsity)
+        if pinned is not None:
+            lower = list(map(max, lower, pinned))
+            upper = list(map(max, lower, upper))
+        held = self._weights_in(lower)
+        target = max(target_weights(sparsity, plans), held)
+        if config.allocation.ranks_jointly:
+            counts = [0] * len(plans)
+        elif config.allocation.is_absolute:
+            counts = [
+                min(b, max(a, round(share * k)))
+                for k, a, b in zip(self._given_groups(), lower, upper, strict=True)
+            ]
+        else:
+            effective = max(sparsity, held / self.num_weights)
+            counts = allocate_counts(config.allocation, effective, plans, lower, upper)
+        return Demand(counts, target, lower, upper)
+
+    def _weights_in(self, counts):
+        return sum(k * p.group_size for k, p in zip(counts, self.kernels, strict=True))
+
+    def _given_groups(self):
+        """Groups that a custom allocation asks of each kernel, before rounding."""
+        given = self.config.allocation.kernel_sparsities(
+            self.config.target_sparsity, self.kernels
+        )
+        return [
+            sparsity * plan.num_weights / plan.group_size
+            for sparsity, plan in zip(given, self.kernels, strict=True)
+        ]
+
+    def _check_bounds(self, lower, upper):
+        for plan, low, high in zip(self.kernels, lower, upper, strict=True):
+            if low > high:
+                raise ValueError(
+                    f"The caps contradict for '{plan.path}': of {plan.num_groups} "
+                    f"groups at least {low} and at most {high} would be pruned. Widen "
+                    "`min_sparsity` and `max_sparsity`, or exclude the layer."
+                )
+
+    def _check_given(self, lower, upper):
+        groups = self._given_groups()
+        for plan, wanted, low, high in zip(
+            self.kernels, groups, lower, upper, strict=True
+        ):
+            if not low <= round(wanted) <= high:
+                size = plan.group_size / plan.num_weights
+                raise ValueError(
+                    f"The allocation gives '{plan.path}' the sparsity "
+                    f"{wanted * size:g}, but the caps and pattern "
+                    f"'{self.config.pattern}' allow [{low * size:g}, {high * size:g}]."
+                )
+        return self._weights_in(groups) / self.num_weights
+
+    def _check_target(self, lower, upper):
+        config = self.config
+        target = target_weights(config.target_sparsity, self.kernels)
+        least, most = self._weights_in(lower), self._weights_in(upper)
+        # Whole groups may miss any target by half of one.
+        slack = max(plan.group_size for plan in self.kernels) / 2
+        if target - most > slack or least - target > slack:
+            raise ValueError(
+                f"The caps and pattern '{config.pattern}' allow a sparsity between "
+                f"{least / self.num_weights:.4f} and {most / self.num_weights:.4f} "
+                "over all kernels, so the target cannot be met. "
+                f"Received: target_sparsity={config.target_sparsity}"
+            )
+        return config.target_sparsity
+
+
+def _plan_unit(pattern, kernels):
+    """Returns the `KernelPlan` of kernels that lose the same groups together."""
+    layouts = [kernel.layout for kernel in kernels]
+    return KernelPlan(
+        kernels[0].path if len(kernels) == 1 else kernels[0].attention,
+        layouts[0],
+        pattern.num_groups(layouts[0]),
+        sum(pattern.group_size(layout) for layout in layouts),
+        coupled=tuple(layouts[1:]),
+    )
+
+
+def total_weights(plans):
+    """Returns the number of weights in all kernels."""
+    return sum(plan.num_weights for plan in plans)
+
+
+def target_weights(sparsity, plans):
+    """Returns `round_half_even(sparsity * weights)`, the weights to zero in all."""
+    return round(sparsity * total_weights(plans))
+
+
+def group_bounds(plans, min_sparsity, max_sparsity):
+    """Returns the fewest and most groups that the caps let each kernel prune.
+
+    Args:
+        plans: List of `KernelPlan`.
+        min_sparsity: Lowest sparsity of a kernel, in [0, 1].
+        max_sparsity: Highest sparsity of a kernel, in [0, 1].
+
+    Returns:
+        Tuple of two lists of integers.
+    """
+    # A cap of 0.29 means 29 of 100 groups, though 0.29 * 100 < 29 in floating point.
+    slack = 1e-9
+    lower, upper = [], []
+    for plan in plans:
+        groups = plan.num_weights / plan.group_size
+        lower.append(min(plan.num_groups, math.ceil(min_sparsity * groups - slack)))
+        upper.append(min(plan.num_groups, math.floor(max_sparsity * groups + slack)))
+    return lower, upper
+
+
+def allocate_counts(allocation, sparsity, plans, lower, upper):
+    """Divides a sparsity over kernels, by an allocation that needs no scores.
+
+    Args:
+        allocation: `Allocation` that does not rank jointly.
+        sparsity: Target over all kernels, in [0, 1).
+        plans: List of `KernelPlan`.
+        lower: Fewest groups of each kernel.
+        upper: Most groups of each kernel.
+
+    Returns:
+        List of integers: groups to prune in each kernel. Their weights add up to
+        `round_half_even(sparsity * weights)`, up to what bounds and group sizes allow.
+    """
+    densities = allocation.relative_densities(plans)
+    if allocation.rounds_each_kernel and len(set(densities)) == 1:
+        counts = [round(sparsity * p.num_weights / p.group_size) for p in plans]
+        # The caps bind, if they do, before anything is rounded away.
+        if all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True)):
+            return counts
+    target = target_weights(sparsity, plans)
+    ideal = _scale_densities(densities, target, plans, lower, upper)
+    return _round_to_total(ideal, target, plans, lower, upper)
+
+
+def _scale_densities(densities, target, plans, lower, upper):
+    """Solves for the factor on the densities that meets the target within bounds."""
+
+    def groups(factor):
+        return [
+            min(b, max(a, (1 - min(1, factor * d)) * p.num_weights / p.group_size))
+            for d, p, a, b in zip(densities, plans, lower, upper, strict=True)
+        ]
+
+    def weights(factor):
+        return sum(k * p.group_size for k, p in zip(groups(factor), plans, strict=True))
+
+    low, high = 0.0, 1.0 / min(densities)
+    # A float64 has 53 bits: more halvings change nothing.
+    for _ in range(100):
+        factor = (low + high) / 2
+        low, high = (factor, high) if weights(factor) > target else (low, factor)
+    return groups(high)
+
+
+def _near_bounds(ideal, plans, lower, upper):
+    """Returns the fewest and most groups that rounding may let each kernel prune."""
+    fewest, most = [], []
+    for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
+        reach = math.ceil(plan.num_groups / 10)
+        least, largest = math.floor(x) - reach, math.ceil(x) + reach
+        if x < plan.num_groups:
+            largest = min(largest, plan.num_groups - 1)
+        fewest.append(max(low, least))
+        most.append(max(fewest[-1], min(high, largest)))
+    return fewest, most
+
+
+def _round_to_total(ideal, target, plans, lower, upper):
+    """Rounds to whole groups so that the total comes near to the target.
+
+    Large groups are rounded by themselves. The smallest make up for what that leaves,
+    by largest remainder; larger ones only where the smaller have no room. So that one
+    small kernel does not pay for the rounding of large groups, a kernel gives or is
+    spared at most a tenth of its groups on top of its share, and none is emptied; but
+    for these reasons the total misses the target by no more than half a group.
+    """
+    smallest = min(plan.group_size for plan in plans)
+    counts = []
+    for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
+        whole = math.floor(x + 1e-9) if plan.group_size == smallest else round(x)
+        counts.append(min(high, max(low, whole)))
+    near = _near_bounds(ideal, plans, lower, upper)
+    made, missing = _make_up(counts, ideal, target, plans, *near)
+    if 2 * abs(missing) > max(plan.group_size for plan in plans):
+        made, _ = _make_up(counts, ideal, target, plans, lower, upper)
+    return made
+
+
+def _make_up(counts, ideal, target, plans, lower, upper):
+    """Moves counts to within bounds, and towards the target.
+
+    Returns:
+        Tuple of the counts and of the weights that are missing to the target.
+    """
+    counts = [
+        min(high, max(low, count))
+        for count, low, high in zip(counts, lower, upper, strict=True)
+    ]
+    missing = target - sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
+    for size in sorted({plan.group_size for plan in plans}):
+        members = [i for i, plan in enumerate(plans) if plan.group_size == size]
+        # Largest remainder first, then by index; each gives one group, then any number.
+        members.sort(key=lambda i: (counts[i] - ideal[i], i))
+        for most in (1, abs(missing)):
+            for index in members:
+                sign = 1 if missing > 0 else -1
+                room = upper[index] - counts[index]
+                if missing < 0:
+                    room = counts[index] - lower[index]
+                nearest = (abs(missing) + (size - 1) // 2) // size
+                change = sign * min(most, nearest, room)
+                counts[index] += change
+                missing -= change * size
+    return counts, missing

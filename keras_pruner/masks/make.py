@@ -1,0 +1,130 @@
+"""Score -> pattern -> select -> mask: the pure maths of one mask update.
+
+Kernels that lose the same groups together, such as those of an attention layer whose
+heads are pruned, form a *unit*; most kernels are a unit of their own. All functions
+here look at one unit, so that what is compiled for one serves all that are alike.
+"""
+
+from keras import ops
+
+from keras_pruner.backend import all_finite, rounded_square, sum_of_all
+from keras_pruner.masks.select_lowest import Cut, select_lowest, select_up_to
+
+# Below every finite score, and finite itself.
+LOWEST_SCORE = -3e38
+
+HIGHEST_SCORE = 3e38
+
+
+def are_finite(inputs):
+    """Returns which kernels have finite weights, and which finite memories."""
+    weights, memories = [], []
+    for weight, state in zip(inputs.weights, inputs.states, strict=True):
+        weights.append(all_finite(weight))
+        memory = state.get("memory", ops.zeros(()))
+        memories.append(all_finite(ops.cast(memory, "float32")))
+    return ops.stack([ops.stack(weights), ops.stack(memories)])
+
+
+def score_kernels(config, unit, inputs):
+    """Returns a list of the scores of a unit's kernels."""
+    return [
+        score_kernel(config, kernel, rule, weight, state.get("memory"))
+        for kernel, rule, weight, state in zip(
+            unit.kernels, unit.rules, inputs.weights, inputs.states, strict=True
+        )
+    ]
+
+
+def score_kernel(config, kernel, rule, weight, memory=None):
+    """Returns a kernel's scores as float32: of its weights, (K, N), or of its groups.
+
+    Of groups if the criterion pools and the pattern does not choose single weights.
+    """
+    matrix = kernel.layout.to_matrix(weight)
+    if not config.criterion.needs_gradients:
+        return config.criterion.scores(matrix, kernel)
+    return config.criterion.scores(
+        ops.cast(matrix, "float32"), kernel, rule.memory_matrix(memory)
+    )
+
+
+def scores_are_pooled(config):
+    """Whether the criterion scores groups, not weights."""
+    pools = getattr(config.criterion, "pools", False)
+    return pools and not config.pattern.chooses_weights
+
+
+def score_groups(config, unit, weights, scores):
+    """Returns the scores by which a unit's groups are ranked."""
+    pattern = config.pattern
+    parts = []
+    for kernel, part in zip(unit.kernels, scores, strict=True):
+        layout = kernel.layout
+        if scores_are_pooled(config):
+            # Criteria may flatten what the pattern keeps in two axes.
+            shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
+            part = ops.reshape(part, shape.shape)
+        else:
+            part = pattern.group_scores(part, layout, config.group_reduction)
+        parts.append(part)
+    groups = sum(parts[1:], parts[0])
+    if getattr(config.allocation, "normalize", None) == "l2":
+        groups = groups / _l2_norm(weights)
+    if config.resume_from_pruned_checkpoint:
+        members = list(zip(unit.kernels, weights, strict=True))
+        groups = ops.where(zero_groups(config, members), LOWEST_SCORE, groups)
+    if config.low_memory_usage:
+        groups = ops.cast(groups, "bfloat16")
+    return groups
+
+
+def select_groups(groups, inputs, what="masks"):
+    """Marks the lowest groups, as many as asked for.
+
+    Args:
+        groups: Float tensor: the groups' scores.
+        inputs: `UnitInputs`.
+        what: What they are selected for: a key of `inputs.targets`.
+    """
+    target = inputs.targets[what]
+    select = select_up_to if isinstance(target, Cut) else select_lowest
+    return select(groups, target)
+
+
+def expand_groups(config, unit, pruned, scores):
+    """Turns the chosen groups into the masks of the unit's kernels.
+
+    Args:
+        config: `PruningConfig`.
+        unit: `Unit`.
+        pruned: Bool tensor of the groups; `True` = prune.
+        scores: List of the kernels' scores.
+    """
+    return [
+        kernel.layout.from_matrix(config.pattern.expand(pruned, score, kernel.layout))
+        for kernel, score in zip(unit.kernels, scores, strict=True)
+    ]
+
+
+def zero_groups(config, members):
+    """Marks the groups of which pruning would take nothing: they are zero already.
+
+    Args:
+        config: `PruningConfig`.
+        members: List of pairs of a unit's kernels and their values.
+    """
+    marks = None
+    for kernel, weight in members:
+        magnitudes = ops.abs(ops.cast(kernel.layout.to_matrix(weight), "float32"))
+        groups = config.pattern.group_scores(magnitudes, kernel.layout, "max")
+        marks = groups == 0 if marks is None else ops.logical_and(marks, groups == 0)
+    return marks
+
+
+def _l2_norm(weights):
+    total = 0.0
+    for weight in weights:
+        weight = ops.cast(weight, "float32")
+        total = total + sum_of_all(weight, rounded_square)
+    return ops.maximum(ops.sqrt(total), 1e-30)

@@ -1,0 +1,128 @@
+"""Marks the lowest scores of one tensor: exactly so many, without sorting it.
+
+`search` finds the key up to which scores are taken; ties are then cut by index.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_pruner.backend import as_rows, call_in_trace, sum_blocks
+from keras_pruner.masks.float_keys import ordered_keys
+from keras_pruner.masks.kth_lowest import count_dtype, demand_of, find_bracket
+
+
+class Cut(NamedTuple):
+    """What tells which scores of one tensor are taken: keys, and for ties an index.
+
+    Args:
+        low: Int32 tensor (): all scores with a key up to this are taken.
+        high: Int32 tensor (): of those above it, with a key up to this, some are.
+        last: Int32 tensor (): index of the last one of these that is; -1 for none.
+    """
+
+    low: Any
+    high: Any
+    last: Any
+
+
+def select_lowest(scores, k):
+    """Marks exactly the k lowest scores; equal scores are taken by index.
+
+    Args:
+        scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
+        k: Integer or int tensor, clipped to [0, number of scores].
+
+    Returns:
+        Bool tensor of the same shape with exactly k `True`.
+    """
+    size = math.prod(scores.shape)
+    k = ops.clip(ops.cast(k, count_dtype()), 0, size)
+    demand = demand_of(k, [1], [0], [size])
+    bracket = find_bracket([scores], demand, run=call_in_trace)
+    return select_up_to(scores, cut_ties(scores, bracket, k))
+
+
+def select_up_to(scores, cut):
+    """Marks the scores that a `Cut` takes, as a bool tensor of the same shape."""
+    cut = Cut(*map(ops.convert_to_tensor, cut))
+    matrix = as_rows(scores)
+    keys = ops.cast(ordered_keys(matrix), "int32")
+    index = ops.arange(math.prod(matrix.shape), dtype="int32")
+    is_tied = ops.logical_and(
+        keys <= cut.high, ops.reshape(index, matrix.shape) <= cut.last
+    )
+    return ops.reshape(ops.logical_or(keys <= cut.low, is_tied), scores.shape)
+
+
+def cut_ties(scores, bracket, k):
+    """Returns the `Cut` that takes the k lowest scores.
+
+    Args:
+        scores: Float tensor.
+        bracket: Their `Bracket`, found for `k`.
+        k: Int tensor (), in [0, number of scores].
+    """
+    matrix = as_rows(scores)
+    rows, columns = matrix.shape
+    missing = ops.cast(k - bracket.below[0], "int32")
+
+    def tied(scores):
+        keys = ops.cast(ordered_keys(scores), "int32")
+        return ops.cast((keys > bracket.low) & (keys <= bracket.high), "int32")
+
+    def search():
+        counts, height = sum_blocks(tied, matrix)
+        block, before = _locate(ops.sum(counts, axis=1), missing)
+        num_blocks = rows // height
+        row = ops.where(
+            block < num_blocks, block * height, block + (height - 1) * num_blocks
+        )
+        # Of the last rows some are taken twice, behind the one that is sought.
+        taken = ops.clip(row + ops.arange(height, dtype="int32"), 0, rows - 1)
+        inside = ops.reshape(tied(ops.take(matrix, taken, axis=0)), (-1,))
+        place, _ = _locate(inside, missing - before)
+        return row * columns + place
+
+    last = ops.cond(
+        ops.logical_or(bracket.reached[0] == k, missing == 0),
+        lambda: ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32")),
+        search,
+    )
+    return Cut(bracket.low, bracket.high, last)
+
+
+def _locate(counts, wanted):
+    """Finds the place in a vector where the running sum reaches a number.
+
+    By halving: a running sum takes longer to compile than a search to run.
+
+    Args:
+        counts: Int32 tensor (n,), not negative.
+        wanted: Int32 tensor (), at least 1 and at most the sum.
+
+    Returns:
+        Tuple of the first index up to which the counts sum to `wanted` or more, and of
+        the sum of what comes before it, as int32 tensors.
+    """
+    index = ops.arange(counts.shape[0], dtype="int32")
+
+    def halve(first, last, before):
+        # The sum of both might not be an int32.
+        middle = first + ops.right_shift(last - first, 1)
+        passed = ops.sum(ops.where(index <= middle, counts, 0))
+        is_reached = passed >= wanted
+        return (
+            ops.where(is_reached, first, middle + 1),
+            ops.where(is_reached, middle, last),
+            ops.where(is_reached, before, passed),
+        )
+
+    zero = ops.zeros((), "int32")
+    first, _, before = ops.while_loop(
+        lambda first, last, before: first < last,
+        halve,
+        (zero, zero + (counts.shape[0] - 1), zero),
+    )
+    return first, before

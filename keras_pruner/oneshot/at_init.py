@@ -1,0 +1,169 @@
+"""Prunes at once, from a few batches of data: at initialisation or after training."""
+
+import dataclasses
+
+import keras
+from keras import ops
+from rich.progress import Progress
+
+from keras_pruner.config import as_config
+from keras_pruner.kernels import check_built
+from keras_pruner.oneshot.calibration_data import as_batches
+from keras_pruner.oneshot.loss_gradients import Probe
+from keras_pruner.pruners import create_pruners
+from keras_pruner.training import plain_copy
+
+
+def prune_at_init(
+    model, data=None, *, config=None, loss=None, batch_size=32, in_place=False,
+    verbose=True, **settings,
+):  # fmt: skip
+    """Prunes a model in one go, by what a few batches of data say.
+
+    Made for untrained models: `"snip"` (default), `"grasp"`, `"synflow"`, as published
+    with one ranking over all kernels where `allocation` is left open. Every other
+    criterion works too; those that learn from gradients see each batch once, on
+    weights that stay as they are. With
+    `pruning_type="retrain_free"` it prunes the channels of a trained model.
+
+    To train what is left, lock the zeros:
+
+    ```python
+    sparse = prune_at_init(model, (x, y), criterion="snip", target_sparsity=0.9)
+    sparse.compile("adam", "sparse_categorical_crossentropy")
+    sparse.fit(x, y, callbacks=[PruningCallback(pruning_type="pattern_lock")])
+    ```
+
+    Args:
+        model: Built Keras model.
+        data: Tuple `(x, y)` or `(x, y, sample_weight)` of arrays; or an iterable of
+            batches of that form, all of which are used. `None` for criteria that need
+            none: `"synflow"`, `"magnitude"`, `"random"`, `"lamp"`.
+        config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
+        loss: Function from `(y_true, y_pred)` to a loss; by default the loss that the
+            model was compiled with.
+        batch_size: Samples in a batch, where `data` holds arrays.
+        in_place: Whether the model itself is pruned. By default it is not touched.
+        verbose: Whether to show a progress bar and a line on the result.
+        **settings: Fields of `PruningConfig`, in place of a config.
+
+    Returns:
+        The model, pruned; a plain uncompiled copy unless `in_place`.
+
+    Raises:
+        ValueError: If the data is missing, empty, or does not fit; the model has no
+            loss; or nothing can be pruned. No weight changes then.
+    """
+    check_built(model)
+    if config is not None and settings:
+        raise ValueError(
+            "Give a `config` or its fields, not both. "
+            f"Received: config and {', '.join(settings)}"
+        )
+    config = _with_defaults(as_config(settings if config is None else config))
+    pruned = model if in_place else plain_copy(model)
+    pruners = create_pruners(config, pruned)
+    wants_gradients = [p for p in pruners if p.config.criterion.needs_gradients]
+    needs_data = any(p.config.criterion.name != "synflow" for p in wants_gradients)
+    batches = []
+    if data is not None:
+        batches = as_batches(data, batch_size, model)
+    elif needs_data:
+        raise ValueError(
+            f"Criterion '{wants_gradients[0].config.criterion.name}' needs data: "
+            "`prune_at_init(model, (x, y))`, or a data set of batches. Without data "
+            "use 'synflow', 'magnitude' or 'random'."
+        )
+    loss_of = _loss_function(model, loss) if needs_data else None
+    if needs_data:
+        _try_loss(pruned, batches[0], loss_of)
+    before = [ops.copy(v) for v in pruned.weights]
+    try:
+        for pruner in pruners:
+            _prune(pruner, pruned, batches, loss_of, verbose)
+    except BaseException:
+        for variable, value in zip(pruned.weights, before, strict=True):
+            variable.assign(value)
+        raise
+    if verbose:
+        total = sum(pruner.num_weights for pruner in pruners)
+        zeros = sum(pruner.num_pruned for pruner in pruners)
+        print(
+            f"prune_at_init: {sum(len(p.kernels) for p in pruners)} kernels, "
+            f"{zeros:,} of {total:,} weights pruned ({zeros / total:.2%})"
+        )
+    return pruned
+
+
+def _with_defaults(config):
+    """Fills in what is open: SNIP, and one ranking for what learns by gradients."""
+    if config.criterion is None and config.pruning_type == "basic":
+        config = dataclasses.replace(config, criterion="snip")
+    learns = config.criterion is not None and config.criterion.needs_gradients
+    if config.allocation is None and learns:
+        config = dataclasses.replace(config, allocation="global")
+    if getattr(config.criterion, "num_rounds", 1) > 1:
+        # What one round has pruned stays so, though others score zero then, too.
+        config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
+    return config
+
+
+def _loss_function(model, loss):
+    if loss is not None:
+        function = keras.losses.get(loss)
+
+        def given(x, y, outputs, sample_weight):
+            values = function(y, outputs)
+            if sample_weight is not None:
+                values = values * sample_weight
+            return ops.mean(values)
+
+        return given
+    if not getattr(model, "compiled", False):
+        raise ValueError(
+            f"'{model.name}' is not compiled, so its loss is not known. Compile it "
+            "with a loss, or give `loss`."
+        )
+
+    def compiled(x, y, outputs, sample_weight):
+        return model.compute_loss(
+            x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True
+        )
+
+    return compiled
+
+
+def _try_loss(model, batch, loss):
+    """Runs the loss once, so that data which does not fit is found before pruning."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    if y is None:
+        raise ValueError(
+            "The loss needs targets: give `data` as (x, y), or batches of that form."
+        )
+    try:
+        with keras.StatelessScope():
+            value = loss(x, y, model(x, training=True), sample_weight)
+    except Exception as error:
+        raise ValueError(
+            f"The loss of '{model.name}' cannot be computed on `data`: {error}"
+        ) from error
+    if not bool(ops.all(ops.isfinite(value))):
+        raise ValueError(
+            f"The loss of '{model.name}' on `data` is NaN or infinite, so no gradient "
+            "says what to prune. Look at the data and the weights."
+        )
+
+
+def _prune(pruner, model, batches, loss, verbose):
+    """Approaches the target in as many rounds as the criterion likes."""
+    criterion, target = pruner.config.criterion, pruner.target_sparsity_ratio
+    rounds = getattr(criterion, "num_rounds", 1)
+    with Progress(disable=not verbose, transient=True) as progress:
+        bar = progress.add_task(f"{criterion.name}", total=rounds)
+        probe = Probe(model, pruner.kernels, batches, loss)
+        for number in range(1, rounds + 1):
+            if criterion.needs_gradients:
+                pruner.calibrate(probe)
+            # The same share of what is left in every round.
+            pruner.update_masks(1 - (1 - target) ** (number / rounds))
+            progress.advance(bar)

@@ -1,0 +1,190 @@
+"""The synaptic flow through a model of absolute weights, and its derivatives."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_pruner.backend import derivative, double_precision
+
+# They saturate on the large positive numbers that flow through a model of absolute
+# weights, and then let no flow through.
+_SATURATING = {"softmax", "log_softmax", "sigmoid", "hard_sigmoid", "tanh"}
+
+# They divide by what their own input says, and so pass no flow on. Batch normalisation
+# has statistics of its own, in inference mode.
+_NORMALIZING = (
+    layers.LayerNormalization,
+    layers.RMSNormalization,
+    layers.GroupNormalization,
+    layers.UnitNormalization,
+)
+
+# The flow grows with every layer. Where it leaves the range of floats, input and R are
+# multiplied by these. Without biases that changes all scores by one factor.
+_SCALES = (1.0, 1e-10, 1e-20, 1e-30)
+
+
+def flow_gradients(model, kernels, example=None):
+    """Returns `dR/d|w|` by kernel, (K, N) float32, scaled: the largest score is 1.
+
+    R is the sum of the outputs on an input of ones, of the model with absolute weights,
+    in inference mode and in float64. Layers that normalise by their own input only
+    scale and shift. Outside of TensorFlow, Keras computes much in
+    float32 all the same; so where a derivative is not finite, input and R are made
+    smaller. Nothing of the model changes.
+
+    Args:
+        model: Built Keras model.
+        kernels: List of its `Kernel`s.
+        example: Inputs whose shape and dtype to use, or `None` to take the model's.
+
+    Raises:
+        ValueError: If the input's shape is not known, or no flow arrives.
+    """
+    specs = _input_specs(model, example)
+    own = {id(kernel.variable) for kernel in kernels}
+    others = [v for v in model.trainable_variables if id(v) not in own]
+    with double_precision(), _for_flow(model):
+        values = [_absolute(kernel.variable) for kernel in kernels]
+        for scale in _SCALES:
+            slopes = _derive_flow(model, kernels, values, others, specs, scale)
+            with np.errstate(invalid="ignore", over="ignore"):
+                # NumPy's, which is NaN where any score is.
+                largest = np.max(
+                    [
+                        np.abs(ops.convert_to_numpy(value) * slope).max()
+                        for value, slope in zip(values, slopes, strict=True)
+                    ]
+                )
+            if np.isfinite(largest):
+                break
+    if not 0 < largest < float("inf"):
+        raise ValueError(
+            "The synaptic flow of the model is "
+            f"{'zero' if largest == 0 else 'not finite'}, so 'synflow' cannot rank its "
+            "weights. An activation may saturate on large inputs, or all paths are "
+            "pruned. Use criterion 'snip' or 'magnitude'."
+        )
+    return [
+        kernel.layout.to_matrix(
+            ops.convert_to_tensor((slope / largest).astype("float32"))
+        )
+        for kernel, slope in zip(kernels, slopes, strict=True)
+    ]
+
+
+def _absolute(variable):
+    return ops.cast(ops.abs(ops.convert_to_tensor(variable)), "float64")
+
+
+def _derive_flow(model, kernels, values, others, specs, scale):
+    inputs = _inputs(specs, scale)
+
+    def flow(values):
+        pairs = [(k.variable, v) for k, v in zip(kernels, values, strict=True)]
+        pairs += [(variable, _absolute(variable)) for variable in others]
+        with keras.StatelessScope() as scope:
+            # What is mapped when the scope is made is cast to the variable's dtype;
+            # what is added later is not.
+            for pair in pairs:
+                scope.add_update(pair)
+            outputs = model(inputs, training=False)
+        return scale * sum(ops.sum(out) for out in keras.tree.flatten(outputs))
+
+    # Run eagerly: a compiled float64 twin would be used once.
+    slopes = derivative(flow)(values)
+    return [ops.convert_to_numpy(ops.stop_gradient(slope)) for slope in slopes]
+
+
+class _Spec:
+    """A shape without the batch axis, and a dtype; a leaf in nested inputs."""
+
+    def __init__(self, tensor):
+        self.shape = tuple(tensor.shape[1:])
+        self.dtype = keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _input_specs(model, example):
+    if example is None:
+        # Nested as the model takes them; a subclassed model has none.
+        example = getattr(model, "_inputs_struct", None)
+        if example is None:
+            example = getattr(model, "inputs", None)
+        if isinstance(example, list) and len(example) == 1:
+            (example,) = example
+    if example is None:
+        raise ValueError(
+            f"The input shape of '{model.name}' is not known. Give a batch of data, "
+            "from which it is taken."
+        )
+    specs = keras.tree.map_structure(_Spec, example)
+    for spec in keras.tree.flatten(specs):
+        if None in spec.shape:
+            raise ValueError(
+                f"The input shape {(None, *spec.shape)} leaves an axis open. Give a "
+                "batch of data, from which it is taken."
+            )
+    return specs
+
+
+def _inputs(specs, size):
+    """Returns one sample, of ones times `size`; integers stay ones."""
+
+    def fill(spec):
+        if "float" not in spec.dtype:
+            return ops.ones((1, *spec.shape), spec.dtype)
+        return ops.full((1, *spec.shape), size, dtype="float64")
+
+    return keras.tree.map_structure(fill, specs)
+
+
+@contextlib.contextmanager
+def _for_flow(model):
+    """Lets a model compute in float64, and let all flow through, for a while."""
+    members = list(model._flatten_layers(include_self=True, recursive=True))
+    policies = [(layer, layer.dtype_policy) for layer in members]
+    activations, normalizing = [], []
+    try:
+        for layer in members:
+            layer.dtype_policy = keras.DTypePolicy("float64")
+            activation = getattr(layer, "activation", None)
+            name = getattr(activation, "__name__", None)
+            # The gates of a recurrent layer are no activations of this kind.
+            if name in _SATURATING and not _is_recurrent(layer):
+                activations.append((layer, activation))
+                layer.activation = keras.activations.linear
+            if isinstance(layer, _NORMALIZING):
+                normalizing.append(layer)
+                layer.call = functools.partial(_scale_and_shift, layer)
+        yield
+    finally:
+        for layer in normalizing:
+            del layer.call
+        for layer, policy in policies:
+            layer.dtype_policy = policy
+        for layer, activation in activations:
+            layer.activation = activation
+
+
+def _scale_and_shift(layer, inputs, *args, **kwargs):
+    """What a normalising layer does besides normalising."""
+    axes = getattr(layer, "axis", -1)
+    axes = {axis % len(inputs.shape) for axis in keras.tree.flatten(axes)}
+    shape = [n if axis in axes else 1 for axis, n in enumerate(inputs.shape)]
+    # "scale" is a variable of RMSNormalization, and a setting of LayerNormalization.
+    for name in ("gamma", "scale"):
+        factor = getattr(layer, name, None)
+        if isinstance(factor, keras.Variable):
+            inputs = inputs * ops.reshape(factor, shape)
+    shift = getattr(layer, "beta", None)
+    if isinstance(shift, keras.Variable):
+        inputs = inputs + ops.reshape(shift, shape)
+    return inputs
+
+
+def _is_recurrent(layer):
+    cells = (layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell)
+    return isinstance(layer, (layers.RNN, *cells)) or hasattr(layer, "cell")

@@ -1,0 +1,30 @@
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.scheduler import Pace
+
+
+@register_pruner("acdc")
+class ACDC(KerasBasePruner):
+    """Alternating compressed and decompressed phases.
+
+    Training begins dense. From update to update the model is pruned to the schedule's
+    sparsity (by default the target, `schedule="constant"`), or all weights are set
+    free again, from zero and with empty optimizer slots. The last update prunes, to
+    the target. Where the steps are left open there are about ten phases.
+
+    References:
+        [AC/DC, Peste et al., 2021](https://arxiv.org/abs/2106.12379)
+    """
+
+    default_schedule = "constant"
+    clears_slots = True
+    keeps_zeros = False
+    pace = Pace(num_updates=10, most_apart=None)
+
+    def sparsity_at(self, step):
+        scheduler = self.scheduler
+        phases_left = (scheduler.last_update - step) // scheduler.frequency
+        warms_up = step == scheduler.begin and phases_left > 0
+        if warms_up or phases_left % 2:
+            return 0.0
+        return scheduler(step)

@@ -1,0 +1,113 @@
+"""Dynamic sparse training: the masks move while the sparsity stays."""
+
+from keras import ops
+
+from keras_pruner.checks import check_number
+from keras_pruner.masks import (
+    HIGHEST_SCORE,
+    LOWEST_SCORE,
+    UnitResult,
+    are_finite,
+    select_groups,
+    select_lowest,
+)
+from keras_pruner.pruners.keras_base import KerasBasePruner
+
+
+class DynamicPruner(KerasBasePruner):
+    """Drops the active groups that score lowest, and grows as many elsewhere.
+
+    The first update prunes to the schedule's sparsity (by default the target at once,
+    `schedule="constant"`), by the criterion. Each later update first drops
+    `drop_fraction(step)` of each kernel's active groups, those of the lowest score, and
+    then grows inactive ones, the just dropped among them, by `growth_scores`, until
+    the schedule's sparsity is met exactly. Weights that grow start at zero, and so do
+    their optimizer slots.
+
+    Subclasses define `growth_scores`, and `drop_fraction` if it changes.
+
+    Options:
+        drop_fraction: Share of a kernel's active groups that is dropped, in [0, 1].
+    """
+
+    default_schedule = "constant"
+    default_allocation = "erk"
+    default_options = {"drop_fraction": 0.3}  # noqa: RUF012
+    masks_in_update = True
+    keeps_zeros = False
+    clears_slots = True
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "drop_fraction", 0, 1)
+        if config.pattern.max_sparsity < 1:
+            raise ValueError(
+                f"Pruner '{cls.name}' moves whole groups, but pattern "
+                f"'{config.pattern}' prunes in every group. Use pruning_type 'sr_ste' "
+                "or 'ste' for it, or another pattern."
+            )
+        if config.allocation.ranks_jointly:
+            raise ValueError(
+                f"Pruner '{cls.name}' keeps each kernel's own number of weights, which "
+                f"allocation '{config.allocation.name}' does not say. Use 'erk' or "
+                "'uniform'."
+            )
+
+    def drop_fraction(self, step):
+        """Returns the share of active groups to drop at an update.
+
+        Args:
+            step: Optimizer updates since the first mask update.
+        """
+        return self.options["drop_fraction"]
+
+    def growth_scores(self, kernel, states, extra):
+        """Scores where to grow in one kernel.
+
+        Args:
+            kernel: `ScoredKernel`: its layout and its path.
+            states: Dict of the kernel's states that an update reads.
+            extra: Dict of what `update_extra` made for the kernel's unit.
+
+        Returns:
+            Float32 tensor with one score per group; the highest grow.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `growth_scores`.")
+
+    def update_extra(self, sparsity, demands):
+        fraction = 0.0
+        if self._num_pruned and self.scheduler is not None:
+            begin = self.scheduler.begin
+            fraction = self.drop_fraction(max(0, self.global_step - begin))
+        step = ops.convert_to_tensor(self.global_step % 2**31, dtype="int32")
+        counts = demands["masks"].counts
+        drops = [
+            int(fraction * (plan.num_groups - count))
+            for plan, count in zip(self.plan.kernels, counts, strict=True)
+        ]
+        return [
+            {"drop": ops.convert_to_tensor(drop, dtype="int32"), "step": step}
+            for drop in drops
+        ]
+
+    def make_unit(self, unit, inputs):
+        count = inputs.targets["masks"]
+        # What is pruned already goes first, then the lowest of the others.
+        ranked = ops.where(
+            self._active(unit.kernels[0], inputs),
+            self.group_unit(unit, inputs),
+            LOWEST_SCORE,
+        )
+        free = select_lowest(ranked, count + inputs.extra["drop"])
+        growth = [
+            self.growth_scores(kernel, states, inputs.extra)
+            for kernel, states in zip(unit.kernels, inputs.states, strict=True)
+        ]
+        growth = sum(growth[1:], growth[0])
+        pruned = select_groups(ops.where(free, growth, HIGHEST_SCORE), inputs)
+        masks = self.expand_unit(unit, inputs, pruned)
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
+
+    def _active(self, kernel, inputs):
+        mask = kernel.layout.to_matrix(ops.cast(inputs.masks[0], "float32"))
+        return self.pattern.group_scores(mask, kernel.layout, "max") > 0

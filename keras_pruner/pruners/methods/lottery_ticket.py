@@ -1,0 +1,135 @@
+import keras
+from keras import ops
+
+from keras_pruner.backend import clear_slots, get_steps, moving_average_of, set_steps
+from keras_pruner.checks import check_number
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.scheduler import Pace
+from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
+
+
+class _WithRewindValue(TrainingRule):
+    """Remembers the weights that training goes back to."""
+
+    def states(self):
+        variable = self.kernel.variable
+        spec = StateSpec(tuple(variable.shape), str(variable.dtype), "weight")
+        # The optimizer's own count of steps, for learning rate schedules.
+        return super().states() | {"rewind": spec, "steps": StateSpec((), "int32")}
+
+
+@register_pruner("lottery_ticket")
+class LotteryTicket(KerasBasePruner):
+    """Iterative magnitude pruning with rewinding: finds winning tickets.
+
+    At `begin_step` all trainable weights of the model are remembered: the initial
+    weights for 0, early ones for more. Each later update prunes the trained weights to
+    the schedule's sparsity (`"exp"` by default: the same share of what is left each
+    time), sets every weight that is left, biases and the like too, and its moving
+    average back to what was remembered, empties the optimizer's slots and sets its step
+    count back. Where steps
+    are left open, training has `num_rounds` + 1 equal parts with an update between any
+    two, so that the last part trains the ticket.
+
+    Options:
+        num_rounds: Rounds of pruning, in [1, 1000]; read where `end_step` or
+            `frequency` is left open. 5 by default; never more than there are steps.
+
+    References:
+        [The lottery ticket hypothesis, Frankle & Carbin,
+        2019](https://arxiv.org/abs/1803.03635); rewinding to early weights [Frankle et
+        al., 2020](https://arxiv.org/abs/1912.05671)
+    """
+
+    rule_class = _WithRewindValue
+    default_schedule = "exp"
+    default_options = {"num_rounds": 5}  # noqa: RUF012
+    takes_whole_model = True
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "num_rounds", 1, 1000, integer=True)
+
+    def __init__(self, config, modules, framework="keras"):
+        super().__init__(config, modules, framework)
+        kernels = {id(kernel.variable) for kernel in self.kernels}
+        self._others = [
+            (variable, {"rewind": _copy_of(variable)})
+            for variable in _trainable_variables(modules)
+            if id(variable) not in kernels
+        ]
+
+    @property
+    def pace(self):
+        rounds = self.options["num_rounds"]
+        return Pace((rounds, rounds + 1), num_updates=rounds, most_apart=None)
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        super().schedule_steps(total_steps, first_step)
+        if None in (self.config.end_step, self.config.frequency):
+            # In a short run more updates would fit in than there are rounds.
+            scheduler = self.scheduler
+            rounds = self.options["num_rounds"] * scheduler.frequency
+            scheduler.end = min(scheduler.end, scheduler.begin + rounds)
+
+    def extra_states(self):
+        return self._others
+
+    def _all_variables(self):
+        for kernel in self.kernels:
+            yield kernel.variable, self.state_variables[kernel.path]["rewind"]
+        for variable, states in self._others:
+            yield variable, states["rewind"]
+
+    def update_if_due(self):
+        remembers = self._updated_at < 0
+        if not super().update_if_due():
+            return False
+        if remembers:
+            for variable, rewind in self._all_variables():
+                rewind.assign(ops.copy(variable))
+            if self._optimizer is not None:
+                for states in self.state_variables.values():
+                    steps = get_steps(self._optimizer)
+                    states["steps"].assign(ops.cast(steps, "int32"))
+        else:
+            self.rewind()
+        return True
+
+    def rewind(self):
+        """Sets weights, their averages, optimizer slots and step count back."""
+        for variable, rewind in self._all_variables():
+            variable.assign(ops.copy(rewind))
+        self.apply_masks()
+        optimizer = self._optimizer
+        if optimizer is None:
+            return
+        for variable, rewind in self._all_variables():
+            clear_slots(optimizer, variable)
+            average = moving_average_of(optimizer, variable)
+            if average is not None:
+                average.assign(ops.copy(rewind))
+        set_steps(optimizer, next(iter(self.state_variables.values()))["steps"])
+
+
+def _trainable_variables(modules):
+    """Returns the trainable variables of whatever `modules` holds, each once."""
+    members = modules.values() if isinstance(modules, dict) else [modules]
+    found = {}
+    for member in members:
+        # A kernel or a variable by itself has none.
+        for variable in getattr(member, "trainable_variables", ()):
+            found[id(variable)] = variable
+    return list(found.values())
+
+
+def _copy_of(variable):
+    with keras.name_scope("pruning_optimizer"):
+        return keras.Variable(
+            ops.copy(variable),
+            dtype=variable.dtype,
+            trainable=False,
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_rewind",
+        )

@@ -1,0 +1,61 @@
+from keras import ops
+
+from keras_pruner.masks import UnitResult, are_finite
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.scheduler import PruningScheduler
+
+
+@register_pruner("pattern_lock")
+class PatternLock(KerasBasePruner):
+    """Keeps the zeros that a model has, and never adds any.
+
+    For fine-tuning a model that is sparse already: 2:4 stays 2:4, blocks stay blocks.
+    The zeros are read once, when training begins; weights that training itself brings
+    to zero are not locked. `target_sparsity`, `pattern` and steps in the config have
+    no meaning here.
+
+    Raises:
+        ValueError: When training begins, if no pruned kernel has a zero.
+    """
+
+    default_schedule = "constant"
+
+    @property
+    def target_sparsity_ratio(self):
+        """Share of zeros that is locked; before training begins, that would be."""
+        if self._updated_at >= 0:
+            return self.current_sparsity_ratio
+        zeros = sum(
+            int(ops.convert_to_numpy(ops.sum(ops.cast(w == 0, "int32"))))
+            for w in map(self.source_value, self.kernels)
+        )
+        return zeros / self.num_weights
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        target = self.target_sparsity_ratio
+        self.scheduler = PruningScheduler(
+            self.config.schedule,
+            initial=target,
+            target=target,
+            begin=0,
+            end=0,
+            frequency=1,
+        )
+
+    def make_unit(self, unit, inputs):
+        masks = [weight != 0 for weight in inputs.weights]
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
+
+    def update_masks(self, sparsity=None):
+        """Locks what is zero now; `sparsity` has no meaning here."""
+        if self.target_sparsity_ratio == 0:
+            raise ValueError(
+                "Pruner 'pattern_lock' keeps the zeros of a model, but the kernels have"
+                f" none: {', '.join(self.mask_variables)}. Prune it first, or load the "
+                "pruned weights before `fit`."
+            )
+        super().update_masks(self.config.target_sparsity)
+
+    def _count(self, counts):
+        self.refresh()

@@ -1,0 +1,110 @@
+from keras import ops
+
+from keras_pruner.masks import UnitResult, are_finite, select_groups
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.scheduler import PruningScheduler
+
+_PATTERNS = ("channelx1", "1xchannel", "mha")
+
+
+@register_pruner("retrain_free")
+class RetrainFreePruner(KerasBasePruner):
+    """Prunes channels or heads of a trained model, without training it.
+
+    The weights stay as they are while `fit` shows batches; only the Fisher information
+    of the channels' masks is gathered (criterion `"retrain_free"`). At the end of the
+    run, or at `begin_step`, channels are pruned once: first the lowest diagonal
+    scores, then the choice in each kernel is rearranged with the whole matrix F, which
+    knows what channels do together. The lost function is `m^T F m`, `m` marking the
+    pruned channels. One by one, in the order of their scores, kept channels are added
+    to the pruned ones, and the channel whose release loses least is kept instead.
+
+    Layers with other behaviour in training, such as dropout and batch normalisation,
+    act as in training.
+
+    References:
+        [A fast post-training pruning framework for transformers, Kwon et al.,
+        2022](https://arxiv.org/abs/2204.09656)
+    """
+
+    default_criterion = "retrain_free"
+    default_schedule = "constant"
+    freezes_weights = True
+    takes_whole_model = True
+
+    @classmethod
+    def check(cls, config, options):
+        if config.pattern.name not in _PATTERNS:
+            raise ValueError(
+                "Pruner 'retrain_free' prunes whole channels or heads: use pattern "
+                f"{', '.join(map(repr, _PATTERNS))}. Received: '{config.pattern}'"
+            )
+        if config.criterion.name != "retrain_free":
+            raise ValueError(
+                "Pruner 'retrain_free' scores by its masks' gradients: leave "
+                f"`criterion` open. Received: criterion='{config.criterion.name}'"
+            )
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        begin = self.config.begin_step
+        if begin is None:
+            # The more batches, the better the estimate.
+            begin = max(1, total_steps or 0)
+        self.scheduler = PruningScheduler(
+            self.config.schedule,
+            initial=self.target_sparsity_ratio,
+            target=self.target_sparsity_ratio,
+            begin=begin,
+            end=begin,
+            frequency=1,
+        )
+
+    def make_unit(self, unit, inputs):
+        lowest = select_groups(self.group_unit(unit, inputs), inputs)
+        fisher = [ops.cast(state["memory"], "float32") for state in inputs.states]
+        fisher = sum(fisher[1:], fisher[0])
+        pruned = rearrange(ops.reshape(lowest, (-1,)), fisher)
+        pruned = ops.reshape(pruned, lowest.shape)
+        masks = self.expand_unit(unit, inputs, pruned)
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
+
+
+def rearrange(pruned, fisher):
+    """Exchanges channels between pruned and kept so that less is lost together.
+
+    Args:
+        pruned: Bool tensor (C,): the channels of the lowest diagonal scores.
+        fisher: Float32 tensor (C, C), symmetric and positive semidefinite.
+
+    Returns:
+        Bool tensor (C,) with as many `True`, for which `m^T F m` is not larger.
+    """
+    size = pruned.shape[0]
+    diagonal = ops.diagonal(fisher)
+    # Kept channels, lowest score first; the pruned ones come last and are passed over.
+    order = ops.argsort(ops.where(pruned, float("inf"), diagonal))
+    num_kept = size - ops.sum(ops.cast(pruned, "int32"))
+    # Without a pruned channel there is nothing to exchange.
+    rounds = ops.where(num_kept < size, num_kept, 0)
+    positions = ops.arange(size, dtype="int32")
+
+    def exchange(number, chosen):
+        candidate = positions == ops.cast(ops.take(order, number), "int32")
+        chosen = ops.logical_or(chosen, candidate)
+        marks = ops.cast(chosen, "float32")
+        # What m^T F m changes by when a channel leaves m.
+        change = diagonal - 2 * ops.sum(fisher * ops.expand_dims(marks, 0), axis=1)
+        change = ops.where(chosen, change, float("inf"))
+        released = positions == ops.cast(ops.argmin(change), "int32")
+        return ops.logical_and(chosen, ops.logical_not(released))
+
+    def step(number, chosen):
+        return number + 1, exchange(number, chosen)
+
+    _, chosen = ops.while_loop(
+        lambda number, chosen: number < rounds,
+        step,
+        (ops.zeros((), "int32"), pruned),
+    )
+    return chosen

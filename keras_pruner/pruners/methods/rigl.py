@@ -1,0 +1,57 @@
+import math
+
+from keras import ops
+
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.methods.dynamic import DynamicPruner
+from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
+
+
+class _RememberGradient(TrainingRule):
+    """Keeps the size of the latest gradient, also of pruned weights."""
+
+    observes_gradients = True
+
+    def states(self):
+        dtype = "bfloat16" if self.config.low_memory_usage else "float32"
+        shape = tuple(self.kernel.variable.shape)
+        return super().states() | {"gradient": StateSpec(shape, dtype)}
+
+    def observe(self, state, weight, gradient):
+        latest = ops.cast(ops.abs(gradient), state["gradient"].dtype)
+        return super().observe(state, weight, gradient) | {"gradient": latest}
+
+
+@register_pruner("rigl")
+class RigL(DynamicPruner):
+    """Rigging the lottery: drops the smallest weights, grows where the gradient is.
+
+    At an update t steps after the first, each kernel loses
+    `drop_fraction / 2 * (1 + cos(pi * t / T))` of its active weights, those of the
+    lowest score, and gains as many where the gradient of the latest step is largest;
+    T is the time of the last update. With a schedule that grows, such as
+    `"polynomial"`, it prunes gradually and regrows.
+
+    Options:
+        drop_fraction: Share that is dropped at first, in [0, 1]. 0.3 by default.
+
+    References:
+        [Rigging the lottery, Evci et al., 2020](https://arxiv.org/abs/1911.11134);
+        with a growing sparsity [GraNet, Liu et al.,
+        2021](https://arxiv.org/abs/2106.10404)
+    """
+
+    rule_class = _RememberGradient
+    states_in_update = ("gradient",)
+
+    def drop_fraction(self, step):
+        length = max(1, self.scheduler.last_update - self.scheduler.begin)
+        progress = min(1.0, step / length)
+        return self.options["drop_fraction"] / 2 * (1 + math.cos(math.pi * progress))
+
+    def growth_scores(self, kernel, states, extra):
+        layout = kernel.layout
+        gradient = ops.cast(states["gradient"], "float32")
+        return self.pattern.group_scores(
+            layout.to_matrix(gradient), layout, self.config.group_reduction
+        )

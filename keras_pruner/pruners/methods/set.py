@@ -1,0 +1,39 @@
+from keras import ops
+
+from keras_pruner.backend import salt_of, uniform_hash
+from keras_pruner.checks import check_number
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.methods.dynamic import DynamicPruner
+
+
+@register_pruner("set")
+class SET(DynamicPruner):
+    """Sparse evolutionary training: drops the smallest weights, grows at random.
+
+    At every update each kernel loses `drop_fraction` of its active weights, those of
+    the lowest score, and gains as many at random places.
+
+    Options:
+        drop_fraction: Share that is dropped, in [0, 1]. 0.3 by default.
+        seed: Integer >= 0 that the random places follow from.
+
+    References:
+        [Scalable training of artificial neural networks with adaptive sparse
+        connectivity, Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)
+    """
+
+    default_options = {"drop_fraction": 0.3, "seed": 0}  # noqa: RUF012
+
+    @classmethod
+    def check(cls, config, options):
+        super().check(config, options)
+        check_number(options, "seed", 0, 2**31 - 1, integer=True)
+
+    def growth_scores(self, kernel, states, extra):
+        layout = kernel.layout
+        zeros = ops.zeros((layout.rows, layout.outputs))
+        shape = self.pattern.group_scores(zeros, layout, "max").shape
+        salt = salt_of(f"{self.options['seed']}/{kernel.path}")
+        # A large odd factor spreads neighbouring steps over all bits.
+        step = extra["step"] * 0x2545F491
+        return uniform_hash(tuple(shape), ops.bitwise_xor(step, salt))

@@ -1,0 +1,117 @@
+import math
+
+from keras import ops
+
+from keras_pruner.checks import check_number
+from keras_pruner.masks import keep
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
+
+
+class _SoftThreshold(TrainingRule):
+    """Computes with what exceeds a threshold, and learns the threshold."""
+
+    keeps_dense = True
+    observes_gradients = True
+
+    def states(self):
+        return super().states() | {
+            # The learned parameter, and what it is multiplied with: at 0 a sigmoid
+            # is a half.
+            "threshold": StateSpec(()),
+            "cut": StateSpec(()),
+        }
+
+    def _level(self, state, dtype):
+        level = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
+        return ops.cast(level * ops.convert_to_tensor(state["cut"]), dtype)
+
+    def _exceeds(self, weight, mask, state):
+        above = ops.abs(weight) > self._level(state, weight.dtype)
+        return ops.logical_and(ops.convert_to_tensor(mask), above)
+
+    def shape_gradient(self, gradient, weight, mask, state, scale):
+        return keep(gradient, self._exceeds(weight, mask, state))
+
+    def observe(self, state, weight, gradient):
+        above = ops.abs(weight) > self._level(state, weight.dtype)
+        signs = ops.cast(ops.sign(weight), gradient.dtype)
+        pull = ops.where(above, gradient * signs, 0.0)
+        sigmoid = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
+        slope = -ops.sum(pull) * state["cut"] * sigmoid * (1 - sigmoid)
+        threshold = state["threshold"] - self.options["learning_rate"] * slope
+        return super().observe(state, weight, gradient) | {"threshold": threshold}
+
+    def effective(self, weight, mask, state):
+        level = self._level(state, weight.dtype)
+        value = ops.sign(weight) * ops.maximum(ops.abs(weight) - level, 0)
+        return keep(value, mask), None
+
+    def dense_of(self, value, state):
+        return value + ops.sign(value) * self._level(state, value.dtype)
+
+
+@register_pruner("str")
+class STR(KerasBasePruner):
+    """Soft threshold reparametrisation with learned thresholds per kernel.
+
+    The model computes with `sign(w) * max(|w| - c * sigmoid(s), 0)`, and the
+    parameter `s` of each kernel learns from the loss, through
+    `dL/ds = -sum(gradient * sign(w) over |w| above the threshold) * c * sigmoid'(s)`.
+
+    In the paper the sparsity is what comes out. Here it is what the schedule says,
+    exactly: at an update weights are ranked over all kernels by `|w| / sigmoid(s)`, the
+    lowest are pruned, and a kernel's `c` is set so that its threshold lies at the
+    largest weight that was pruned. So the thresholds learn how the sparsity is divided
+    over the kernels.
+
+    Options:
+        learning_rate: Step size of the thresholds, in [0, 1000]. 0.01 by default.
+
+    References:
+        [Soft threshold weight reparameterization, Kusupati et al.,
+        2020](https://arxiv.org/abs/2002.03231)
+    """
+
+    rule_class = _SoftThreshold
+    keeps_zeros = False
+    default_allocation = "global"
+    default_options = {"learning_rate": 0.01}  # noqa: RUF012
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "learning_rate", 0, 1000)
+        if str(config.pattern) != "1x1":
+            raise ValueError(
+                "Pruner 'str' thresholds single weights and takes pattern '1x1' only. "
+                f"Use another pruner for '{config.pattern}'."
+            )
+        if config.criterion.name != "magnitude":
+            raise ValueError(
+                "Pruner 'str' ranks by |w| / sigmoid(s): leave `criterion` open. "
+                f"Received: criterion='{config.criterion.name}'"
+            )
+
+    def update_extra(self, sparsity, demands):
+        extra = []
+        for kernel in self.kernels:
+            threshold = self.state_variables[kernel.path]["threshold"]
+            # 1 / sigmoid(s), made here: each backend rounds its sigmoid differently.
+            exponent = min(-float(ops.convert_to_numpy(threshold)), 60.0)
+            factor = ops.convert_to_tensor(1 + math.exp(exponent), dtype="float32")
+            extra.append({"factor": factor})
+        return extra
+
+    def score_unit(self, unit, inputs):
+        (magnitudes,) = super().score_unit(unit, inputs)
+        return [magnitudes * inputs.extra["factor"]]
+
+    def make_unit(self, unit, inputs):
+        result = super().make_unit(unit, inputs)
+        (scores,) = self.score_unit(unit, inputs)
+        (states,) = result.states
+        mask = unit.kernels[0].layout.to_matrix(result.masks[0])
+        highest = ops.max(ops.where(mask, 0.0, scores))
+        # A little more, so that rounding leaves no pruned weight above the threshold.
+        return result._replace(states=[states | {"cut": highest * (1 + 2.0**-20)}])

@@ -1,0 +1,90 @@
+from keras import ops
+
+from keras_pruner.backend import clear_slots
+from keras_pruner.checks import check_number
+from keras_pruner.masks import keep, select_groups
+from keras_pruner.pruners.base import register_pruner
+from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
+
+
+class _TopKast(TrainingRule):
+    """Forward through one set of weights, backward into a larger one."""
+
+    keeps_dense = True
+
+    def states(self):
+        shape = tuple(self.kernel.variable.shape)
+        return super().states() | {"backward": StateSpec(shape, "bool", "ones")}
+
+    def shape_gradient(self, gradient, weight, mask, state, scale):
+        density = 1.0 - self.config.target_sparsity
+        decay = self.options["decay"] * ops.cast(weight, "float32") * scale
+        # Weights that are only explored pay more, so that they have to prove useful.
+        decay = ops.where(ops.convert_to_tensor(mask), decay, decay / density)
+        gradient = gradient + ops.cast(decay, gradient.dtype)
+        return keep(gradient, state["backward"])
+
+
+@register_pruner("top_kast")
+class TopKAST(KerasBasePruner):
+    """Top-K always sparse training: sparse forward, a little less sparse backward.
+
+    The model computes with the weights A of the highest score, at the schedule's
+    sparsity (by default the target from the first update on). Gradients move the
+    larger set B of the highest scores, at `backward_sparsity`; the others rest, with
+    the values that they have, and their optimizer slots are emptied, so that no old
+    momentum moves them. A quadratic penalty, `decay * w` in the gradient for
+    weights of A and `decay / density * w` for those of B outside of A, keeps the
+    explored weights small.
+
+    Options:
+        backward_sparsity: Share of weights outside of B, in [0, target_sparsity];
+            `None`, the default, makes B twice as large as A.
+        decay: Strength of the penalty, in [0, 1]. 1e-4 by default.
+
+    References:
+        [Top-KAST, Jayakumar et al., 2020](https://arxiv.org/abs/2106.03517)
+    """
+
+    rule_class = _TopKast
+    keeps_zeros = False
+    default_schedule = "constant"
+    default_allocation = "erk"
+    default_options = {"backward_sparsity": None, "decay": 1e-4}  # noqa: RUF012
+
+    @classmethod
+    def check(cls, config, options):
+        check_number(options, "decay", 0, 1)
+        if options["backward_sparsity"] is not None:
+            check_number(options, "backward_sparsity", 0, config.target_sparsity)
+
+    def demands(self, sparsity):
+        backward = self.options["backward_sparsity"]
+        if backward is None:
+            backward = max(0.0, 1 - 2 * (1 - sparsity))
+        wider = self.plan.demand(min(backward, sparsity), self._pinned_groups())
+        return super().demands(sparsity) | {"backward": wider}
+
+    def update_masks(self, sparsity=None):
+        super().update_masks(sparsity)
+        if self._optimizer is None:
+            return
+        for kernel in self.kernels:
+            backward = self.state_variables[kernel.path]["backward"]
+            rests = ops.logical_not(ops.convert_to_tensor(backward))
+            clear_slots(self._optimizer, kernel.variable, where=rests)
+
+    def make_unit(self, unit, inputs):
+        result = super().make_unit(unit, inputs)
+        resting = select_groups(self.group_unit(unit, inputs), inputs, "backward")
+        states = [
+            old | {"backward": ops.logical_or(mask, backward)}
+            for old, mask, backward in zip(
+                result.states,
+                result.masks,
+                self.expand_unit(unit, inputs, resting),
+                strict=True,
+            )
+        ]
+        return result._replace(states=states)

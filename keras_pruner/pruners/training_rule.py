@@ -1,0 +1,201 @@
+"""What one training step does to one pruned kernel, around the optimizer's update.
+
+Everything here is pure maths on tensors: `PruningOptimizer` runs it inside the compiled
+step, a pruner's hooks run it eagerly in a loop of one's own.
+"""
+
+import dataclasses
+import json
+
+from keras import ops
+
+from keras_pruner.components import CRITERIA
+from keras_pruner.masks import keep
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSpec:
+    """A tensor that a kernel carries along through training.
+
+    Args:
+        shape: Its shape.
+        dtype: Its dtype.
+        initial: `"zeros"`, `"ones"`, or `"weight"` for a copy of the kernel.
+    """
+
+    shape: tuple
+    dtype: str = "float32"
+    initial: str = "zeros"
+
+
+class TrainingRule:
+    """What a training step does to a kernel. This one: score, regularise, mask.
+
+    A step: `shape_gradient` makes the gradient that the optimizer gets; the optimizer
+    steps; `observe` takes the true gradient into the state; `regularize` draws the
+    weights towards zero; `effective` makes of the weights what the model computes with.
+
+    A rule that keeps dense weights holds them in the state `"dense"`: the optimizer
+    steps on these, while the kernel's variable holds what is left after masking. So
+    the gradient is made at the masked kernel and applied to the dense one.
+
+    Args:
+        config: `PruningConfig`, complete.
+        kernel: `Kernel`.
+        options: Dict of the pruner's options.
+    """
+
+    # Whether a pruned weight keeps a hidden value.
+    keeps_dense = False
+    # Whether a state of its own, besides the criterion's memory, wants gradients.
+    observes_gradients = False
+
+    def __init__(self, config, kernel, options):
+        self.config = config
+        self.kernel = kernel
+        self.layout = kernel.layout
+        self.options = options
+        self.criterion = config.criterion
+        if getattr(self.criterion, "needs_dense_weights", False):
+            self.keeps_dense = True
+
+    @property
+    def needs_gradients(self):
+        """Whether the true gradient, also of pruned weights, is looked at."""
+        return self.criterion.needs_gradients or self.observes_gradients
+
+    def states(self):
+        """Returns a dict from the name of a state to its `StateSpec`."""
+        specs = {}
+        shape = tuple(self.kernel.variable.shape)
+        if self.criterion.needs_gradients:
+            kept = "bfloat16" if self.config.low_memory_usage else "float32"
+            specs["memory"] = StateSpec(self.memory_shape(), kept)
+        if self.keeps_dense:
+            dtype = str(self.kernel.variable.dtype)
+            specs["dense"] = StateSpec(shape, dtype, "weight")
+        if self.config.regularizer is not None and self.config.regularizer.grows:
+            # Marks what the target will prune.
+            specs["doomed"] = StateSpec(shape, "bool")
+            specs["growth"] = StateSpec((), "float32")
+        return specs
+
+    def provenance(self):
+        """Returns plain values that say what a kernel's mask is made by."""
+        config = self.config
+        made_by = {
+            "pruning_type": config.pruning_type,
+            "pattern": str(config.pattern),
+            "criterion": CRITERIA.serialize(config.criterion),
+        }
+        return json.loads(json.dumps(made_by, default=str))
+
+    def pool(self, values):
+        """Sums a matrix over what the pattern prunes as one."""
+        return self.config.pattern.pool(values, self.layout)
+
+    def memory_shape(self):
+        """Returns the shape in which the criterion's memory is kept."""
+        matrix = (self.layout.rows, self.layout.outputs)
+        if not self.criterion.pools:
+            shape = self.criterion.memory_shape(matrix)
+            # As the kernel, so that it may be sharded as the kernel.
+            return tuple(self.layout.shape) if shape == matrix else shape
+        pooled = ops.convert_to_tensor(ops.zeros(matrix))
+        return self.criterion.memory_shape(tuple(self.pool(pooled).shape))
+
+    def memory_matrix(self, memory):
+        """Returns a memory as the criterion sees it, in float32."""
+        memory = ops.cast(memory, "float32")
+        if self.criterion.pools:
+            return memory
+        return self.layout.to_matrix(memory)
+
+    def shape_gradient(self, gradient, weight, mask, state, scale):
+        """Makes the gradient that the optimizer gets.
+
+        Args:
+            gradient: Tensor of the kernel's shape, scaled as the loss is.
+            weight: The weights that the optimizer steps on.
+            mask: Bool tensor; `True` = keep.
+            state: Dict of the kernel's states.
+            scale: Factor that the loss was multiplied with.
+
+        Returns:
+            Tensor like `gradient`. Here pruned weights get none, so that they leave no
+            momentum and no share in a gradient norm.
+        """
+        return keep(gradient, mask)
+
+    def observe(self, state, weight, gradient):
+        """Takes in the true gradient of an applied step.
+
+        Args:
+            state: Dict of the kernel's states.
+            weight: Tensor: the weights before the step.
+            gradient: Float32 tensor: unscaled, unclipped and not masked.
+
+        Returns:
+            Dict of the states that change.
+        """
+        if not self.criterion.needs_gradients:
+            return {}
+        memory = self.criterion.accumulate(
+            self.memory_matrix(state["memory"]),
+            self.layout.to_matrix(ops.cast(weight, "float32")),
+            self.layout.to_matrix(gradient),
+            self.pool,
+        )
+        return {"memory": self.kept_memory(memory, state["memory"])}
+
+    def kept_memory(self, memory, like):
+        """Returns a memory in the shape and dtype in which it is kept."""
+        if not self.criterion.pools:
+            memory = self.layout.from_matrix(memory)
+        return ops.cast(memory, like.dtype)
+
+    def regularize(self, weight, mask, state, rate):
+        """Returns the weights after one step towards zero.
+
+        Args:
+            weight: Tensor: the weights after the optimizer's step.
+            mask: Bool tensor; `True` = keep.
+            state: Dict of the kernel's states.
+            rate: Float tensor: the learning rate, 0 where no step was applied.
+        """
+        regularizer = self.config.regularizer
+        if regularizer is None:
+            return weight
+        amount = rate * self.config.regularizer_strength
+        if regularizer.grows:
+            amount = amount * ops.cast(state["growth"], amount.dtype)
+        amount = ops.cast(amount, weight.dtype)
+        matrix = regularizer.shrink(
+            self.layout.to_matrix(weight), amount, self.kernel, self.config.pattern
+        )
+        shrunk = self.layout.from_matrix(matrix)
+        if regularizer.grows:
+            return ops.where(ops.convert_to_tensor(state["doomed"]), shrunk, weight)
+        return shrunk
+
+    def effective(self, weight, mask, state):
+        """Makes of the weights what the model computes with.
+
+        Args:
+            weight: Tensor: the dense weights, where they are kept; else the kernel.
+            mask: Bool tensor; `True` = keep.
+            state: Dict of the kernel's states.
+
+        Returns:
+            Tuple of the kernel's new value and of the mask, or `None` if it stays.
+        """
+        return keep(weight, mask), None
+
+    def dense_of(self, value, state):
+        """Returns dense weights of which `effective` makes a kernel's value.
+
+        Args:
+            value: Tensor: the kernel's value.
+            state: Dict of the kernel's states.
+        """
+        return value

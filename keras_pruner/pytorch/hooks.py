@@ -1,0 +1,203 @@
+"""Hooks on a torch optimizer and its parameters that prune in any training loop."""
+
+import sys
+
+from keras import ops
+
+from keras_pruner.masks import keep
+from keras_pruner.pytorch.context import beside_training
+from keras_pruner.pytorch.optimizer_slots import OptimizerSlots
+
+
+class Attachment:
+    """Runs pruners around every step of an optimizer.
+
+    After each backward pass the true gradient of a kernel is kept, if a criterion wants
+    it, and pruned weights lose theirs. This comes before gradients are clipped, so
+    pruned weights have no share in a gradient norm, and criteria see what was not
+    clipped. Before the optimizer's step each `TrainingRule` makes the gradient that the
+    optimizer gets; after it, it observes, regularises and masks, the step is counted,
+    and masks that are due are made.
+
+    In a process group gradients are averaged over processes after the hooks on
+    parameters have run. So there the gradient is looked at before the step only, equal
+    in all processes, though it may be clipped by then.
+
+    Args:
+        pruners: List of `KerasBasePruner`s over the parameters.
+        optimizer: `torch.optim.Optimizer`.
+        device: `torch.device` on which the maths runs.
+    """
+
+    def __init__(self, pruners, optimizer, device):
+        from torch.utils.weak import WeakTensorKeyDictionary
+
+        self.pruners = pruners
+        self.optimizer = optimizer
+        self.slots = OptimizerSlots(optimizer)
+        self.device = device
+        # From a gradient to the true one. It dies with it, so `zero_grad` ends both.
+        self._true = WeakTensorKeyDictionary()
+        self._learning_rates = {}
+        self._is_prepared = False
+        self._is_skipped = False
+        self._handles = []
+
+    def begin(self):
+        """Sets the hooks."""
+        self._handles = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        if _is_distributed():
+            return
+        for pruner, kernel in self._kernels():
+            hook = self._gradient_hook(pruner, kernel)
+            handle = kernel.variable.value.register_post_accumulate_grad_hook(hook)
+            self._handles.append(handle)
+
+    def end(self):
+        """Takes the hooks out."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _kernels(self):
+        for pruner in self.pruners:
+            for kernel in pruner.kernels:
+                yield pruner, kernel
+
+    def _gradient_hook(self, pruner, kernel):
+        rule = pruner.rules[kernel.path]
+
+        def hook(parameter):
+            gradient = parameter.grad
+            with beside_training(parameter.device):
+                kept = pruner.mask_value(kernel)
+                if rule.needs_gradients:
+                    true = gradient.clone()
+                    earlier = self._true.get(gradient)
+                    if earlier is not None and not rule.keeps_dense:
+                        # Of earlier passes only the kept weights' gradients are here.
+                        true = ops.where(kept, true, earlier + true)
+                    self._true[gradient] = true
+                if not rule.keeps_dense:
+                    gradient.copy_(keep(gradient, kept))
+
+        return hook
+
+    # Around the optimizer's step.
+
+    def _before_step(self, optimizer, args, kwargs):
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._prepare()
+            return None
+
+        def prepared():
+            loss = closure()
+            self._prepare()
+            return loss
+
+        # The gradient is made inside the step, by the closure.
+        if "closure" in kwargs:
+            return args, kwargs | {"closure": prepared}
+        return (args[0], prepared, *args[2:]), kwargs
+
+    def _prepare(self):
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        # Fused optimizers see for themselves that a gradient is infinite.
+        self._is_skipped = found_inf is not None and bool(found_inf > 0)
+        if self._is_skipped:
+            return
+        if self._is_prepared and any(
+            pruner.rules[kernel.path].keeps_dense for pruner, kernel in self._kernels()
+        ):
+            raise ValueError(
+                f"{type(self.optimizer).__name__} calls its closure several times in a "
+                "step, but the pruner keeps dense weights, which the model must not "
+                "compute with. Use another optimizer, or pruning_type 'basic' with a "
+                "criterion other than 'movement'."
+            )
+        self._is_prepared = True
+        with beside_training(self.device):
+            for pruner in self.pruners:
+                self._shape_gradients(pruner)
+                if pruner.freezes_weights:
+                    self._drop_gradients()
+        groups = self.optimizer.param_groups
+        self._learning_rates = {
+            id(p): group["lr"] for group in groups for p in group["params"]
+        }
+
+    def _shape_gradients(self, pruner):
+        """Gives the optimizer its gradients, and the rules the true ones."""
+        # Fused optimizers divide by the loss scale inside their step.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        scale = 1.0 if scale is None else float(scale)
+        loss_scale = _loss_scale()
+        gradients, true_gradients = {}, {}
+        for kernel in pruner.kernels:
+            parameter, path = kernel.variable.value, kernel.path
+            gradient = parameter.grad
+            if gradient is None:
+                # It had no part in the loss, and the optimizer will pass it over.
+                if pruner.rules[path].keeps_dense:
+                    gradients[path] = ops.zeros_like(parameter)
+                continue
+            gradients[path] = gradient / scale
+            true = self._true.pop(gradient, None)
+            if true is not None:
+                true_gradients[path] = true / loss_scale
+        shaped = pruner.mask_gradients(gradients, true_gradients)
+        for kernel in pruner.kernels:
+            parameter = kernel.variable.value
+            if parameter.grad is not None:
+                parameter.grad.copy_(shaped[kernel.path] * scale)
+
+    def _drop_gradients(self):
+        """Lets the optimizer pass over every parameter, so that nothing moves."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def _after_step(self, optimizer, args, kwargs):
+        was_prepared, self._is_prepared = self._is_prepared, False
+        if self._is_skipped or not was_prepared:
+            return
+        with beside_training(self.device):
+            for pruner in self.pruners:
+                if not pruner.freezes_weights:
+                    pruner.regularize(
+                        {
+                            kernel.path: self._learning_rates[id(kernel.variable.value)]
+                            for kernel in pruner.kernels
+                        }
+                    )
+                pruner.on_after_optimizer_step()
+            for pruner in self.pruners:
+                pruner.update_if_due()
+
+
+def _loss_scale():
+    """Returns the factor that the loss was multiplied with, as a float.
+
+    `GradScaler.step` divides the gradients and calls the optimizer's step, to which it
+    says nothing of the scale. The gradients that were kept before are not divided.
+    """
+    import torch
+
+    frame, code = sys._getframe(), torch.amp.GradScaler.step.__code__
+    while frame is not None:
+        if frame.f_code is code:
+            return frame.f_locals["self"].get_scale()
+        frame = frame.f_back
+    return 1.0
+
+
+def _is_distributed():
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return distributed.get_world_size() > 1

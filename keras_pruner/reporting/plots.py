@@ -1,0 +1,116 @@
+"""Plots of schedules, of training runs and of where the weights are left."""
+
+from keras_pruner.config import as_config
+from keras_pruner.pruners import PRUNERS, PruningScheduler, derive_steps
+
+
+def plot_schedule(config=None, total_steps=1000, ax=None):
+    """Plots the sparsity that each mask update asks for.
+
+    Args:
+        config: `PruningConfig`, dict, or `None` for the defaults. Where the
+            allocation gives each kernel its own sparsity, the curve is that of the
+            kernels that it leaves at `target_sparsity`.
+        total_steps: Optimizer updates of the run; fills in steps left open.
+        ax: Matplotlib axes, or `None` for new ones.
+
+    Returns:
+        The axes.
+    """
+    config = as_config(config)
+    if config.pruning_type not in PRUNERS:
+        raise PRUNERS.unknown(config.pruning_type)
+    config, _ = PRUNERS[config.pruning_type].complete(config)
+    begin, end, frequency = derive_steps(
+        total_steps, config.begin_step or 0, config.end_step, config.frequency
+    )
+    scheduler = PruningScheduler(
+        config.schedule,
+        initial=config.initial_sparsity,
+        target=config.target_sparsity,
+        begin=begin,
+        end=end,
+        frequency=frequency,
+    )
+    updates = range(begin, end + 1, frequency)
+    ax = _axes(ax)
+    steps = [*updates, max(total_steps, end)]
+    values = [scheduler(step) for step in steps]
+    ax.step(steps, values, where="post", label=config.schedule.name)
+    ax.axvline(scheduler.last_update, linestyle=":", color="gray")
+    ax.set(xlabel="optimizer update", ylabel="sparsity", ylim=(0, 1))
+    ax.legend()
+    return ax
+
+
+def plot_history(history, metric="accuracy", ax=None):
+    """Plots a metric and the sparsity of a run over its epochs.
+
+    Args:
+        history: What `model.fit` returned, or its `history` dict.
+        metric: Name of the metric; its `"val_"` twin is drawn too if there is one.
+        ax: Matplotlib axes, or `None` for new ones.
+
+    Returns:
+        The axes of the metric; the sparsity is on a twin of them.
+
+    Raises:
+        ValueError: If the history lacks the metric or the sparsity.
+    """
+    logs = getattr(history, "history", history)
+    for name in (metric, "sparsity"):
+        if name not in logs:
+            raise ValueError(
+                f"The history has no '{name}'. It has: {', '.join(logs) or 'nothing'}."
+            )
+    ax = _axes(ax)
+    epochs = range(1, len(logs[metric]) + 1)
+    for name in (metric, f"val_{metric}"):
+        if name in logs:
+            ax.plot(epochs, logs[name], label=name)
+    twin = ax.twinx()
+    twin.fill_between(epochs, logs["sparsity"], alpha=0.15, color="gray")
+    twin.set(ylabel="sparsity", ylim=(0, 1))
+    ax.set(xlabel="epoch", ylabel=metric)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_report(report, ax=None):
+    """Plots, per kernel, how many weights are kept and how many are zero.
+
+    Args:
+        report: What `keras_pruner.report` returned.
+        ax: Matplotlib axes, or `None` for new ones.
+
+    Returns:
+        The axes.
+    """
+    rows = report.kernels[::-1]
+    names = [row.path for row in rows]
+    kept = [row.parameters - row.zeros for row in rows]
+    zeros = [row.zeros for row in rows]
+    ax = _axes(ax)
+    ax.barh(names, kept, label="kept")
+    ax.barh(names, zeros, left=kept, color="lightgray", label="zero")
+    for position, row in enumerate(rows):
+        ax.text(
+            row.parameters, position, f" {row.sparsity:.0%}", va="center", fontsize=8
+        )
+    ax.set(xlabel="weights")
+    ax.margins(x=0.1)
+    ax.legend()
+    return ax
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib. Install it, or keras-pruner[plots]."
+        ) from error
+    return pyplot.subplots()[1]

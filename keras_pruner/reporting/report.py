@@ -1,0 +1,273 @@
+"""What was pruned, what was not and why, and what it saves: counted, not estimated."""
+
+import dataclasses
+import html
+import io
+import math
+import zlib
+
+import numpy as np
+from keras import ops
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from keras_pruner.config import as_config
+from keras_pruner.kernels import (
+    check_built,
+    collect_kernels,
+    find_kernels,
+    find_wrapped,
+    masks_of,
+    partition_kernels,
+)
+from keras_pruner.masks import variable_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRow:
+    """One kernel of a report.
+
+    Args:
+        path: The kernel's path.
+        shape: Its shape.
+        pattern: Name of the pattern it is pruned by, or `"-"` if it is not pruned.
+        parameters: Its weights.
+        zeros: How many of them are exactly zero.
+        skipped: Why it is left dense, or `None`.
+    """
+
+    path: str
+    shape: tuple
+    pattern: str
+    parameters: int
+    zeros: int
+    skipped: str | None = None
+
+    @property
+    def sparsity(self):
+        """`zeros / parameters`."""
+        return self.zeros / self.parameters
+
+
+class Report:
+    """Sparsity of a model, kernel by kernel and in all.
+
+    It prints as a table, shows as HTML in notebooks, and `rows()` gives plain dicts.
+
+    Args:
+        kernels: Tuple of `ReportRow`.
+        parameters: All parameters of the model.
+        raw_bytes: Bytes of all weights as they are stored.
+        zipped_bytes: Bytes of the same after zlib, level 6.
+
+    Attributes:
+        pruned_sparsity: Zeros / weights over the kernels that are pruned.
+        prunable_sparsity: The same over all kernels, skipped ones too.
+        model_sparsity: Zeros in kernels / all parameters of the model.
+    """
+
+    def __init__(self, kernels, *, parameters, raw_bytes, zipped_bytes):
+        self.kernels = tuple(kernels)
+        self.parameters = parameters
+        self.raw_bytes = raw_bytes
+        self.zipped_bytes = zipped_bytes
+        pruned = [row for row in self.kernels if row.skipped is None]
+        self.zeros = sum(row.zeros for row in self.kernels)
+        self.pruned_sparsity = _share(pruned)
+        self.prunable_sparsity = _share(self.kernels)
+        self.model_sparsity = self.zeros / parameters if parameters else 0.0
+
+    def rows(self):
+        """Returns one dict per kernel, with the fields of `ReportRow`."""
+        return [dataclasses.asdict(r) | {"sparsity": r.sparsity} for r in self.kernels]
+
+    def totals(self):
+        """Returns the totals as a dict of numbers."""
+        return {
+            "pruned_sparsity": self.pruned_sparsity,
+            "prunable_sparsity": self.prunable_sparsity,
+            "model_sparsity": self.model_sparsity,
+            "parameters": self.parameters,
+            "zeros": self.zeros,
+            "raw_bytes": self.raw_bytes,
+            "zipped_bytes": self.zipped_bytes,
+        }
+
+    def summary_lines(self):
+        """Returns the sentences above the table, the shares of zeros first."""
+        skipped = sum(row.skipped is not None for row in self.kernels)
+        lines = [
+            f"Sparsity {self.pruned_sparsity:.2%} of the pruned kernels, "
+            f"{self.prunable_sparsity:.2%} of all kernels ({skipped} skipped), "
+            f"{self.model_sparsity:.2%} of all {self.parameters:,} parameters.",
+            f"Weights take {self.raw_bytes:,} bytes raw, {self.zipped_bytes:,} zipped "
+            f"({self.raw_bytes / max(1, self.zipped_bytes):.1f} times smaller).",
+        ]
+        if self.zeros:
+            lines.append(
+                "Zeros make the zipped file smaller; dense kernels compute with them, "
+                "so inference is not faster by zeros alone."
+            )
+        collapsed = [r.path for r in self.kernels if r.zeros == r.parameters]
+        if collapsed:
+            lines.append(f"Nothing is left of: {', '.join(collapsed)}.")
+        return lines
+
+    def _columns(self):
+        names = ("kernel", "shape", "pattern", "sparsity", "parameters", "zeros")
+        return (*names, "skipped")[: self._width()]
+
+    def _width(self):
+        return 7 if any(row.skipped for row in self.kernels) else 6
+
+    def _cells(self):
+        for row in self.kernels:
+            cells = (
+                row.path,
+                " x ".join(map(str, row.shape)),
+                row.pattern,
+                f"{row.sparsity:.2%}",
+                f"{row.parameters:,}",
+                f"{row.zeros:,}",
+                row.skipped or "",
+            )
+            yield cells[: self._width()]
+        parameters = sum(row.parameters for row in self.kernels)
+        total = f"{self.prunable_sparsity:.2%}", f"{parameters:,}", f"{self.zeros:,}"
+        yield ("total", "", "", *total, "")[: self._width()]
+
+    def __str__(self):
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in self._columns():
+            number = name in ("sparsity", "parameters", "zeros")
+            table.add_column(
+                name,
+                justify="right" if number else "left",
+                overflow="fold",
+                no_wrap=number,
+            )
+        for cells in self._cells():
+            table.add_row(*cells)
+        stream = io.StringIO()
+        # In a notebook rich would show the table instead of writing it.
+        console = Console(
+            file=stream, width=110, color_system=None, force_jupyter=False
+        )
+        console.print(table)
+        return "\n".join(self.summary_lines()) + "\n" + stream.getvalue().rstrip()
+
+    def __repr__(self):
+        return str(self)
+
+    def _repr_html_(self):
+        def row(cells, tag):
+            inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+            return f"<tr>{inner}</tr>"
+
+        body = "".join(row(cells, "td") for cells in self._cells())
+        text = "<br>".join(html.escape(line) for line in self.summary_lines())
+        return f"<p>{text}</p><table>{row(self._columns(), 'th')}{body}</table>"
+
+
+def report(model, config=None):
+    """Reports what is zero in a model, and what was skipped and why.
+
+    Args:
+        model: Built Keras model: pruned by the callback, wrapped, stripped, or dense.
+        config: `PruningConfig` or dict that it was pruned with, which tells what was
+            meant to be pruned and by which pattern. Without one, the wrapped layers of
+            a model count, or else every prunable kernel.
+
+    Returns:
+        `Report`. Zeros are counted in the weights as the model computes with them,
+        masks applied.
+
+    Raises:
+        ValueError: If the model is not built, or the config selects what it has not.
+    """
+    check_built(model)
+    patterns, reasons, embeddings = _intentions(model, config)
+    search = find_kernels(model, embeddings=embeddings)
+    masks = masks_of(model)
+    left = "not wrapped" if masks else "not chosen"
+    rows = []
+    for kernel in search.kernels:
+        values = _effective(kernel.variable, masks)
+        key = id(kernel.variable)
+        pattern = patterns.get(key)
+        reason = None if pattern is not None else reasons.get(kernel.path, left)
+        zeros = int((values == 0).sum())
+        rows.append(
+            ReportRow(
+                kernel.path,
+                values.shape,
+                "-" if reason else pattern,
+                values.size,
+                zeros,
+                reason,
+            )
+        )
+    for skip in search.skipped:
+        rows.append(ReportRow(skip.path, skip.shape, "-", skip.size, 0, skip.reason))
+    mask_ids = {id(variable_of(mask)) for mask in masks.values()}
+    weights = [v for v in model.weights if id(v) not in mask_ids]
+    raw, zipped = _sizes(_effective(weight, masks) for weight in weights)
+    return Report(
+        rows,
+        parameters=sum(math.prod(weight.shape) for weight in weights),
+        raw_bytes=raw,
+        zipped_bytes=zipped,
+    )
+
+
+def _intentions(model, config):
+    """Returns what a config, or the wrapping, meant for each kernel.
+
+    Returns:
+        Tuple of a dict from the id of a pruned variable to its pattern's name, a dict
+        from the path of a skipped kernel to the reason, and whether embeddings count.
+    """
+    patterns, reasons = {}, {}
+    wrapped = find_wrapped(model)
+    settings = as_config(config)
+    parts = [settings, *settings.local_configs]
+    parts += [w.pruning_config for w in wrapped if w.pruning_config is not None]
+    embeddings = any("Embedding" in (part.layer_types or ()) for part in parts)
+    for part, kernels in partition_kernels(settings, model):
+        reasons |= {s.path: s.reason for s in collect_kernels(model, part)[1]}
+        for kernel in kernels:
+            reason = part.pattern.reason_to_skip(kernel.layout)
+            if wrapped:
+                continue
+            if reason is not None and config is not None:
+                reasons[kernel.path] = reason
+            else:
+                patterns[id(kernel.variable)] = (
+                    "" if config is None else f"{part.pattern}"
+                )
+    for wrapper in wrapped:
+        pattern = str((wrapper.pruning_config or settings).pattern)
+        patterns |= dict.fromkeys(masks_of(wrapper), pattern)
+    return patterns, reasons, embeddings
+
+
+def _effective(variable, masks):
+    values = ops.convert_to_numpy(variable)
+    mask = masks.get(id(variable))
+    return values if mask is None else np.where(ops.convert_to_numpy(mask), values, 0)
+
+
+def _sizes(arrays):
+    """Returns the bytes of arrays, as they are and compressed, one at a time."""
+    raw, zipped = 0, 0
+    compressor = zlib.compressobj(level=6)
+    for array in arrays:
+        raw += array.nbytes
+        zipped += len(compressor.compress(np.ascontiguousarray(array).tobytes()))
+    return raw, zipped + len(compressor.flush())
+
+
+def _share(rows):
+    parameters = sum(row.parameters for row in rows)
+    return sum(row.zeros for row in rows) / parameters if parameters else 0.0

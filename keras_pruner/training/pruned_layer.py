@@ -1,0 +1,208 @@
+import inspect
+
+import keras
+from keras import ops
+
+from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.kernels import collect_kernels, find_kernels, fit_pattern
+from keras_pruner.masks import (
+    as_mask,
+    check_variables,
+    read_mask,
+    read_state,
+    stored,
+    write_state,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_pruner")
+class PrunedLayer(keras.layers.Wrapper):
+    """Computes a layer with `kernel * mask` in place of its kernels.
+
+    The masks are non-trainable weights of the wrapper, so they are saved with the
+    model. `PruningCallback`, or a pruner in a training loop, updates them; without
+    either they stay as they are. Gradients pass through the product, so a pruned weight
+    gets none.
+
+    Args:
+        layer: Any Keras layer with prunable kernels, also nested ones, e.g. `Dense`,
+            `Conv2D`, `LSTM`, `MultiHeadAttention`, `Bidirectional`.
+        config: `PruningConfig` or dict for this layer. `None` leaves it to the
+            callback's config.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        TypeError: If `layer` is no Keras layer.
+        ValueError: At build, if nothing in the layer can be pruned.
+    """
+
+    def __init__(self, layer, config=None, **kwargs):
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(
+                f"PrunedLayer wraps a Keras layer. Received: {layer!r} of type "
+                f"{type(layer).__name__}"
+            )
+        if isinstance(layer, PrunedLayer):
+            raise ValueError(f"'{layer.name}' is wrapped for pruning already.")
+        kwargs.setdefault("name", f"pruned_{layer.name}")
+        super().__init__(layer, **kwargs)
+        self.pruning_config = None if config is None else as_config(config)
+        self.supports_masking = layer.supports_masking
+        # Keras sorts arguments by the names of `call`; behind `**kwargs` it would not
+        # take tensors beside other values.
+        self._call_signature = inspect.signature(layer.call)
+        # Whether gradients pass by the mask, for a pruner that looks at all of them.
+        self.straight_through = False
+        # Pairs of names and shapes cannot tell two equal variables apart; ids can.
+        self._mask_names = {}
+        self._has_run = False
+        if layer.built and find_kernels(layer, embeddings=True).kernels:
+            self._add_masks()
+
+    def __call__(self, *args, **kwargs):
+        if not args:
+            # The layer's first input, given by the name that the layer has for it.
+            first = next(iter(inspect.signature(self.layer.call).parameters))
+            args = (kwargs.pop(first, None),)
+        if not self._has_run:
+            self._run_symbolically(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _run_symbolically(self, args, kwargs):
+        """Lets the layer make all its weights, and masks them."""
+        self._has_run = True
+        if self.layer.built and not _children(self.layer):
+            return
+        # The layer may take several inputs, whose shapes only its own `call` knows how
+        # to turn into those of its weights; or make weights of its parts in `call`.
+        self.layer(
+            *keras.tree.map_structure(_symbolic, args),
+            **keras.tree.map_structure(_symbolic, kwargs),
+        )
+        if self._mask_names:
+            self._add_masks()
+
+    def build(self, input_shape=None):
+        if not self.layer.built:
+            self.layer.build(input_shape)
+            self.layer.built = True
+        if not self._mask_names:
+            self._add_masks()
+        self.built = True
+
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+            self.layer.built = True
+        if not self._mask_names:
+            self._add_masks()
+        self.built = True
+
+    def _add_masks(self):
+        config = self.pruning_config or PruningConfig()
+        kernels, _ = fit_pattern(collect_kernels(self.layer, config), config)
+        for kernel in kernels:
+            if self.mask_of(kernel.variable) is not None:
+                continue
+            # The layer's own name stands in the path already.
+            name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
+            mask = self.add_weight(
+                **stored(kernel.variable.shape, config.mask_bits),
+                trainable=False,
+                name=name.replace("/", "_"),
+            )
+            self._mask_names[_key(kernel.variable)] = mask.name
+
+    def mask_of(self, variable):
+        """Returns the mask of one of the layer's kernels, or `None`."""
+        name = self._mask_names.get(_key(variable))
+        if name is None:
+            return None
+        own = self._non_trainable_variables
+        mask = next(mask for mask in own if mask.name == name)
+        return as_mask(mask, variable.shape)
+
+    @property
+    def masks(self):
+        """Dict from the path of a kernel in the layer to its mask variable."""
+        found = find_kernels(self.layer, embeddings=True).kernels
+        masks = {kernel.path: self.mask_of(kernel.variable) for kernel in found}
+        return {path: mask for path, mask in masks.items() if mask is not None}
+
+    def _own_masks(self):
+        """Dict from a name that is the same in each copy to a mask, and what it is."""
+        return {
+            f"mask_{number}": (mask, f"mask of '{path}'")
+            for number, (path, mask) in enumerate(self.masks.items())
+        }
+
+    def save_own_variables(self, store):
+        # The layer inside saves its own.
+        masks = {name: mask for name, (mask, _) in self._own_masks().items()}
+        write_state(store, list(self.masks), masks, {})
+
+    def load_own_variables(self, store):
+        owner = f"layer '{self.name}'"
+        _, masks, _ = read_state(store, owner)
+        check_variables(masks, self._own_masks(), owner)
+        for name, (mask, _) in self._own_masks().items():
+            mask.assign(masks[name])
+
+    def call(self, inputs, *args, **kwargs):
+        # Inside a scope that maps every variable of the layer to its present value,
+        # and a masked kernel to the product, the layer computes as if it were so.
+        variables = self.layer.variables
+        values = {}
+        for variable in variables:
+            value = ops.convert_to_tensor(variable)
+            mask = self.mask_of(variable)
+            if mask is not None:
+                masked = value * ops.cast(read_mask(mask), value.dtype)
+                if self.straight_through:
+                    # The same values, but the gradient of the sum is one.
+                    masked = value + ops.stop_gradient(masked - value)
+                value = masked
+            values[_key(variable)] = value
+        mapping = [(variable, values[_key(variable)]) for variable in variables]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = self.layer(inputs, *args, **kwargs)
+        # What the layer assigned, e.g. the state of a random generator, is kept.
+        for variable in variables:
+            new = scope.get_current_value(variable)
+            if new is not None and new is not values[_key(variable)]:
+                variable.assign(new)
+        return outputs
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, *args, **kwargs):
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        if self.pruning_config is not None:
+            config["config"] = self.pruning_config.to_dict()
+        return config
+
+
+def _symbolic(value):
+    """Stands in for a tensor with one of the same shape and dtype, but no values."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        return value
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return keras.KerasTensor(value.shape, dtype=dtype)
+
+
+def _children(layer):
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _key(variable):
+    return str(id(variable))

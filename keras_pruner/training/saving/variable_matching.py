@@ -1,0 +1,232 @@
+"""Finds the variables of an optimizer again where other layers are frozen than before.
+
+An optimizer numbers the variables that a model trains. A model with a config of its own
+(subclassed, say) forgets when it is saved which of its layers were frozen, so that it
+trains more variables when it is loaded, and their numbers shift. What could be trained
+is the same, in the same order; it is written down with the numbers.
+"""
+
+import warnings
+
+from keras import ops
+
+from keras_pruner.backend import innermost
+
+
+def trainables_of(model):
+    """Returns what of a model can be trained, frozen or not, as plain values.
+
+    Args:
+        model: Built Keras model.
+
+    Returns:
+        List of `[path, shape, is_trained]`, in the order of the model's variables.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    able = trained | {
+        id(variable)
+        for layer in model._flatten_layers()
+        for variable in layer._trainable_variables
+    }
+    return [
+        [variable.path, list(variable.shape), id(variable) in trained]
+        for variable in model.variables
+        if id(variable) in able
+    ]
+
+
+def as_trainables(variables):
+    """Returns, as `trainables_of`, what is known of variables that are all trained."""
+    return [[variable.path, list(variable.shape), True] for variable in variables]
+
+
+def find_again(trainables, variables, indices):
+    """Returns where the variables of a saved optimizer stand among a model's.
+
+    Args:
+        trainables: What `trainables_of` returned when it was saved; `None` if that is
+            not known, and they are taken to be the same.
+        variables: List of the variables that the model trains.
+        indices: Those numbers of the saved optimizer's variables that are in use.
+
+    Returns:
+        Sequence of positions, one for each variable that was trained.
+
+    Raises:
+        ValueError: If they cannot be found, or if there are not as many.
+    """
+    found = range(len(variables))
+    if trainables is not None:
+        found = find_positions(trainables, as_trainables(variables))
+    for index in indices:
+        if not 0 <= index < len(found):
+            raise ValueError(
+                f"The optimizer was saved with a mask for variable {index}, but the "
+                f"model has {len(found)} trainable variables."
+            )
+    return found
+
+
+def find_positions(saved, here):
+    """Returns where the variables that were trained stand among those trained here.
+
+    Paths are not compared beyond the variable's own name, for the numbers in the names
+    of layers depend on what else a process has made.
+
+    Args:
+        saved: What `trainables_of` returned when the optimizer was saved.
+        here: The same of this model; what is frozen may be missing.
+
+    Returns:
+        List of positions: of the first that was trained, of the second, and so on.
+
+    Raises:
+        ValueError: If one of them is not trained here, or if the shapes leave open
+            which is which.
+    """
+    if [_kind(one) for one in saved] == [_kind(one) for one in here]:
+        pairs = list(zip(saved, here, strict=True))
+        lost = next((old[0] for old, new in pairs if old[2] and not new[2]), None)
+        if lost is not None:
+            raise _misfit(saved, here, f"'{lost}' was trained then and is frozen here")
+        trained = [old[2] for old, new in pairs if new[2]]
+        return [position for position, was in enumerate(trained) if was]
+    kinds = [_kind(one) for one in here if one[2]]
+    # All that can stand before the first k here, walking through what was saved; and
+    # the same from the end. One that was frozen may be here or not.
+    before = _reach(saved, kinds)
+    after = [
+        {len(kinds) - k for k in ends} for ends in _reach(saved[::-1], kinds[::-1])
+    ][::-1]
+    positions = []
+    for i, one in enumerate(saved):
+        if not one[2]:
+            continue
+        found = [
+            k
+            for k in before[i]
+            if k < len(kinds) and kinds[k] == _kind(one) and k + 1 in after[i + 1]
+        ]
+        if len(found) != 1:
+            reason = f"'{one[0]}', which was trained then, "
+            reason += "may be one of several here" if found else "is not found here"
+            raise _misfit(saved, here, reason)
+        positions += found
+    return positions
+
+
+def _kind(trainable):
+    path, shape, _ = trainable
+    return path.rpartition("/")[2], tuple(shape)
+
+
+def _reach(saved, kinds):
+    """Returns, for each number of saved variables, how many here they can stand for."""
+    reached = [{0}]
+    for one in saved:
+        ends = {k + 1 for k in reached[-1] if kinds[k : k + 1] == [_kind(one)]}
+        reached.append(ends if one[2] else ends | reached[-1])
+    return reached
+
+
+def _misfit(saved, here, reason):
+    frozen = [path for path, _, is_trained in saved if not is_trained]
+    return ValueError(
+        "Other layers were frozen when the pruning state was saved than are here: "
+        f"{reason}. Then {len(saved) - len(frozen)} variables were trained, and now "
+        f"{sum(is_trained for *_, is_trained in here)}; frozen were "
+        f"{', '.join(frozen[:5]) or 'none'}{', ...' if frozen[5:] else ''}. Load a "
+        "saved model with `compile=False`, freeze its layers as they were, compile it, "
+        "and call `model.load_weights` with the file in `fit`, beside PruningCallback. "
+        "Nothing of the pruning state was assigned."
+    )
+
+
+def built_for(optimizer, variables):
+    """Returns an optimizer built for other variables, with the state of those it knew.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`.
+        variables: List of variables.
+
+    Raises:
+        ValueError: If names leave open which state belongs to which variable.
+    """
+    twin = type(optimizer).from_config(optimizer.get_config())
+    twin.build(variables)
+    _copy_state(optimizer, twin)
+    return twin
+
+
+def load_what_was_trained(optimizer, variables):
+    """Has an optimizer load the state of one that was built for fewer variables.
+
+    Keras would skip it, for its length is another. It holds for the next time that
+    the optimizer, or one inside it, is loaded.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`.
+        variables: List of those of its variables that the saved one was built for.
+    """
+
+    def load(level, store):
+        del level.load_own_variables
+        twin = type(level).from_config(level.get_config())
+        twin.build(variables)
+        twin.load_own_variables(store)
+        try:
+            _copy_state(twin, level)
+        except ValueError as error:
+            # As Keras does where a state does not fit.
+            message = f"Skipping variable loading for optimizer '{level.name}': {error}"
+            warnings.warn(message, stacklevel=2)
+
+    levels = [optimizer]
+    while levels[-1] is not innermost(optimizer):
+        levels.append(levels[-1].inner_optimizer)
+    for level in levels:
+        level.load_own_variables = lambda store, level=level: load(level, store)
+
+
+def _copy_state(source, target):
+    """Copies variables of equal names; the scope that one was made in may differ."""
+
+    def names(optimizer):
+        return ["/".join(v.path.split("/")[-2:]) for v in optimizer.variables]
+
+    for optimizer in (source, target):
+        found = names(optimizer)
+        twice = next((name for name in found if found.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"two of its variables have the name '{twice}'. Give the layers of the "
+                "model different names."
+            )
+    values = dict(zip(names(source), source.variables, strict=True))
+    for name, variable in zip(names(target), target.variables, strict=True):
+        if name in values:
+            # A copy, for JAX donates each buffer but once.
+            variable.assign(ops.copy(values[name]))
+
+
+def renumber(optimizer, variables):
+    """Numbers masks and states of a loaded optimizer by the variables of the model.
+
+    Args:
+        optimizer: `PruningOptimizer` that is being built.
+        variables: List of variables that it is built with.
+
+    Returns:
+        List of those variables that were trained when the optimizer was saved.
+    """
+    states = [index for index, *_ in optimizer.state_specs]
+    indices = [*optimizer.masked_variables, *states, *optimizer.meanings]
+    found = find_again(optimizer.trainables, variables, indices)
+    for name in ("masked_variables", "packed_variables"):
+        numbers = tuple(found[index] for index in getattr(optimizer, name))
+        setattr(optimizer, name, numbers)
+    optimizer.state_specs = [(found[i], *spec) for i, *spec in optimizer.state_specs]
+    optimizer.meanings = {found[i]: m for i, m in optimizer.meanings.items()}
+    if len(found) < len(variables):
+        optimizer.trainables = as_trainables(variables)
+    return [variables[position] for position in found]

@@ -1,0 +1,71 @@
+"""Wraps the prunable layers of a model."""
+
+import dataclasses
+import re
+
+import keras
+
+from keras_pruner.config import as_config
+from keras_pruner.kernels import (
+    check_built,
+    find_kernels,
+    find_wrapped,
+    fit_pattern,
+    partition_kernels,
+)
+from keras_pruner.training.cloning import copy_model, copy_of, is_functional
+from keras_pruner.training.pruned_layer import PrunedLayer
+
+
+def wrap(model, config=None):
+    """Returns a copy of a model whose prunable layers are wrapped for pruning.
+
+    The copy has the same weights and is not compiled; the model given is not changed.
+
+    Args:
+        model: Built Sequential or Functional model; nested ones and shared layers are
+            copied as such.
+        config: `PruningConfig`, dict, or `None` for the defaults.
+
+    Returns:
+        Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
+
+    Raises:
+        ValueError: If the model cannot be cloned (a subclassed one: prune it in place
+            by `PruningCallback`), is wrapped already, or nothing can be pruned.
+    """
+    check_built(model)
+    if find_wrapped(model):
+        raise ValueError("The model has wrapped layers already. Call `strip` first.")
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
+        raise ValueError(
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
+            "layers cannot be exchanged in a copy. Prune it in place by "
+            "PruningCallback, or build it from PrunedLayers."
+        )
+    config_of = {}
+    for part, kernels in partition_kernels(as_config(config), model):
+        fitting, _ = fit_pattern((kernels, []), part)
+        config_of |= {id(kernel.variable): part for kernel in fitting}
+
+    def wrap_layer(layer):
+        copy = copy_of(layer)
+        found = find_kernels(layer, embeddings=True).kernels
+        taken = [kernel for kernel in found if id(kernel.variable) in config_of]
+        if not taken:
+            return copy, copy
+        chosen = config_of[id(taken[0].variable)]
+        for kernel in taken:
+            if config_of[id(kernel.variable)] is not chosen:
+                raise ValueError(
+                    f"Layer '{layer.name}' has kernels under different local configs; "
+                    "a wrapper has one config. Prune it by PruningCallback."
+                )
+        # The paths in a wrapper begin at its layer, so a selection is made anew.
+        include = None
+        if len(taken) < len(found):
+            include = tuple(re.escape(kernel.path) for kernel in taken)
+        own = dataclasses.replace(chosen, include=include, exclude=())
+        return copy, PrunedLayer(copy, own)
+
+    return copy_model(model, wrap_layer, {}, descend=True)

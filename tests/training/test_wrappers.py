@@ -1,0 +1,342 @@
+"""`PrunedLayer`, `wrap` and `strip`."""
+
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, build_mlp, compile_mlp, value_of
+from keras import layers, ops
+
+from keras_pruner import (
+    KerasBasePruner,
+    PrunedLayer,
+    PruningCallback,
+    PruningConfig,
+    report,
+    strip,
+    wrap,
+)
+from keras_pruner.kernels import find_wrapped
+
+CHECKER = np.arange(128).reshape(16, 8) % 2 == 0
+
+
+def wrapped_mlp():
+    return keras.Sequential(
+        [
+            layers.Input((16,)),
+            PrunedLayer(layers.Dense(8, activation="relu", name="hidden")),
+            layers.Dropout(0.2),
+            PrunedLayer(
+                layers.Dense(3, activation="softmax", name="head"),
+                PruningConfig(target_sparsity=0.5),
+            ),
+        ]
+    )
+
+
+def test_wrapped_layer_computes_with_kernel_times_mask(data):
+    layer = PrunedLayer(layers.Dense(8))
+    x, _ = data
+    np.testing.assert_allclose(value_of(layer(x)), value_of(layer.layer(x)), rtol=1e-6)
+    layer.mask_of(layer.layer.kernel).assign(CHECKER)
+    expected = x @ (value_of(layer.layer.kernel) * CHECKER)
+    np.testing.assert_allclose(value_of(layer(x)), expected, rtol=1e-4, atol=1e-5)
+    assert (value_of(layer.layer.kernel)[~CHECKER] != 0).any()
+
+
+LAYERS = {
+    "conv": (lambda: layers.Conv2D(4, 3), (8, 8, 2)),
+    "depthwise": (lambda: layers.DepthwiseConv2D(3), (8, 8, 2)),
+    "separable": (lambda: layers.SeparableConv1D(4, 3), (8, 2)),
+    "transpose": (lambda: layers.Conv1DTranspose(4, 3), (8, 2)),
+    "einsum": (lambda: layers.EinsumDense("abc,cd->abd", (5, 4)), (5, 3)),
+    "lstm": (lambda: layers.LSTM(4, dropout=0.2), (5, 3)),
+    "bidirectional": (lambda: layers.Bidirectional(layers.GRU(4)), (5, 3)),
+    "time distributed": (lambda: layers.TimeDistributed(layers.Dense(4)), (5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_wrapped_layer_trains_saves_and_strips(name, tmp_path):
+    make, shape = LAYERS[name]
+    model = keras.Sequential([layers.Input(shape), PrunedLayer(make())])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).random((8, *shape)).astype("float32")
+    y = np.zeros(value_of(model(x)).shape, "float32")
+    callback = PruningCallback(target_sparsity=0.5, verbose=False)
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[callback])
+    kept = pruned = 0
+    for kernel in callback.pruners[0].kernels:
+        mask = value_of(kernel.owner.mask_of(kernel.variable))
+        assert (value_of(kernel.variable)[~mask] == 0).all()
+        kept, pruned = kept + mask.sum(), pruned + (~mask).sum()
+    assert pruned == round(0.5 * (kept + pruned))
+    expected = value_of(model.predict(x, verbose=0))
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+    plain = strip(model)
+    assert not find_wrapped(plain)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def test_wrapped_attention_prunes_its_four_kernels():
+    inputs = keras.Input((5, 8))
+    layer = PrunedLayer(layers.MultiHeadAttention(2, 4, name="attention"))
+    model = keras.Model(inputs, layer(inputs, inputs))
+    assert [path.split("/")[1] for path in layer.masks] == [
+        "query",
+        "key",
+        "value",
+        "attention_output",
+    ]
+    x = np.random.default_rng(0).random((4, 5, 8)).astype("float32")
+    expected = value_of(layer.layer(x, x))
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+
+
+def test_masking_passes_through_a_wrapped_recurrent_layer():
+    inputs = keras.Input((5,), dtype="int32")
+    embedded = layers.Embedding(7, 4, mask_zero=True)(inputs)
+    layer = PrunedLayer(layers.LSTM(3))
+    model = keras.Model(inputs, layer(embedded))
+    plain = keras.Model(inputs, layer.layer(embedded))
+    x = np.array([[1, 2, 0, 0, 0]])
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), plain.predict(x, verbose=0), atol=1e-6
+    )
+
+
+def test_fit_prunes_wrapped_layers_by_their_own_configs(data):
+    x, y = data
+    model = compile_mlp(wrapped_mlp(), keras.optimizers.Adam(1e-2))
+    callback = PruningCallback(target_sparsity=0.75, verbose=False)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[callback])
+    hidden, head = find_wrapped(model)
+    assert value_of(hidden.masks["hidden/kernel"]).sum() == 32
+    assert value_of(head.masks["head/kernel"]).sum() == 12
+    assert callback.sparsity == (96 + 12) / 152
+    paths = [kernel.path for p in callback.pruners for kernel in p.kernels]
+    assert paths == ["hidden/kernel", "head/kernel"]
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5"])
+def test_masks_survive_a_round_trip(form, data, tmp_path):
+    model = wrapped_mlp()
+    model.layers[0].masks["hidden/kernel"].assign(CHECKER)
+    path = str(tmp_path / f"model.{form}")
+    if form == "keras":
+        model.save(path)
+        loaded = keras.models.load_model(path)
+    else:
+        model.save_weights(path)
+        loaded = wrapped_mlp()
+        loaded.load_weights(path)
+    mask = value_of(loaded.layers[0].masks["hidden/kernel"])
+    np.testing.assert_array_equal(mask, CHECKER)
+    assert loaded.layers[2].pruning_config == PruningConfig(target_sparsity=0.5)
+    x, _ = data
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="SavedModel is TensorFlow's")
+@pytest.mark.filterwarnings("ignore")
+def test_saved_model_computes_with_masks(data, tmp_path):
+    import tensorflow as tf
+
+    model = wrapped_mlp()
+    model.layers[0].masks["hidden/kernel"].assign(CHECKER)
+    model.export(str(tmp_path), verbose=False)
+    x, _ = data
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(
+        loaded.serve(x).numpy(), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+def nested_and_shared():
+    inner = keras.Sequential(
+        [layers.Input((8,)), layers.Dense(8, activation="relu", name="deep")],
+        name="inner",
+    )
+    shared = layers.Dense(8, name="shared")
+    inputs = keras.Input((16,))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.Add()([shared(x), shared(inner(x))])
+    return keras.Model(inputs, layers.Dense(3, name="last")(x))
+
+
+def test_wrap_keeps_outputs_and_leaves_the_model_alone(data):
+    x, _ = data
+    model = nested_and_shared()
+    before = [value_of(v).copy() for v in model.variables]
+    wrapped = wrap(model, {"exclude": "last"})
+    names = {layer.layer.name for layer in find_wrapped(wrapped)}
+    assert names == {"first", "shared", "deep"}
+    assert len(find_wrapped(wrapped)) == 3
+    np.testing.assert_allclose(
+        wrapped.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(value_of(variable), value)
+    assert not find_wrapped(model) and not wrapped.compiled
+
+
+def test_strip_of_nested_and_shared_bakes_the_masks(data, tmp_path):
+    x, _ = data
+    wrapped = wrap(nested_and_shared(), {"target_sparsity": 0.5})
+    for layer in find_wrapped(wrapped):
+        for mask in layer.masks.values():
+            pattern = np.arange(mask.shape[0] * mask.shape[1]) % 2 == 0
+            mask.assign(pattern.reshape(mask.shape))
+    plain = strip(wrapped)
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6
+    )
+    zeros = sum((value_of(v) == 0).sum() for v in plain.variables if v.ndim == 2)
+    weights = sum(np.prod(v.shape) for v in plain.variables if v.ndim == 2)
+    assert zeros == weights // 2
+    assert [layer.name for layer in plain.layers if layer.weights] == [
+        "first",
+        "inner",
+        "shared",
+        "last",
+    ]
+    path = str(tmp_path / "plain.keras")
+    plain.save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert b"keras_pruner" not in archive.read("config.json")
+
+
+def test_strip_inside_other_wrappers():
+    model = keras.Sequential(
+        [layers.Input((5, 3)), layers.TimeDistributed(PrunedLayer(layers.Dense(4)))]
+    )
+    wrapper = find_wrapped(model)[0]
+    wrapper.mask_of(wrapper.layer.kernel).assign(np.eye(3, 4, dtype=bool))
+    plain = strip(model)
+    assert not find_wrapped(plain)
+    x = np.random.default_rng(0).random((2, 5, 3)).astype("float32")
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+def test_strip_after_the_callback_is_an_uncompiled_copy(data):
+    x, y = data
+    model = compile_mlp()
+    callback = PruningCallback(target_sparsity=0.8, verbose=False)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    plain = strip(model)
+    assert plain is not model and not plain.compiled and model.compiled
+    for a, b in zip(model.weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(value_of(a), value_of(b))
+
+
+@keras.saving.register_keras_serializable("keras_pruner_tests")
+class Subclassed(keras.Model):
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.blocks = [layers.Dense(units), layers.Dense(units)]
+        self.heads = {"a": layers.Dense(2)}
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.heads["a"](x)
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units}
+
+
+def test_subclassed_model_strips_to_a_copy_but_cannot_be_wrapped(data):
+    x, _ = data
+    model = Subclassed(5)
+    model(x)
+    plain = strip(model)
+    np.testing.assert_allclose(value_of(plain(x)), value_of(model(x)), atol=1e-6)
+    with pytest.raises(ValueError, match="subclassed model.*PruningCallback"):
+        wrap(model)
+
+
+def test_custom_loop_with_wrapped_layers(data):
+    x, y = data
+    model = wrapped_mlp()
+    optimizer = keras.optimizers.SGD(0.1)
+    loss_fn = keras.losses.SparseCategoricalCrossentropy()
+    pruner = KerasBasePruner(
+        {"target_sparsity": 0.5, "begin_step": 0, "end_step": 6, "frequency": 2}, model
+    )
+    optimizer.build(model.trainable_variables)
+    pruner.on_train_begin()
+    for step in range(8):
+        pruner.on_step_begin(step)
+        gradients = gradients_of(model, loss_fn, x, y)
+        optimizer.apply(gradients, model.trainable_variables)
+        pruner.on_after_optimizer_step()
+        pruner.on_step_end()
+    pruner.on_train_end()
+    assert pruner.current_sparsity_ratio == 0.5
+    for layer in find_wrapped(model):
+        for path, mask in layer.masks.items():
+            np.testing.assert_array_equal(value_of(mask), value_of(pruner.masks[path]))
+    assert report(model).pruned_sparsity == 0.5
+
+
+def gradients_of(model, loss_fn, x, y):
+    """Gradients of the loss, by each backend's own means."""
+    variables = model.trainable_variables
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, model(x, training=True))
+        return tape.gradient(loss, variables)
+    if BACKEND == "jax":
+        import jax
+
+        def loss_of(values):
+            outputs, _ = model.stateless_call(
+                values, [v.value for v in model.non_trainable_variables], x
+            )
+            return loss_fn(y, outputs)
+
+        return jax.grad(loss_of)([v.value for v in variables])
+    model.zero_grad()
+    loss_fn(ops.convert_to_tensor(y), model(x, training=True)).backward()
+    return [v.value.grad for v in variables]
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: PrunedLayer("dense"), TypeError, "wraps a Keras layer"),
+        (
+            lambda: PrunedLayer(PrunedLayer(layers.Dense(2))),
+            ValueError,
+            "wrapped for pruning already",
+        ),
+        (
+            lambda: PrunedLayer(layers.ReLU()).build((None, 4)),
+            ValueError,
+            "Nothing in the model can be pruned",
+        ),
+        (
+            lambda: PrunedLayer(layers.Dense(4), {"pattern": "2:4"}).build((None, 6)),
+            ValueError,
+            "needs an input axis divisible by 4",
+        ),
+        (lambda: wrap(keras.Sequential([layers.Dense(2)])), ValueError, "not built"),
+        (lambda: wrap(wrap(build_mlp())), ValueError, "wrapped layers already"),
+        (lambda: strip("model"), TypeError, "Expected a Keras model"),
+    ],
+)
+def test_bad_input_is_an_error(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
