@@ -107,7 +107,7 @@ def main():
             if arguments.new_callbacks:
                 pruning = [PruningCallback(**SETTINGS)]
             cycle(model, data, pathlib.Path(folder), pruning)
-            updates.append(pruning[0].pruners[0].trace_count if pruning else 0)
+            updates.append(pruning[0].pruners[0].updater.trace_count if pruning else 0)
             if number == tenth:
                 # It makes a cycle several times slower.
                 tracemalloc.start()

@@ -179,7 +179,7 @@ def run_compile(options, report):
             update = Update(model, allocation=allocation)
             first, second = update.update(), update.update()
             pruner = update.pruner
-            counts = [len(pruner.kernels), pruner.num_compiled]
+            counts = [len(pruner.kernels), pruner.updater.num_compiled]
             rows[f"{name}, {allocation}"] = [first, second, *counts]
     columns = ["first update, s", "second, s", "kernels", "compiled functions"]
     report.values("compile time", columns, rows)
@@ -307,7 +307,7 @@ class Training(keras.callbacks.Callback):
         pruners = () if self.pruning is None else self.pruning.pruners
         return (
             [pruner.updated_at for pruner in pruners],
-            [pruner.trace_count for pruner in pruners],
+            [pruner.updater.trace_count for pruner in pruners],
         )
 
     def run(self, num_steps):

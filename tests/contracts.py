@@ -19,7 +19,7 @@ from keras_pruner.components import (
     REGULARIZERS,
     SCHEDULES,
 )
-from keras_pruner.pruners import PRUNERS, keras_base
+from keras_pruner.pruners import PRUNERS, mask_updater
 
 REGISTRIES = {
     "criterion": CRITERIA,
@@ -336,5 +336,5 @@ def eager_updates():
         return CompiledFunction(functools.partial(run_eagerly, function), eager=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_base, "CompiledFunction", eager)
+        patch.setattr(mask_updater, "CompiledFunction", eager)
         yield

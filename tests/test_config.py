@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_pruner.config import PruningConfig, as_config
 from keras_pruner.intel_names import KEY_ALIASES
-from keras_pruner.kernels import collect_kernels, matches_path, partition_kernels
+from keras_pruner.kernels import matches_path, select_kernels
 from keras_pruner.pruners import KerasBasePruner, create_pruners
 
 FIELDS = [field.name for field in dataclasses.fields(PruningConfig)]
@@ -39,7 +39,7 @@ def ten_dense():
 
 
 def selected(model, **values):
-    kernels, _ = collect_kernels(model, PruningConfig(**values))
+    kernels = select_kernels(model, PruningConfig(**values))[0].kernels
     return [kernel.path for kernel in kernels]
 
 
@@ -594,11 +594,11 @@ def test_selected_model_means_all_its_layers():
 
 def test_exclude_wins_over_include():
     model = ten_dense()
-    kernels, skipped = collect_kernels(
+    (selection,) = select_kernels(
         model, PruningConfig(include="dense_.*", exclude="dense_10")
     )
-    assert [kernel.path for kernel in kernels] == ["dense_1/kernel"]
-    assert [(s.path, s.reason) for s in skipped] == [
+    assert [kernel.path for kernel in selection.kernels] == ["dense_1/kernel"]
+    assert [(s.path, s.reason) for s in selection.skipped] == [
         ("dense_10/kernel", "excluded by `exclude`"),
         ("head/kernel", "not selected by `include` or `layer_types`"),
     ]
@@ -739,7 +739,7 @@ def test_local_configs_that_overlap_are_an_error_that_names_both():
         "one config: exclude it from one of them."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        partition_kernels(config, ten_dense())
+        select_kernels(ten_dense(), config)
 
 
 def test_local_config_that_would_take_all_is_an_error():

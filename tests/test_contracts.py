@@ -92,7 +92,7 @@ def test_training(case, data, tmp_path):
     pruner, watch = train(model, config, data, path=path)
     assert watch.broken == []
     if BACKEND != "torch":
-        assert pruner.trace_count == pruner.num_compiled
+        assert pruner.updater.trace_count == pruner.updater.num_compiled
         # The training step is traced for the first batch, and never again.
         assert watch.executions[0] > 0
         assert watch.executions == [watch.executions[0]] * 12
@@ -105,13 +105,13 @@ def test_training(case, data, tmp_path):
         assert watch.broken == []
         assert differences(snapshot(resumed, again), final) == []
 
-    traced = pruner.trace_count
+    traced = pruner.updater.trace_count
     check_update(pruner, 0.2)
     check_count(pruner, LOCKED if case.locks_zeros else 0.2)
     if BACKEND != "torch":
-        assert pruner.trace_count == pruner.num_compiled
+        assert pruner.updater.trace_count == pruner.updater.num_compiled
         # All that may be new is the cut of ties, where none were cut before.
-        assert pruner.trace_count - traced <= len(pruner.units)
+        assert pruner.updater.trace_count - traced <= len(pruner.units)
 
 
 def check_dtypes(pruner, kernel="float32", memory="float32"):
@@ -134,7 +134,7 @@ def check_count(pruner, sparsity):
 
 def check_update(pruner, sparsity):
     """Masks and states are the same, made eagerly and compiled."""
-    expected = run_eagerly(pruner.make_masks, pruner.update_inputs(sparsity))
+    expected = run_eagerly(pruner.make_masks, pruner.updater.update_inputs(sparsity))
     pruner.update_masks(sparsity)
     for kernel, mask, states in zip(
         pruner.kernels, expected.masks, expected.states, strict=True

@@ -9,6 +9,8 @@ import contextlib
 
 import keras
 
+from keras_pruner.backend.keras_private import layout_of
+
 # Classes of `tf.distribute` whose replicas meet in every optimizer step.
 _MIRRORED = {"MirroredStrategy", "CollectiveAllReduceStrategy"}
 
@@ -30,7 +32,7 @@ def layout_for(shape, variable):
         The variable's layout if the tensor is as large; else one by which each device
         holds all of it. `None` if the variable is not laid out over devices.
     """
-    layout = getattr(variable, "_layout", None)
+    layout = layout_of(variable)
     if layout is None or tuple(shape) == tuple(variable.shape):
         return layout
     # Said outright, for the name of a state may match a pattern of a `LayoutMap`.
@@ -42,7 +44,7 @@ def layout_for(shape, variable):
 
 def is_divided(variable):
     """Whether a variable is laid out so that no device holds all of it."""
-    layout = getattr(variable, "_layout", None)
+    layout = layout_of(variable)
     # Keras' own layouts name axes of the mesh, JAX's shardings have a `spec`.
     axes = getattr(layout, "axes", None) or getattr(layout, "spec", None) or ()
     return any(axis is not None for axis in axes)

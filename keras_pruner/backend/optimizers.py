@@ -6,12 +6,12 @@ An optimizer that is not Keras' is given as an object with methods `slots_of(var
 
 from keras import ops
 
-# Lists of an optimizer that hold one variable per weight and are no slots.
-_NOT_SLOTS = {
-    "_trainable_variables",
-    "_model_variables_moving_average",
-    "_accumulated_gradients",
-}
+from keras_pruner.backend.keras_private import (
+    NOT_SLOTS,
+    count_of,
+    moving_averages_of,
+    variables_trained_by,
+)
 
 
 def innermost(optimizer):
@@ -52,13 +52,13 @@ def slots_of(optimizer, variable):
     if hasattr(optimizer, "slots_of"):
         return optimizer.slots_of(variable)
     optimizer = innermost(optimizer)
-    known = optimizer._trainable_variables
+    known = variables_trained_by(optimizer)
     position = _position(optimizer, variable)
     if position is None:
         return []
     found = []
     for name, slots in vars(optimizer).items():
-        if name in _NOT_SLOTS:
+        if name in NOT_SLOTS:
             continue
         if isinstance(slots, list | tuple) and len(slots) == len(known):
             slot = slots[position]
@@ -83,11 +83,11 @@ def moving_average_of(optimizer, variable):
     position = _position(optimizer, variable)
     if not optimizer.use_ema or position is None:
         return None
-    return optimizer._model_variables_moving_average[position]
+    return moving_averages_of(optimizer)[position]
 
 
 def _position(optimizer, variable):
-    known = optimizer._trainable_variables
+    known = variables_trained_by(optimizer)
     return next((i for i, v in enumerate(known) if v is variable), None)
 
 
@@ -111,7 +111,7 @@ def get_steps(optimizer):
     if hasattr(optimizer, "get_steps"):
         return optimizer.get_steps()
     # JAX donates buffers, each but once.
-    return ops.copy(innermost(optimizer)._iterations)
+    return ops.copy(count_of(innermost(optimizer)))
 
 
 def set_steps(optimizer, steps):
@@ -124,5 +124,5 @@ def set_steps(optimizer, steps):
     if hasattr(optimizer, "set_steps"):
         optimizer.set_steps(steps)
     else:
-        count = innermost(optimizer)._iterations
+        count = count_of(innermost(optimizer))
         count.assign(ops.cast(ops.copy(steps), count.dtype))

@@ -1,7 +1,13 @@
 """Which variables of a model are prunable, each as a matrix; and which are chosen."""
 
 from keras_pruner.kernels.filters import check_selector, matches_path
-from keras_pruner.kernels.find import check_built, find_kernels, find_wrapped, masks_of
+from keras_pruner.kernels.find import (
+    check_built,
+    find_all_kernels,
+    find_kernels,
+    find_wrapped,
+    masks_of,
+)
 from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
 from keras_pruner.kernels.layouts import (
     KernelLayout,
@@ -17,29 +23,30 @@ from keras_pruner.kernels.rules import (
     register_kernel_rule,
     registered_layouts,
 )
-from keras_pruner.kernels.select import collect_kernels, fit_pattern, partition_kernels
+from keras_pruner.kernels.select import Selection, select_in_model, select_kernels
 
 __all__ = [
     "Kernel",
     "KernelLayout",
     "KernelSearch",
+    "Selection",
     "Skipped",
     "check_built",
     "check_selector",
-    "collect_kernels",
     "conv_layout",
     "conv_transpose_layout",
     "dense_layout",
     "depthwise_layout",
     "einsum_layout",
+    "find_all_kernels",
     "find_kernels",
     "find_wrapped",
-    "fit_pattern",
     "masks_of",
     "matches_path",
     "own_variables",
-    "partition_kernels",
     "register_kernel_rule",
     "registered_layouts",
+    "select_in_model",
+    "select_kernels",
     "stacked_layout",
 ]

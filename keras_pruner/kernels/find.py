@@ -6,14 +6,12 @@ import math
 import keras
 from keras import layers
 
+from keras_pruner.backend import all_layers, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
 from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
-from keras_pruner.kernels.layouts import dense_layout
 from keras_pruner.kernels.rules import (
-    named_rule,
     own_variables,
     registered_layouts,
-    sublayers_of,
 )
 
 # Keras' own layers whose weights may have several axes, and what those are.
@@ -31,6 +29,7 @@ _NO_MATRICES = {
 }
 
 _MAX_KERNEL_SIZE = 2**31 - 1
+_EMBEDDING = "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
 
 
 def _refusal(layer):
@@ -45,13 +44,10 @@ def _refusal(layer):
     return None
 
 
-def _layouts(layer, embeddings):
+def _layouts(layer):
     """Returns a layer's `{variable name: layout}`, or `None` for an unknown class."""
     if hasattr(layer, "prunable_kernels"):
         return layer.prunable_kernels()
-    if isinstance(layer, layers.Embedding):
-        rule = named_rule(dense_layout, "embeddings", "reverse_embeddings")
-        return rule(layer) if embeddings else None
     layouts = registered_layouts(layer)
     return hub_layouts(layer, own_variables(layer)) if layouts is None else layouts
 
@@ -73,23 +69,33 @@ def find_kernels(model, *, embeddings=False, name=None):
         `KernelSearch`. Every variable of two or more axes is in one of its two lists,
         or belongs to a class that has none to prune.
     """
+    found = find_all_kernels(model, name=name)
+    if embeddings:
+        return found
+    kernels = tuple(kernel for kernel in found.kernels if not kernel.on_request)
+    asked_for = tuple(k.skip(k.on_request) for k in found.kernels if k.on_request)
+    return KernelSearch(kernels, (*found.skipped, *asked_for))
+
+
+def find_all_kernels(model, *, name=None):
+    """As `find_kernels`, but also with the kernels that are pruned on request only."""
     found, skipped, seen_layers, seen_variables = [], [], set(), set()
     # From the id of an attention layer's part to the layer's path and heads.
     attention, num_attention = {}, {}
 
-    def visit(layer, prefix, owner):
+    def visit(layer, prefix, wrapper):
         if id(layer) in seen_layers:
             return
         seen_layers.add(id(layer))
         is_wrapper = hasattr(layer, "mask_of")
-        owner = layer if is_wrapper else owner
+        wrapper = layer if is_wrapper else wrapper
         heads = _num_heads(layer)
         if heads:
             path = "/".join(prefix)
             number = num_attention[path] = num_attention.get(path, 0) + 1
             path = _numbered(path, number)
             attention.update({id(part): (path, heads) for part in sublayers_of(layer)})
-        layouts = {} if is_wrapper else _layouts(layer, embeddings)
+        layouts = {} if is_wrapper else _layouts(layer)
         refusal = None if is_wrapper else _refusal(layer)
         pool = own_variables(layer)
         if layouts and not {v.name for v in pool} >= set(layouts):
@@ -112,14 +118,16 @@ def find_kernels(model, *, embeddings=False, name=None):
                 reason = refusal or _unknown_reason(layer)
             seen_variables.add(id(variable))
             if reason is None:
-                kernel = Kernel(path, variable, layout, layer, owner)
+                kernel = Kernel(path, variable, layout, layer, wrapper)
+                if _is_plain_embedding(layer):
+                    kernel = dataclasses.replace(kernel, on_request=_EMBEDDING)
                 if id(layer) in attention:
                     kernel = _with_heads(kernel, *attention[id(layer)])
                 found.append(kernel)
             else:
                 skipped.append(Skipped(path, shape, reason))
         for child in sublayers_of(layer):
-            visit(child, [*prefix, *_own_name(child)], owner)
+            visit(child, [*prefix, *_own_name(child)], wrapper)
 
     def _own_name(layer):
         return [] if hasattr(layer, "mask_of") else [layer.name]
@@ -138,6 +146,11 @@ def _check_layout(layout, shape, path, layer):
             f"layout of shape {layout.shape}, but the variable has shape {shape}. "
             "Correct the rule, or the layer's `prunable_kernels()`."
         )
+
+
+def _is_plain_embedding(layer):
+    has_own_rule = hasattr(layer, "prunable_kernels")
+    return isinstance(layer, layers.Embedding) and not has_own_rule
 
 
 def _num_heads(layer):
@@ -159,10 +172,6 @@ def _with_heads(kernel, path, heads):
 
 
 def _unknown_reason(layer):
-    if isinstance(layer, layers.Embedding):
-        return (
-            "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
-        )
     for layer_class, held in _NO_MATRICES.items():
         if isinstance(layer, layer_class):
             return f"not multiplied by as a matrix: {held}"
@@ -189,8 +198,7 @@ def _numbered(path, number):
 
 def find_wrapped(model):
     """Returns the `PrunedLayer`s of a model, through all nesting."""
-    layers = model._flatten_layers(include_self=True, recursive=True)
-    return [layer for layer in layers if hasattr(layer, "mask_of")]
+    return [layer for layer in all_layers(model) if hasattr(layer, "mask_of")]
 
 
 def masks_of(layer):

@@ -2,6 +2,7 @@
 
 from keras import layers
 
+from keras_pruner.backend import sublayers_of
 from keras_pruner.kernels.layouts import (
     conv_layout,
     conv_transpose_layout,
@@ -37,10 +38,6 @@ def own_variables(layer):
     return [v for v in layer.variables if id(v) not in inner]
 
 
-def sublayers_of(layer):
-    return layer._flatten_layers(include_self=False, recursive=False)
-
-
 def _shape_of(layer, name):
     for variable in own_variables(layer):
         if variable.name == name:
@@ -57,6 +54,9 @@ def named_rule(layout, *names):
 
 
 register_kernel_rule(layers.Dense, named_rule(dense_layout, "kernel"))
+register_kernel_rule(
+    layers.Embedding, named_rule(dense_layout, "embeddings", "reverse_embeddings")
+)
 
 
 register_kernel_rule(

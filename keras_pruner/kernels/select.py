@@ -1,68 +1,170 @@
-"""Which kernels of what a user gave are to be pruned by a config, and which are not."""
+"""Finds the kernels of a model once and divides them over configs."""
 
 import dataclasses
 
 import keras
 
 from keras_pruner.kernels.filters import select
-from keras_pruner.kernels.find import find_kernels
-from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.find import find_all_kernels, find_wrapped
+from keras_pruner.kernels.kernel import Kernel, KernelSearch
 from keras_pruner.kernels.layouts import conv_layout, dense_layout
 
+NOT_SELECTED = "not selected by `include` or `layer_types`"
+EXCLUDED = "excluded by `exclude`"
+FROZEN = "frozen: the layer has trainable=False"
 
-def collect_kernels(modules, config):
-    """Finds and selects the kernels of what a user gave as `modules`.
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The kernels that one config prunes.
+
+    Args:
+        config: `PruningConfig` without local configs.
+        kernels: Tuple of `Kernel`s that the config selects and its pattern takes.
+        skipped: Tuple of `Skipped`: the kernels that stay dense, each with its reason.
+            The first selection of a model also has those that no config selects.
+        modules: The model, or the dict, that was searched.
+    """
+
+    config: object
+    kernels: tuple
+    skipped: tuple
+    modules: object
+
+    def check_not_empty(self):
+        """Raises a `ValueError` that names every skipped kernel if none is left."""
+        if self.kernels:
+            return
+        reasons = "\n".join(f"  {s.path} {s.shape}: {s.reason}" for s in self.skipped)
+        raise ValueError(
+            "Nothing in the model can be pruned with this config.\n"
+            + (reasons or "  It has no weights of two or more axes.")
+        )
+
+
+def select_kernels(modules, config):
+    """Divides the kernels of a model between a config and its local configs.
+
+    A local config takes the kernels that it selects. The others stay with the main
+    config. So every kernel has one config, and one reason if it stays dense.
 
     Args:
         modules: Model, layer, or dict; see `KerasBasePruner`. Or an object with a
-            method `find_kernels(embeddings)` that returns a `KernelSearch`.
+            method `find_kernels()` that returns a `KernelSearch`.
         config: `PruningConfig`.
 
     Returns:
-        Tuple of the list of selected `Kernel`s and the list of `Skipped`.
+        List of `Selection`s, the main config's first. It is left out if the local
+        configs take all kernels.
+
+    Raises:
+        ValueError: If two local configs select the same kernel, or a filter matches
+            no kernel.
+        TypeError: If `modules` holds anything else.
     """
-    embeddings = "Embedding" in (config.layer_types or ())
+    kernels, skipped = _find(modules)
+    claims, parts = {}, []
+    for number, local in enumerate(config.local_configs):
+        chosen, _ = _choose(kernels, local)
+        for kernel in chosen:
+            other = claims.setdefault(id(kernel), number)
+            if other != number:
+                raise ValueError(
+                    f"Local configs {other} and {number} both select '{kernel.path}'. "
+                    "Each kernel belongs to one config: exclude it from one of them."
+                )
+        parts.append((local, chosen))
+    main = config
+    if config.local_configs:
+        main = dataclasses.replace(config, local_configs=())
+    chosen, left_out = _choose(kernels, main)
+    rest = [kernel for kernel in chosen if id(kernel) not in claims]
+    skipped += [s for kernel, s in left_out if id(kernel) not in claims]
+    if rest or not claims:
+        parts.insert(0, (main, rest))
+    selections = [_fit_pattern(*part, modules) for part in parts]
+    first = selections[0]
+    selections[0] = dataclasses.replace(first, skipped=(*skipped, *first.skipped))
+    return selections
+
+
+def select_wrapped(model, config):
+    """Divides the wrapped kernels of a model between the configs of their wrappers.
+
+    Wrappers of equal configs share one selection, and so one global ranking.
+
+    Args:
+        model: Built Keras model with wrapper layers.
+        config: `PruningConfig` for wrappers without one.
+
+    Returns:
+        List of `Selection`s.
+
+    Raises:
+        ValueError: As `select_kernels`; or if no wrapper has a kernel.
+    """
+    groups = []
+    for kernel in find_all_kernels(model).kernels:
+        if kernel.wrapper_mask is None:
+            continue
+        own_config = kernel.wrapper.pruning_config or config
+        for known, kernels in groups:
+            if known == own_config:
+                kernels[kernel.path] = kernel
+                break
+        else:
+            groups.append((own_config, {kernel.path: kernel}))
+    if not groups:
+        raise ValueError("Nothing in the model's wrapped layers can be pruned.")
+    return [
+        dataclasses.replace(selection, modules=model)
+        for own_config, kernels in groups
+        for selection in select_kernels(kernels, own_config)
+    ]
+
+
+def select_in_model(modules, config):
+    """Divides the wrapped kernels of a Keras model if it has some, else all kernels.
+
+    Args:
+        modules: See `select_kernels`.
+        config: `PruningConfig`.
+
+    Returns:
+        List of `Selection`s.
+    """
+    if isinstance(modules, keras.layers.Layer) and find_wrapped(modules):
+        return select_wrapped(modules, config)
+    return select_kernels(modules, config)
+
+
+def _find(modules):
+    """Returns lists of the trainable kernels and of the `Skipped`, each once."""
+    members = modules
     if isinstance(modules, keras.layers.Layer) or hasattr(modules, "find_kernels"):
-        modules = {None: modules}
-    if not isinstance(modules, dict):
+        members = {None: modules}
+    if not isinstance(members, dict):
         raise TypeError(
             "`modules` must be a dict from a name to a Keras layer, a keras.Variable "
             f"or a Kernel, or a model. Received: {type(modules).__name__}"
         )
     kernels, skipped, seen = [], [], set()
-    for name, module in modules.items():
-        found = _kernels_of(name, module, embeddings)
+    for name, member in members.items():
+        found = _search(name, member)
         skipped += found.skipped
         for kernel in found.kernels:
-            # A shared layer is one layer, whatever names it goes by.
+            # A shared layer is one layer, whatever names it has.
             if id(kernel.variable) in seen:
                 continue
             seen.add(id(kernel.variable))
             if kernel.variable.trainable:
                 kernels.append(kernel)
             else:
-                shape = tuple(kernel.variable.shape)
-                reason = "frozen: the layer has trainable=False"
-                skipped.append(Skipped(kernel.path, shape, reason))
-    chosen = kernels
-    if config.layer_types is not None:
-        chosen = _of_types(kernels, config.layer_types)
-    if config.include is not None:
-        included = {id(k) for k in select(kernels, config.include, "include")}
-        chosen = [kernel for kernel in chosen if id(kernel) in included]
-    excluded = {id(k) for k in select(kernels, config.exclude, "exclude")}
-    picked = {id(kernel) for kernel in chosen}
-    for kernel in kernels:
-        shape = tuple(kernel.variable.shape)
-        if id(kernel) in excluded:
-            skipped.append(Skipped(kernel.path, shape, "excluded by `exclude`"))
-        elif id(kernel) not in picked:
-            reason = "not selected by `include` or `layer_types`"
-            skipped.append(Skipped(kernel.path, shape, reason))
-    return [k for k in chosen if id(k) not in excluded], skipped
+                skipped.append(kernel.skip(FROZEN))
+    return kernels, skipped
 
 
-def _kernels_of(name, module, embeddings):
+def _search(name, module):
     if isinstance(module, Kernel):
         module = dataclasses.replace(module, path=name or module.path)
         return KernelSearch((module,), ())
@@ -77,7 +179,7 @@ def _kernels_of(name, module, embeddings):
         return KernelSearch((Kernel(name, module, layout),), ())
     if not isinstance(module, keras.layers.Layer):
         if hasattr(module, "find_kernels"):
-            return module.find_kernels(embeddings)
+            return module.find_kernels()
         raise TypeError(
             f"Module '{name}' must be a Keras layer, a keras.Variable or a Kernel. "
             f"Received: {module!r} of type {type(module).__name__}"
@@ -92,11 +194,38 @@ def _kernels_of(name, module, embeddings):
             f"Layer '{module.name}' is quantized ({module.quantization_mode}), so its "
             "kernel is computed. Prune before `quantize`."
         )
-    found = find_kernels(module, embeddings=embeddings, name=name)
+    found = find_all_kernels(module, name=name)
     if name is not None and len(found.kernels) == 1:
         kernel = dataclasses.replace(found.kernels[0], path=name)
         return KernelSearch((kernel,), found.skipped)
     return found
+
+
+def _choose(kernels, config):
+    """Applies the filters of a config.
+
+    Returns:
+        Tuple of the list of chosen kernels, and of a list of pairs of a kernel that is
+        left out and its `Skipped`.
+    """
+    left_out = []
+    if "Embedding" not in (config.layer_types or ()):
+        left_out = [(k, k.skip(k.on_request)) for k in kernels if k.on_request]
+        kernels = [kernel for kernel in kernels if not kernel.on_request]
+    chosen = kernels
+    if config.layer_types is not None:
+        chosen = _of_types(kernels, config.layer_types)
+    if config.include is not None:
+        included = set(map(id, select(kernels, config.include, "include")))
+        chosen = [kernel for kernel in chosen if id(kernel) in included]
+    excluded = set(map(id, select(kernels, config.exclude, "exclude")))
+    picked = set(map(id, chosen)) - excluded
+    left_out += [
+        (kernel, kernel.skip(EXCLUDED if id(kernel) in excluded else NOT_SELECTED))
+        for kernel in kernels
+        if id(kernel) not in picked
+    ]
+    return [kernel for kernel in chosen if id(kernel) in picked], left_out
 
 
 def _of_types(kernels, names):
@@ -115,61 +244,14 @@ def _of_types(kernels, names):
     return chosen
 
 
-def fit_pattern(search, config):
-    """Splits kernels into those that take the pattern and those that cannot."""
-    kernels, skipped = search
-    fitting = []
-    for kernel in kernels:
-        reason = config.pattern.reason_to_skip(kernel.layout)
-        if reason is None:
-            fitting.append(kernel)
-        else:
-            shape = tuple(kernel.variable.shape)
-            skipped.append(Skipped(kernel.path, shape, reason))
-    if not fitting:
-        reasons = "\n".join(f"  {s.path} {s.shape}: {s.reason}" for s in skipped)
-        raise ValueError(
-            "Nothing in the model can be pruned with this config.\n"
-            + (reasons or "  It has no weights of two or more axes.")
-        )
-    return tuple(fitting), tuple(skipped)
-
-
-def partition_kernels(config, modules):
-    """Divides the kernels between a config and its local configs.
-
-    A local config takes the kernels that it selects; the rest stay with the main one.
-
-    Args:
-        config: `PruningConfig`.
-        modules: As for `KerasBasePruner`.
-
-    Returns:
-        List of pairs of a config without local configs and the kernels it selects,
-        the main one first. The main one is left out if the local ones take all.
-
-    Raises:
-        ValueError: If two local configs select the same kernel, or a selector selects
-            nothing.
-    """
-    claimed, parts = {}, []
-    for number, local in enumerate(config.local_configs):
-        kernels, _ = collect_kernels(modules, local)
-        for kernel in kernels:
-            other = claimed.setdefault(id(kernel.variable), number)
-            if other != number:
-                raise ValueError(
-                    f"Local configs {other} and {number} both select '{kernel.path}'. "
-                    "Each kernel belongs to one config: exclude it from one of them."
-                )
-        parts.append((local, kernels))
-    main = dataclasses.replace(config, local_configs=())
-    kernels, _ = collect_kernels(modules, main)
-    rest = [kernel for kernel in kernels if id(kernel.variable) not in claimed]
-    if claimed and not rest:
-        return parts
-    if claimed:
-        main = dataclasses.replace(
-            main, exclude=(*main.exclude, lambda k: id(k.variable) in claimed)
-        )
-    return [(main, rest), *parts]
+def _fit_pattern(config, kernels, modules):
+    """Returns the `Selection` of the kernels that take the config's pattern."""
+    reasons = [
+        (kernel, config.pattern.reason_to_skip(kernel.layout)) for kernel in kernels
+    ]
+    return Selection(
+        config,
+        tuple(kernel for kernel, reason in reasons if reason is None),
+        tuple(k.skip(reason) for k, reason in reasons if reason is not None),
+        modules,
+    )

@@ -20,6 +20,7 @@ from keras_pruner.masks.make import (
     score_kernels,
     scores_are_pooled,
     select_groups,
+    weight_scores,
     zero_groups,
 )
 from keras_pruner.masks.packed_mask import (
@@ -76,6 +77,7 @@ __all__ = [
     "select_up_to",
     "stored",
     "variable_of",
+    "weight_scores",
     "write_state",
     "zero_groups",
 ]

@@ -49,6 +49,19 @@ def score_kernel(config, kernel, rule, weight, memory=None):
     )
 
 
+def weight_scores(config, kernel, rule, weight, memory=None):
+    """Returns the scores of a kernel's weights as float32, (K, N).
+
+    Weights of one group have one score if the criterion scores groups.
+    """
+    scores = score_kernel(config, kernel, rule, weight, memory)
+    if not scores_are_pooled(config):
+        return scores
+    layout, pattern = kernel.layout, config.pattern
+    pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
+    return pattern.spread(ops.reshape(scores, pooled.shape), layout)
+
+
 def scores_are_pooled(config):
     """Whether the criterion scores groups, not weights."""
     pools = getattr(config.criterion, "pools", False)

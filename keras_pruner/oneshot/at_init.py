@@ -163,7 +163,29 @@ def _prune(pruner, model, batches, loss, verbose):
         probe = Probe(model, pruner.kernels, batches, loss)
         for number in range(1, rounds + 1):
             if criterion.needs_gradients:
-                pruner.calibrate(probe)
+                _calibrate(pruner, probe)
             # The same share of what is left in every round.
             pruner.update_masks(1 - (1 - target) ** (number / rounds))
             progress.advance(bar)
+
+
+def _calibrate(pruner, probe):
+    """Fills the criterion states of a pruner from the batches of a probe."""
+    criterion = pruner.config.criterion
+    rules = list(pruner.rules.values())
+    states = [pruner.state_variables[kernel.path] for kernel in pruner.kernels]
+    memories = criterion.calibrate(
+        [
+            rule.memory_matrix(ops.zeros(state["memory"].shape))
+            for rule, state in zip(rules, states, strict=True)
+        ],
+        [
+            kernel.layout.to_matrix(ops.cast(pruner.source_value(kernel), "float32"))
+            for kernel in pruner.kernels
+        ],
+        [rule.pool for rule in rules],
+        probe,
+    )
+    for rule, state, memory in zip(rules, states, memories, strict=True):
+        state["memory"].assign(rule.kept_memory(memory, state["memory"]))
+    pruner.note_gradients()

@@ -7,7 +7,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_pruner.backend import derivative, double_precision
+from keras_pruner.backend import (
+    Patch,
+    all_layers,
+    derivative,
+    double_precision,
+    inputs_structure_of,
+)
 
 # They saturate on the large positive numbers that flow through a model of absolute
 # weights, and then let no flow through.
@@ -110,7 +116,7 @@ class _Spec:
 def _input_specs(model, example):
     if example is None:
         # Nested as the model takes them; a subclassed model has none.
-        example = getattr(model, "_inputs_struct", None)
+        example = inputs_structure_of(model)
         if example is None:
             example = getattr(model, "inputs", None)
         if isinstance(example, list) and len(example) == 1:
@@ -144,29 +150,17 @@ def _inputs(specs, size):
 @contextlib.contextmanager
 def _for_flow(model):
     """Lets a model compute in float64, and let all flow through, for a while."""
-    members = list(model._flatten_layers(include_self=True, recursive=True))
-    policies = [(layer, layer.dtype_policy) for layer in members]
-    activations, normalizing = [], []
-    try:
-        for layer in members:
-            layer.dtype_policy = keras.DTypePolicy("float64")
-            activation = getattr(layer, "activation", None)
-            name = getattr(activation, "__name__", None)
+    with contextlib.ExitStack() as patches:
+        for layer in all_layers(model):
+            changes = {"dtype_policy": keras.DTypePolicy("float64")}
+            name = getattr(getattr(layer, "activation", None), "__name__", None)
             # The gates of a recurrent layer are no activations of this kind.
             if name in _SATURATING and not _is_recurrent(layer):
-                activations.append((layer, activation))
-                layer.activation = keras.activations.linear
+                changes["activation"] = keras.activations.linear
             if isinstance(layer, _NORMALIZING):
-                normalizing.append(layer)
-                layer.call = functools.partial(_scale_and_shift, layer)
+                changes["call"] = functools.partial(_scale_and_shift, layer)
+            patches.enter_context(Patch(layer, **changes))
         yield
-    finally:
-        for layer in normalizing:
-            del layer.call
-        for layer, policy in policies:
-            layer.dtype_policy = policy
-        for layer, activation in activations:
-            layer.activation = activation
 
 
 def _scale_and_shift(layer, inputs, *args, **kwargs):

@@ -3,13 +3,12 @@
 from keras_pruner.pruners.base import (
     PRUNERS,
     BasePruner,
-    NonFiniteError,
     refuse_at_init_only,
     register_pruner,
 )
-from keras_pruner.pruners.group import create_pruners
+from keras_pruner.pruners.group import PrunerGroup, create_pruners
 from keras_pruner.pruners.keras_base import KerasBasePruner
-from keras_pruner.pruners.loop import pair_gradients
+from keras_pruner.pruners.mask_updater import NonFiniteError
 from keras_pruner.pruners.methods.acdc import ACDC
 from keras_pruner.pruners.methods.basic import BasicPruner
 from keras_pruner.pruners.methods.block_mask import BlockMaskPruner
@@ -25,6 +24,7 @@ from keras_pruner.pruners.methods.straight_through import SRSTE, STE
 from keras_pruner.pruners.methods.top_kast import TopKAST
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
+from keras_pruner.pruners.training_step import GRADIENT_SUM, TrainedKernel, TrainingStep
 
 __all__ = [
     "ACDC",
@@ -32,6 +32,7 @@ __all__ = [
     "BasicPruner",
     "BlockMaskPruner",
     "DynamicPruner",
+    "GRADIENT_SUM",
     "KerasBasePruner",
     "LotteryTicket",
     "NonFiniteError",
@@ -39,6 +40,7 @@ __all__ = [
     "Pace",
     "PatternLock",
     "Progressive",
+    "PrunerGroup",
     "PruningScheduler",
     "RetrainFreePruner",
     "RigL",
@@ -48,10 +50,11 @@ __all__ = [
     "STR",
     "StateSpec",
     "TopKAST",
+    "TrainedKernel",
     "TrainingRule",
+    "TrainingStep",
     "create_pruners",
     "derive_steps",
-    "pair_gradients",
     "refuse_at_init_only",
     "register_pruner",
 ]

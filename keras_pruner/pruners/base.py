@@ -11,10 +11,6 @@ from keras_pruner.registry import Registry, suggest
 FRAMEWORKS = ("pytorch", "keras")
 
 
-class NonFiniteError(ValueError):
-    """Masks cannot be made: a weight, or what was remembered of it, is not finite."""
-
-
 class BasePruner(abc.ABC):
     """Decides at each training step whether masks change, and keeps them applied.
 
@@ -60,6 +56,8 @@ class BasePruner(abc.ABC):
 
     # Set by `Registry.register`.
     name = None
+    # The one framework that a subclass prunes, or `None`.
+    framework = None
     # Names that an open `criterion`, `schedule` or `allocation` stands for; `None`
     # leaves the allocation to the criterion.
     default_criterion = "magnitude"
@@ -78,6 +76,12 @@ class BasePruner(abc.ABC):
                 f"`framework` must be one of {', '.join(FRAMEWORKS)}. "
                 f"Received: framework={framework!r}"
             )
+        if self.framework not in (None, framework):
+            prunes = {"keras": "Keras models", "pytorch": "torch modules"}
+            raise ValueError(
+                f"{type(self).__name__} prunes {prunes[self.framework]}: `framework` "
+                f"must be '{self.framework}'. Received: framework={framework!r}"
+            )
         self.config, self.options = self.complete(config)
         self.modules = modules
         self.framework = framework
@@ -86,8 +90,12 @@ class BasePruner(abc.ABC):
         self._global_step = 0
         # Step of the latest mask update; -1 before the first.
         self._updated_at = -1
-        if None not in (self.config.begin_step, self.config.end_step):
+        self.build()
+        if self.scheduler is None and not self.has_open_steps:
             self.schedule_steps()
+
+    def build(self):  # noqa: B027 (a hook that may stay empty)
+        """Called by the constructor once `config`, `options` and `modules` are set."""
 
     @classmethod
     def complete(cls, config):
@@ -191,6 +199,11 @@ class BasePruner(abc.ABC):
         return self.scheduler.frequency
 
     @property
+    def has_open_steps(self):
+        """Whether the config leaves `begin_step` or `end_step` open."""
+        return None in (self.config.begin_step, self.config.end_step)
+
+    @property
     def max_sparsity_ratio_per_op(self):
         return self.config.max_sparsity
 
@@ -208,7 +221,7 @@ class BasePruner(abc.ABC):
         """
         config = self.config
         refuse_at_init_only(config)
-        if total_steps is None and None in (config.begin_step, config.end_step):
+        if total_steps is None and self.has_open_steps:
             raise ValueError(
                 "The config leaves `begin_step` or `end_step` open, which only "
                 "`model.fit` can fill in. Set both, or call "
@@ -352,7 +365,7 @@ class BasePruner(abc.ABC):
 def refuse_at_init_only(config):
     """Raises if a criterion cannot follow a training run."""
     criterion = config.criterion
-    if getattr(criterion, "at_init_only", False):
+    if criterion is not None and criterion.at_init_only:
         raise ValueError(
             f"Criterion '{criterion.name}' scores an untrained model, once: call "
             f"`prune_at_init(model, data, criterion='{criterion.name}')`, compile what "

@@ -1,8 +1,11 @@
-"""Divides a model's kernels over configs, and builds a pruner for each config."""
+"""Several pruners, one for each config of a model, as one."""
+
+import contextlib
 
 from keras_pruner.config import as_config
-from keras_pruner.kernels import partition_kernels
-from keras_pruner.pruners.base import PRUNERS
+from keras_pruner.kernels import select_in_model, select_kernels
+from keras_pruner.pruners.base import PRUNERS, BasePruner
+from keras_pruner.pruners.training_step import pair_gradients
 
 
 def create_pruners(config, modules):
@@ -16,16 +19,208 @@ def create_pruners(config, modules):
         List of pruners of the registered `pruning_type`, the main one first.
 
     Raises:
-        ValueError: As `partition_kernels` and `KerasBasePruner`; or if the
-            `pruning_type` is unknown.
+        ValueError: As `KerasBasePruner`; or if the `pruning_type` is unknown, or two
+            local configs select the same kernel.
     """
-    parts = [part for part, _ in partition_kernels(as_config(config), modules)]
-    for part in parts:
-        if part.pruning_type not in PRUNERS:
-            raise PRUNERS.unknown(part.pruning_type)
-        if len(parts) > 1 and PRUNERS[part.pruning_type].takes_whole_model:
+    return pruners_of(select_kernels(modules, as_config(config)))
+
+
+def pruners_of(selections):
+    """Returns a pruner for each `Selection`, by its config's `pruning_type`."""
+    for selection in selections:
+        name = selection.config.pruning_type
+        if name not in PRUNERS:
+            raise PRUNERS.unknown(name)
+        if len(selections) > 1 and PRUNERS[name].takes_whole_model:
             raise ValueError(
-                f"Pruner '{part.pruning_type}' acts on the whole model and cannot "
-                "share it with other configs. Leave out `local_configs`."
+                f"Pruner '{name}' acts on the whole model and cannot share it with "
+                "other configs. Leave out `local_configs`."
             )
-    return [PRUNERS[part.pruning_type](part, modules) for part in parts]
+    return [PRUNERS[s.config.pruning_type](s.config, s) for s in selections]
+
+
+class PrunerGroup(BasePruner):
+    """The pruners of a model: one for its config, one for each local config.
+
+    It asks each of them and adds up the answers. A model with wrapped layers has a
+    pruner for each config of a wrapper.
+
+    Args:
+        config: `PruningConfig`, dict, or `None` for the defaults.
+        modules: As for `KerasBasePruner`.
+
+    Attributes:
+        pruners: List of `KerasBasePruner`s. `config`, `scheduler` and the other
+            attributes that cannot be added up are those of the first.
+        kernels: Tuple of the `Kernel`s that are pruned.
+        skipped: Tuple of `Skipped`: the kernels that stay dense, and why.
+        num_weights: Weights in all kernels.
+        num_pruned: Weights that the masks zero.
+    """
+
+    def __init__(self, config, modules, framework="keras"):
+        super().__init__(config, modules, framework)
+
+    @classmethod
+    def complete(cls, config):
+        config = as_config(config)
+        if config.pruning_type not in PRUNERS:
+            raise PRUNERS.unknown(config.pruning_type)
+        return PRUNERS[config.pruning_type].complete(config)
+
+    def build(self):
+        with self.beside_training():
+            self.pruners = pruners_of(self.select())
+        self.scheduler = self.pruners[0].scheduler
+
+    def select(self):
+        """Returns the list of `Selection`s."""
+        return select_in_model(self.modules, self.config)
+
+    def beside_training(self):
+        """Returns the context in which the pruners compute."""
+        return contextlib.nullcontext()
+
+    # Its pruners together.
+
+    @property
+    def kernels(self):
+        return tuple(kernel for pruner in self.pruners for kernel in pruner.kernels)
+
+    @property
+    def skipped(self):
+        return tuple(skip for pruner in self.pruners for skip in pruner.skipped)
+
+    @property
+    def masks(self):
+        with self.beside_training():
+            return _merged(pruner.masks for pruner in self.pruners)
+
+    @property
+    def scores(self):
+        with self.beside_training():
+            return _merged(pruner.scores for pruner in self.pruners)
+
+    @property
+    def num_weights(self):
+        return sum(pruner.num_weights for pruner in self.pruners)
+
+    @property
+    def num_pruned(self):
+        return sum(pruner.num_pruned for pruner in self.pruners)
+
+    @property
+    def current_sparsity_ratio(self):
+        return self.num_pruned / self.num_weights
+
+    @property
+    def target_sparsity_ratio(self):
+        with self.beside_training():
+            targets = [p.target_sparsity_ratio * p.num_weights for p in self.pruners]
+        return sum(targets) / self.num_weights
+
+    @property
+    def freezes_weights(self):
+        """Whether training changes nothing but scores and masks."""
+        return any(pruner.freezes_weights for pruner in self.pruners)
+
+    @property
+    def global_step(self):
+        return self.pruners[0].global_step
+
+    @property
+    def updated_at(self):
+        return max(pruner.updated_at for pruner in self.pruners)
+
+    @property
+    def next_update(self):
+        steps = [pruner.next_update for pruner in self.pruners]
+        return min((step for step in steps if step is not None), default=None)
+
+    @property
+    def is_done(self):
+        return all(pruner.is_done for pruner in self.pruners)
+
+    # The schedule.
+
+    @property
+    def is_scheduled(self):
+        """Whether the steps of all pruners are known."""
+        return all(pruner.scheduler is not None for pruner in self.pruners)
+
+    def schedule_steps(self, total_steps=None, first_step=0):
+        with self.beside_training():
+            for pruner in self.pruners:
+                if total_steps is not None or not pruner.has_open_steps:
+                    pruner.schedule_steps(total_steps, first_step)
+        self.scheduler = self.pruners[0].scheduler
+
+    def schedule_open_steps(self, total_steps=None, first_step=0):
+        """Fixes the steps of the pruners that have no schedule yet."""
+        with self.beside_training():
+            for pruner in self.pruners:
+                if pruner.scheduler is None:
+                    pruner.schedule_steps(total_steps, first_step)
+        self.scheduler = self.pruners[0].scheduler
+
+    # Updates and hooks.
+
+    def update_masks(self, sparsity=None):
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.update_masks(sparsity)
+
+    def update_if_due(self):
+        with self.beside_training():
+            return any([pruner.update_if_due() for pruner in self.pruners])
+
+    def apply_masks(self):
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.apply_masks()
+
+    def mask_gradients(self, gradients):
+        owner = {k.path: pruner for pruner in self.pruners for k in pruner.kernels}
+
+        def shape(kernel, gradient):
+            shaped = owner[kernel.path].mask_gradients({kernel.path: gradient})
+            return shaped[kernel.path]
+
+        with self.beside_training():
+            return pair_gradients(self.kernels, gradients, shape)
+
+    def attach_optimizer(self, optimizer):
+        """Names the optimizer of the loop: for its learning rate and its slots."""
+        for pruner in self.pruners:
+            pruner.attach_optimizer(optimizer)
+
+    def take_over_weights(self):
+        """Lets dense weights follow what was trained without the pruners."""
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.loop.take_over_weights()
+
+    def begin(self):
+        """Pins the zeros that the model has, where a config asks for that."""
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.begin()
+
+    def on_train_begin(self):
+        super().on_train_begin()
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.on_train_begin()
+
+    def on_after_optimizer_step(self, learning_rate=None):
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.on_after_optimizer_step(learning_rate)
+
+    def warn_if_short(self):
+        for pruner in self.pruners:
+            pruner.warn_if_short()
+
+
+def _merged(dicts):
+    return {name: value for part in dicts for name, value in part.items()}

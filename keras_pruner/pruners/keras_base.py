@@ -1,68 +1,74 @@
-"""The pruner of Keras models: score -> pattern -> allocation -> mask, compiled."""
-
-import collections
+"""The pruner of Keras models: composes the maths and holds the variables."""
 
 import keras
-from absl import logging
 from keras import ops
 
-from keras_pruner.backend import (
-    CompiledFunction,
-    CompiledUpdate,
-    FunctionCache,
-    count_true,
-)
-from keras_pruner.kernels import collect_kernels, fit_pattern
+from keras_pruner.backend import count_true, no_gradients
+from keras_pruner.kernels import Selection, select_kernels
 from keras_pruner.masks import (
-    Forecast,
     PruningPlan,
+    UnitResult,
+    are_finite,
+    expand_groups,
     read_mask,
-    score_kernel,
-    scores_are_pooled,
-    variable_of,
+    score_groups,
+    score_kernels,
+    select_groups,
+    weight_scores,
 )
-from keras_pruner.pruners.base import BasePruner, NonFiniteError
-from keras_pruner.pruners.loop import LoopHooks
-from keras_pruner.pruners.mask_assignment import MaskAssignment
+from keras_pruner.pruners.base import BasePruner
+from keras_pruner.pruners.custom_loop import CustomLoop
+from keras_pruner.pruners.mask_updater import MaskUpdater
 from keras_pruner.pruners.state import make_mask, make_state
 from keras_pruner.pruners.training_rule import TrainingRule
+from keras_pruner.pruners.training_step import TrainedKernel
 
 
-class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
+class KerasBasePruner(BasePruner):
     """Prunes Keras layers by masks that it makes from their weights.
 
     Use it through `PruningCallback` in `model.fit`, or call its step hooks from a
-    training loop of your own; see `BasePruner` for the hooks and attributes.
+    custom training loop; see `BasePruner` for the hooks and attributes.
 
     An update scores every kernel, reduces the scores to the pattern's groups, divides
-    the target over the kernels and selects exactly that many groups. What it
-    does with one kernel is compiled once for all that are alike, and a whole schedule.
+    the target over the kernels and selects exactly that many groups. Each part is
+    compiled once for all kernels that are alike, and for the whole schedule.
 
     Args:
-        config: `PruningConfig`, or a dict for `PruningConfig.from_dict`.
+        config: `PruningConfig`, or a dict for `PruningConfig.from_dict`, without local
+            configs; `create_pruners` takes those.
         modules: What to prune: a dict from a name of your choice to a Keras layer, a
             `keras.Variable`, or a `Kernel`; or a model, whose kernels then are named
             by their paths. A layer with one kernel gives that kernel its name; one
-            with several adds theirs, `"name/recurrent_kernel"`.
+            with several adds theirs, `"name/recurrent_kernel"`. Or a `Selection`.
 
     Attributes:
         kernels: Tuple of the `Kernel`s that are pruned.
-        skipped: Tuple of `Skipped`: what is left dense, and why.
+        skipped: Tuple of `Skipped`: the kernels that stay dense, and why.
         mask_variables: Dict from name to the bool `keras.Variable` of the mask, or to
             a `PackedMask` where `mask_bits` is 1.
         state_variables: Dict from name to a dict of the further variables that the
             kernel needs, e.g. `"memory"` of a gradient criterion; empty for most.
         rules: Dict from name to `TrainingRule`: what a training step does.
+        plan: `PruningPlan` that divides a sparsity over the kernels.
+        updater: `MaskUpdater` that makes and assigns the masks.
+        loop: `CustomLoop` that runs the training step in the hooks.
+        optimizer: The optimizer in use, or `None` if it is not known.
 
     Raises:
         ValueError: If nothing is prunable (naming each layer and why), a layer is not
-            built or is quantized, a selector matches nothing, the caps cannot meet the
+            built or is quantized, a filter matches nothing, the caps cannot meet the
             target, or criterion, pattern and pruner do not go together.
         TypeError: If `modules` holds anything else.
     """
 
-    # What a training step does to a kernel.
+    framework = "keras"
+    # `TrainingRule` class of its kernels.
     rule_class = TrainingRule
+    # Names of the states that an update reads, besides the criterion's memory.
+    states_in_update = ()
+    # Whether an update reads the present masks.
+    masks_in_update = False
     # Whether optimizer slots are set to zero where weights grow back.
     clears_slots = False
     # Whether training changes nothing but scores and masks.
@@ -71,55 +77,62 @@ class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
     takes_whole_model = False
 
     def __init__(self, config, modules, framework="keras"):
-        if framework != "keras":
-            raise ValueError(
-                f"{type(self).__name__} prunes Keras models: `framework` must be "
-                f"'keras'. Received: framework={framework!r}"
-            )
-        # The base asks for `target_sparsity_ratio`, so all this comes first.
-        config, options = self.complete(config)
-        self.kernels, self.skipped = fit_pattern(
-            collect_kernels(modules, config), config
-        )
-        self.plan = PruningPlan(config, self.kernels)
-        self._step_variable = None
-        self._update_variable = None
-        self.rules = {
-            kernel.path: self.rule_class(config, kernel, options)
-            for kernel in self.kernels
-        }
-        self.mask_variables = {
-            kernel.path: make_mask(kernel, config.mask_bits) for kernel in self.kernels
-        }
-        self.state_variables = {
-            kernel.path: {
-                name: make_state(kernel, name, spec)
-                for name, spec in self.rules[kernel.path].states().items()
-            }
-            for kernel in self.kernels
-        }
         super().__init__(config, modules, framework)
+
+    def build(self):
+        selection = self._select()
+        self.modules = selection.modules
+        self.kernels, self.skipped = selection.kernels, selection.skipped
+        self.plan = PruningPlan(self.config, self.kernels)
+        self.rules, self.mask_variables, self.state_variables = {}, {}, {}
         for kernel in self.kernels:
-            if kernel.owner is not None and self.needs_gradients:
-                kernel.owner.straight_through = True
-        self._optimizer = None
-        self._observed = {}
+            rule = self.rule_class(self.config, kernel, self.options)
+            self.rules[kernel.path] = rule
+            self.mask_variables[kernel.path] = make_mask(kernel, self.config.mask_bits)
+            self.state_variables[kernel.path] = {
+                name: make_state(kernel.variable, name, spec)
+                for name, spec in rule.states().items()
+            }
+        self.optimizer = None
+        self.updater = MaskUpdater(self)
+        self.loop = CustomLoop(self)
+        # Variables of a compiled training step that counts for this pruner.
+        self._step_variable = self._update_variable = None
         self._has_seen_gradients = False
         self._num_pruned = 0
-        # Groups of each unit that were zero before pruning began, once counted.
-        self.pinned = None
-        self._warned_about_empty = False
-        self.units = self.make_units()
-        self._compiled = FunctionCache(CompiledFunction)
-        variables = [kernel.variable for kernel in self.kernels]
-        variables += map(variable_of, self.mask_variables.values())
-        self._at_once = CompiledUpdate(self._update_values, variables)
-        # Integers that updates ask for -> tensor.
-        self._lists = {}
-        self._forecasts = collections.defaultdict(Forecast)
         self.refresh()
 
+    def _select(self):
+        if isinstance(self.modules, Selection):
+            selection = self.modules
+        else:
+            if self.config.local_configs:
+                raise ValueError(
+                    f"{type(self).__name__} has one config, and `local_configs` are "
+                    "several: call `create_pruners(config, modules)`, or use "
+                    "PruningCallback."
+                )
+            (selection,) = select_kernels(self.modules, self.config)
+        selection.check_not_empty()
+        return selection
+
     # What it holds.
+
+    def trained_kernels(self):
+        """Returns a dict from a kernel's name to its `TrainedKernel`."""
+        return {
+            kernel.path: TrainedKernel(
+                kernel.variable,
+                self.mask_variables[kernel.path],
+                self.rules[kernel.path],
+                self.state_variables[kernel.path],
+            )
+            for kernel in self.kernels
+        }
+
+    def extra_states(self):
+        """Returns further variables to save: pairs of a variable and its states."""
+        return []
 
     @property
     def masks(self):
@@ -129,20 +142,15 @@ class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
     def scores(self):
         scores = {}
         for kernel in self.kernels:
-            layout = kernel.layout
-            matrix = score_kernel(
+            path = kernel.path
+            matrix = weight_scores(
                 self.config,
                 kernel,
-                self.rules[kernel.path],
+                self.rules[path],
                 self.source_value(kernel),
-                self.state_variables[kernel.path].get("memory"),
+                self.state_variables[path].get("memory"),
             )
-            if scores_are_pooled(self.config):
-                pooled = self.pattern.pool(
-                    ops.zeros((layout.rows, layout.outputs)), layout
-                )
-                matrix = self.pattern.spread(ops.reshape(matrix, pooled.shape), layout)
-            scores[kernel.path] = ops.copy(layout.from_matrix(matrix))
+            scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
         return scores
 
     @property
@@ -169,25 +177,139 @@ class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
         return any(rule.needs_gradients for rule in self.rules.values())
 
     @property
-    def trace_count(self):
-        """How often parts of the update were traced: each once for a whole schedule."""
-        return self._compiled.trace_count + self._at_once.trace_count
-
-    @property
-    def num_compiled(self):
-        """Functions that the update compiled: one, or some for each kind of kernel."""
-        return len(self._compiled) + (self._at_once.trace_count > 0)
+    def units(self):
+        """List of the `Unit`s that the pattern makes of the kernels."""
+        return self.updater.maker.units
 
     def source_value(self, kernel):
-        """Returns what a kernel is scored by: the hidden dense values, if any."""
+        """Returns the weights that score a kernel: its dense weights if it has any."""
         dense = self.state_variables[kernel.path].get("dense")
         return ops.convert_to_tensor(kernel.variable if dense is None else dense)
 
     def mask_value(self, kernel):
         """Returns a kernel's mask as a bool tensor."""
-        return read_mask(self.mask_variables[kernel.path], self._compiled)
+        return read_mask(self.mask_variables[kernel.path], self.updater.call)
 
-    # State that a compiled training step shares.
+    def refresh(self):
+        """Counts the masks again, after they were assigned from outside."""
+        kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
+        self._num_pruned = self.num_weights - kept
+
+    # A mask update. The first four are pure functions of one unit, and compiled.
+
+    def score_unit(self, unit, inputs):
+        """Scores the kernels of a unit.
+
+        Args:
+            unit: `Unit`.
+            inputs: `UnitInputs`.
+
+        Returns:
+            List of float32 tensors, one per kernel; see `masks.score_kernel`.
+        """
+        return score_kernels(self.config, unit, inputs)
+
+    def group_unit(self, unit, inputs):
+        """Returns the scores by which the groups of a unit are ranked."""
+        if inputs.groups:
+            return inputs.groups[0]
+        scores = self.score_unit(unit, inputs)
+        return score_groups(self.config, unit, inputs.weights, scores)
+
+    def make_unit(self, unit, inputs):
+        """Makes the masks of a unit, with as many groups pruned as asked for.
+
+        Args:
+            unit: `Unit`.
+            inputs: `UnitInputs`.
+
+        Returns:
+            `UnitResult`.
+        """
+        groups = self.group_unit(unit, inputs)
+        masks = self.expand_unit(unit, inputs, select_groups(groups, inputs))
+        states = [{} for _ in masks]
+        if "doomed" in inputs.targets:
+            doomed = select_groups(groups, inputs, "doomed")
+            kept = self.expand_unit(unit, inputs, doomed)
+            states = [{"doomed": ops.logical_not(mask)} for mask in kept]
+        return UnitResult(masks, states, are_finite(inputs))
+
+    def expand_unit(self, unit, inputs, pruned):
+        """Turns the chosen groups of a unit into the masks of its kernels."""
+        return expand_groups(self.config, unit, pruned, self.score_unit(unit, inputs))
+
+    def demands(self, sparsity):
+        """Returns a dict from a result of an update, `"masks"` or a state, to its
+        `Demand`.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+        """
+        pinned = self.updater.pinned_groups()
+        demands = {"masks": self.plan.demand(sparsity, pinned)}
+        regularizer = self.config.regularizer
+        if regularizer is not None and regularizer.grows:
+            demands["doomed"] = self.plan.demand(self.target_sparsity_ratio, pinned)
+        return demands
+
+    def update_extra(self, sparsity, demands):
+        """Returns a list with a dict of further tensors for each unit.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+            demands: The dict that `demands` returned.
+        """
+        return [{} for _ in self.units]
+
+    def update_masks(self, sparsity=None):
+        """Makes masks of the given sparsity from the weights, and applies them.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1); the config's by default.
+
+        Raises:
+            ValueError: If a kernel or its criterion state holds NaN or infinity, or
+                the criterion needs gradients and has seen none. No mask and no weight
+                changes.
+        """
+        if sparsity is None:
+            sparsity = self.target_sparsity_ratio
+        if not self._has_gradients():
+            pinned = self.updater.pinned_groups()
+            if self.plan.demand(sparsity, pinned).target == 0:
+                # Nothing is pruned yet, so nothing needs a score.
+                return
+            raise ValueError(
+                f"Pruner '{self.name or type(self).__name__}' with criterion "
+                f"'{self.config.criterion.name}' needs gradients and has seen none. "
+                "Train with PruningCallback and `begin_step` >= 1, give the gradients "
+                "to `on_before_optimizer_step` in a loop of your own, or call "
+                "`prune_at_init(model, data)`."
+            )
+        self.updater.update(sparsity)
+
+    def _has_gradients(self):
+        # A pruner that grows by gradients first has to prune, which needs none.
+        wants = self.needs_gradients and self._updated_at >= 0
+        if not (wants or self.config.criterion.needs_gradients):
+            return True
+        if self._has_seen_gradients:
+            return True
+        return self._step_variable is not None and self.global_step > 0
+
+    def count_pruned(self, counts):
+        """Counts the pruned weights after an update.
+
+        Args:
+            counts: List of the groups that each unit gave.
+        """
+        self._num_pruned = sum(
+            count * plan.group_size
+            for count, plan in zip(counts, self.plan.kernels, strict=True)
+        )
+
+    # Counts of a compiled training step.
 
     @property
     def global_step(self):
@@ -200,17 +322,17 @@ class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
 
         Args:
             step: Int variable that counts applied updates, or `None` to keep the
-                count and go on by hand.
-            updated_at: Int variable that remembers the latest mask update.
+                count and go on without a variable.
+            updated_at: Int variable of the step of the latest mask update.
             optimizer: The optimizer whose slots are cleared where the pruner clears
-                any. A loop of one's own sets it by `attach_optimizer`.
+                any. A custom loop sets it by `attach_optimizer`.
         """
         if step is None and self._step_variable is not None:
             self._global_step = self.global_step
             self._has_seen_gradients |= self._global_step > 0
         self._step_variable = step
         self._update_variable = updated_at
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         if updated_at is not None:
             self._updated_at = int(keras.ops.convert_to_numpy(updated_at))
 
@@ -219,72 +341,71 @@ class KerasBasePruner(MaskAssignment, LoopHooks, BasePruner):
         if self._update_variable is not None:
             self._update_variable.assign(step)
 
-    def refresh(self):
-        """Counts the masks anew, after they were assigned from outside."""
-        kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
-        self._num_pruned = self.num_weights - kept
+    # The hooks of a custom loop.
 
-    def extra_states(self):
-        """Returns further variables to save: pairs of a variable and its states."""
-        return []
+    def attach_optimizer(self, optimizer):
+        """Names the optimizer of the loop: for its learning rate and its slots."""
+        self.optimizer = optimizer
 
-    def _has_gradients(self):
-        # What grows by gradients first has to be pruned, which needs none.
-        wants = self.needs_gradients and self._updated_at >= 0
-        if not (wants or self.config.criterion.needs_gradients):
-            return True
-        if self._has_seen_gradients:
-            return True
-        return self._step_variable is not None and self.global_step > 0
+    def let_gradients_pass(self, value):
+        """Lets wrapper layers pass the gradients of pruned weights while it trains.
 
-    def _check_gradients(self):
-        if not self._has_gradients():
-            raise ValueError(
-                f"Pruner '{self.name or type(self).__name__}' with criterion "
-                f"'{self.config.criterion.name}' needs gradients and has seen none. "
-                "Train with PruningCallback and `begin_step` >= 1, give the gradients "
-                "to `on_before_optimizer_step` in a loop of your own, or call "
-                "`prune_at_init(model, data)`."
-            )
+        Only where the pruner looks at gradients, or `value` is `False`.
+        """
+        if self.needs_gradients:
+            for kernel in self.kernels:
+                if kernel.wrapper is not None:
+                    kernel.wrapper.straight_through = value
 
-    def _check_finite(self, finite):
-        for row, what, advice in (
-            (0, "weights", "Look for a diverging loss, e.g. a learning rate too high."),
-            (1, "gradients, as the criterion remembers them,", "Look at the loss."),
-        ):
-            if not all(finite[row]):
-                bad = [
-                    kernel.path
-                    for kernel, ok in zip(self.kernels, finite[row], strict=True)
-                    if not ok
-                ]
-                raise NonFiniteError(
-                    f"Cannot prune: NaN or infinite {what} in {', '.join(bad)}. The "
-                    f"masks are left as they were. {advice}"
-                )
+    def note_gradients(self):
+        """Notes that the criterion states hold gradients."""
+        self._has_seen_gradients = True
 
-    def _warn_about_empty(self, counts):
-        empty = [
-            plan.path
-            for plan, count in zip(self.plan.kernels, counts, strict=True)
-            if count * plan.group_size == plan.num_weights
-        ]
-        if empty and not self._warned_about_empty:
-            self._warned_about_empty = True
-            logging.warning(
-                "Every weight is pruned in %s: nothing passes through. Lower "
-                "`max_sparsity` or `target_sparsity`, or exclude the layer.",
-                ", ".join(empty),
-            )
+    def apply_masks(self):
+        with no_gradients():
+            self.loop.step.apply_masks()
+
+    def mask_gradients(self, gradients, true_gradients=None):
+        """Makes the gradients that the optimizer gets; see `CustomLoop.before`."""
+        shaped = self.loop.before(gradients, true_gradients)
+        if self.needs_gradients and self.loop.step.has_seen_gradients:
+            self.note_gradients()
+        return shaped
+
+    def on_after_optimizer_step(self, learning_rate=None):
+        """Called after the optimizer's step: regularizes, applies the masks, counts.
+
+        Args:
+            learning_rate: Float, or a dict from a kernel's name to its float. Needed
+                only with a regularizer, if no optimizer is attached.
+        """
+        self.loop.after(learning_rate)
+        self._global_step += 1
+
+    def regularize(self, learning_rate):
+        """Takes the proximal step of the regularizer now, with a rate of your own.
+
+        Call it between the optimizer's step and `on_after_optimizer_step`, which then
+        does not regularize again.
+
+        Args:
+            learning_rate: Float; or a dict from a kernel's name to its float.
+        """
+        self.loop.regularize(learning_rate)
 
     def begin(self):
-        """Pins what is zero already, if the config asks for that."""
+        """Pins the zeros that the model has, if the config asks for that."""
         if self.config.resume_from_pruned_checkpoint and self._updated_at < 0:
             self.update_masks(0.0)
 
     def on_train_begin(self):
+        self.let_gradients_pass(True)
         super().on_train_begin()
         self.begin()
+
+    def on_train_end(self):
+        self.let_gradients_pass(False)
+        super().on_train_end()
 
     def schedule_steps(self, total_steps=None, first_step=0):
         if self.config.criterion.needs_gradients:

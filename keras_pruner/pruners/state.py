@@ -8,7 +8,7 @@ from keras_pruner.masks import PackedMask, pack, read_mask
 
 
 def make_mask(kernel, num_bits=8):
-    """Returns a mask that keeps all, or as the one that a wrapper layer holds already.
+    """Returns a mask that keeps all, or a copy of the mask of a wrapper layer.
 
     Args:
         kernel: `Kernel`.
@@ -18,41 +18,41 @@ def make_mask(kernel, num_bits=8):
         Bool `keras.Variable`, or `PackedMask`.
 
     Raises:
-        ValueError: If a mask of one bit a weight cannot live where its kernel lives.
+        ValueError: If the kernel is sharded and the mask takes 1 bit a weight.
     """
-    shape = tuple(kernel.variable.shape)
+    variable, shape = kernel.variable, tuple(kernel.variable.shape)
     if kernel.wrapper_mask is None:
         value = ops.ones(shape, dtype="bool")
     else:
         value = ops.copy(read_mask(kernel.wrapper_mask))
     if num_bits == 8:
-        return _variable(kernel, "mask", value, "bool")
-    if is_divided(kernel.variable):
+        return _variable(variable, "mask", value, "bool")
+    if is_divided(variable):
         raise ValueError(
             f"'{kernel.path}' is divided over devices, and its mask is with it: a mask "
             "of one bit a weight has no axes to divide. Use `mask_bits=8`, at least "
             "for the divided kernels, by `local_configs`. Received: mask_bits=1"
         )
-    return PackedMask(_variable(kernel, "mask", pack(value), "uint8"), shape)
+    return PackedMask(_variable(variable, "mask", pack(value), "uint8"), shape)
 
 
-def make_state(kernel, name, spec):
-    """Returns the variable of a `StateSpec`."""
+def make_state(variable, name, spec):
+    """Returns a `keras.Variable` by a `StateSpec`, on the devices of a variable."""
     if spec.initial == "weight":
-        value = ops.copy(kernel.variable)
+        value = ops.copy(variable)
     else:
         make = ops.ones if spec.initial == "ones" else ops.zeros
         value = make(spec.shape, dtype=spec.dtype)
-    return _variable(kernel, name, value, spec.dtype)
+    return _variable(variable, name, value, spec.dtype)
 
 
-def _variable(kernel, name, value, dtype):
-    # As a loaded optimizer names them, for Orbax finds variables by their paths.
-    with beside(kernel.variable), keras.name_scope("pruning_optimizer"):
+def _variable(variable, name, value, dtype):
+    # Named as in a loaded optimizer, because Orbax finds variables by their paths.
+    with beside(variable), keras.name_scope("pruning_optimizer"):
         return keras.Variable(
             value,
             dtype=dtype,
             trainable=False,
-            layout=layout_for(value.shape, kernel.variable),
-            name=f"{kernel.variable.path.replace('/', '_')}_{name}",
+            layout=layout_for(value.shape, variable),
+            name=f"{variable.path.replace('/', '_')}_{name}",
         )

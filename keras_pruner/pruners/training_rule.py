@@ -1,7 +1,6 @@
 """What one training step does to one pruned kernel, around the optimizer's update.
 
-Everything here is pure maths on tensors: `PruningOptimizer` runs it inside the compiled
-step, a pruner's hooks run it eagerly in a loop of one's own.
+Everything here is pure maths on tensors; `TrainingStep` runs it.
 """
 
 import dataclasses
@@ -31,13 +30,13 @@ class StateSpec:
 class TrainingRule:
     """What a training step does to a kernel. This one: score, regularise, mask.
 
-    A step: `shape_gradient` makes the gradient that the optimizer gets; the optimizer
-    steps; `observe` takes the true gradient into the state; `regularize` draws the
-    weights towards zero; `effective` makes of the weights what the model computes with.
+    A step: `shape_gradient` makes the gradient that the optimizer gets. The optimizer
+    steps. `accumulate` updates the states by the true gradient, `regularize` draws the
+    weights towards zero, and `forward_weights` masks them.
 
-    A rule that keeps dense weights holds them in the state `"dense"`: the optimizer
-    steps on these, while the kernel's variable holds what is left after masking. So
-    the gradient is made at the masked kernel and applied to the dense one.
+    A rule that keeps dense weights has them in the state `"dense"`. The optimizer steps
+    on these, while the kernel's variable holds the masked weights. So the gradient is
+    computed at the masked kernel and applied to the dense one.
 
     Args:
         config: `PruningConfig`, complete.
@@ -49,6 +48,13 @@ class TrainingRule:
     keeps_dense = False
     # Whether a state of its own, besides the criterion's memory, wants gradients.
     observes_gradients = False
+    # Whether `forward_weights` only masks; set for every subclass.
+    only_masks = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward_weights" in vars(cls):
+            cls.only_masks = False
 
     def __init__(self, config, kernel, options):
         self.config = config
@@ -56,7 +62,7 @@ class TrainingRule:
         self.layout = kernel.layout
         self.options = options
         self.criterion = config.criterion
-        if getattr(self.criterion, "needs_dense_weights", False):
+        if self.criterion.needs_dense_weights:
             self.keeps_dense = True
 
     @property
@@ -127,8 +133,8 @@ class TrainingRule:
         """
         return keep(gradient, mask)
 
-    def observe(self, state, weight, gradient):
-        """Takes in the true gradient of an applied step.
+    def accumulate(self, state, weight, gradient):
+        """Updates the states by the true gradient of an applied step.
 
         Args:
             state: Dict of the kernel's states.
@@ -166,7 +172,9 @@ class TrainingRule:
         regularizer = self.config.regularizer
         if regularizer is None:
             return weight
-        amount = rate * self.config.regularizer_strength
+        amount = (
+            ops.convert_to_tensor(rate, "float32") * self.config.regularizer_strength
+        )
         if regularizer.grows:
             amount = amount * ops.cast(state["growth"], amount.dtype)
         amount = ops.cast(amount, weight.dtype)
@@ -178,8 +186,8 @@ class TrainingRule:
             return ops.where(ops.convert_to_tensor(state["doomed"]), shrunk, weight)
         return shrunk
 
-    def effective(self, weight, mask, state):
-        """Makes of the weights what the model computes with.
+    def forward_weights(self, weight, mask, state):
+        """Returns the weights that the model computes with.
 
         Args:
             weight: Tensor: the dense weights, where they are kept; else the kernel.
@@ -191,8 +199,8 @@ class TrainingRule:
         """
         return keep(weight, mask), None
 
-    def dense_of(self, value, state):
-        """Returns dense weights of which `effective` makes a kernel's value.
+    def dense_from_forward(self, value, state):
+        """Returns dense weights for which `forward_weights` gives a kernel's value.
 
         Args:
             value: Tensor: the kernel's value.

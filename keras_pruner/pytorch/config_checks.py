@@ -45,7 +45,7 @@ def with_module_selectors(config):
 
 
 def _refuse_keras_only(config):
-    if getattr(config.criterion, "at_init_only", False):
+    if config.criterion is not None and config.criterion.at_init_only:
         raise ValueError(
             f"Criterion '{config.criterion.name}' scores an untrained model by "
             "`prune_at_init`, which takes Keras models only. For a torch module use "

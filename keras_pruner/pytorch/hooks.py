@@ -1,11 +1,10 @@
 """Hooks on a torch optimizer and its parameters that prune in any training loop."""
 
-import sys
-
 from keras import ops
 
 from keras_pruner.masks import keep
 from keras_pruner.pytorch.context import beside_training
+from keras_pruner.pytorch.grad_scaler import ScalerWatch
 from keras_pruner.pytorch.optimizer_slots import OptimizerSlots
 
 
@@ -27,15 +26,17 @@ class Attachment:
         pruners: List of `KerasBasePruner`s over the parameters.
         optimizer: `torch.optim.Optimizer`.
         device: `torch.device` on which the maths runs.
+        grad_scaler: `torch.amp.GradScaler` that scales the loss, or `None`.
     """
 
-    def __init__(self, pruners, optimizer, device):
+    def __init__(self, pruners, optimizer, device, grad_scaler=None):
         from torch.utils.weak import WeakTensorKeyDictionary
 
         self.pruners = pruners
         self.optimizer = optimizer
         self.slots = OptimizerSlots(optimizer)
         self.device = device
+        self.scaler = ScalerWatch(grad_scaler)
         # From a gradient to the true one. It dies with it, so `zero_grad` ends both.
         self._true = WeakTensorKeyDictionary()
         self._learning_rates = {}
@@ -45,6 +46,7 @@ class Attachment:
 
     def begin(self):
         """Sets the hooks."""
+        self.scaler.begin()
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -61,6 +63,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self.scaler.end()
 
     def _kernels(self):
         for pruner in self.pruners:
@@ -135,7 +138,6 @@ class Attachment:
         # Fused optimizers divide by the loss scale inside their step.
         scale = getattr(self.optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
-        loss_scale = _loss_scale()
         gradients, true_gradients = {}, {}
         for kernel in pruner.kernels:
             parameter, path = kernel.variable.value, kernel.path
@@ -148,7 +150,7 @@ class Attachment:
             gradients[path] = gradient / scale
             true = self._true.pop(gradient, None)
             if true is not None:
-                true_gradients[path] = true / loss_scale
+                true_gradients[path] = true / self.scaler.loss_scale
         shaped = pruner.mask_gradients(gradients, true_gradients)
         for kernel in pruner.kernels:
             parameter = kernel.variable.value
@@ -167,32 +169,13 @@ class Attachment:
             return
         with beside_training(self.device):
             for pruner in self.pruners:
-                if not pruner.freezes_weights:
-                    pruner.regularize(
-                        {
-                            kernel.path: self._learning_rates[id(kernel.variable.value)]
-                            for kernel in pruner.kernels
-                        }
-                    )
-                pruner.on_after_optimizer_step()
+                rates = {
+                    kernel.path: self._learning_rates[id(kernel.variable.value)]
+                    for kernel in pruner.kernels
+                }
+                pruner.on_after_optimizer_step(rates)
             for pruner in self.pruners:
                 pruner.update_if_due()
-
-
-def _loss_scale():
-    """Returns the factor that the loss was multiplied with, as a float.
-
-    `GradScaler.step` divides the gradients and calls the optimizer's step, to which it
-    says nothing of the scale. The gradients that were kept before are not divided.
-    """
-    import torch
-
-    frame, code = sys._getframe(), torch.amp.GradScaler.step.__code__
-    while frame is not None:
-        if frame.f_code is code:
-            return frame.f_locals["self"].get_scale()
-        frame = frame.f_back
-    return 1.0
 
 
 def _is_distributed():

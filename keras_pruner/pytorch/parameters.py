@@ -1,5 +1,7 @@
 """Which parameters of a torch module are prunable, and as which `keras.Variable`s."""
 
+import dataclasses
+
 import keras
 
 from keras_pruner.kernels import Kernel, KernelSearch, Skipped, registered_layouts
@@ -75,17 +77,14 @@ class ModuleView:
                 found.setdefault(id(parameter), self.variable(parameter, name))
         return list(found.values())
 
-    def find_kernels(self, embeddings=False):
+    def find_kernels(self):
         """Finds the prunable parameters, through all nesting.
-
-        Args:
-            embeddings: Whether embedding tables count as prunable.
 
         Returns:
             `KernelSearch`. Every parameter of two or more axes is in one of its lists,
             or belongs to a class that has none to prune. A shared one appears once.
         """
-        search = _Search(self, embeddings)
+        search = _Search(self)
         for name, member in self._members:
             search.add(name, member)
         return KernelSearch(tuple(search.found), tuple(search.skipped))
@@ -94,9 +93,8 @@ class ModuleView:
 class _Search:
     """One walk over modules."""
 
-    def __init__(self, view, embeddings):
+    def __init__(self, view):
         self.view = view
-        self.embeddings = embeddings
         self.found, self.skipped = [], []
         self.seen = set()
         # From the id of a table to the path of its embedding.
@@ -122,13 +120,12 @@ class _Search:
             self._add_module(path, module)
         if name is not None and len(self.found) == before + 1:
             # A module with one kernel gives that kernel its name.
-            kernel = self.found[-1]
-            self.found[-1] = Kernel(name, kernel.variable, kernel.layout, kernel.layer)
+            self.found[-1] = dataclasses.replace(self.found[-1], path=name)
 
     def _add_module(self, path, module):
         own = dict(module.named_parameters(recurse=False))
         shapes = {n: tuple(p.shape) for n, p in own.items() if len(p.shape) > 1}
-        layouts = _layouts(module, shapes, self.embeddings)
+        layouts = _layouts(module, shapes)
         for name, parameter in own.items():
             layout = (layouts or {}).get(name)
             reason = None
@@ -144,7 +141,6 @@ class _Search:
         path, shape = "/".join(path), tuple(parameter.shape)
         if id(parameter) in self.seen:
             return
-        table = self.tables.get(id(parameter))
         if reason is None:
             if not parameter.requires_grad:
                 reason = "frozen: requires_grad=False"
@@ -152,11 +148,6 @@ class _Search:
                 reason = f"its dtype is {parameter.dtype}"
             elif getattr(module, "sparse", False):
                 reason = "its gradients are sparse tensors (sparse=True)"
-            elif table is not None and not self.embeddings:
-                reason = (
-                    f"shared with the embedding '{table}', which is pruned only when "
-                    "asked for: add 'Embedding' to layer_types"
-                )
             elif parameter.numel() > 2**31 - 1:
                 reason = "more than 2^31 - 1 weights in one kernel"
         self.seen.add(id(parameter))
@@ -164,7 +155,24 @@ class _Search:
             self.skipped.append(Skipped(path, shape, reason))
             return
         variable = self.view.variable(parameter, path)
-        self.found.append(Kernel(path, variable, layout, module))
+        on_request = self._request(parameter, module)
+        kernel = Kernel(path, variable, layout, module, on_request=on_request)
+        self.found.append(kernel)
+
+    def _request(self, parameter, module):
+        """Returns why a parameter is pruned on request only, or `None`."""
+        table = self.tables.get(id(parameter))
+        if table is None or hasattr(module, "prunable_kernels"):
+            return None
+        if isinstance(module, embedding_rule()[0]):
+            return (
+                "embeddings are pruned only when asked for: add 'Embedding' to "
+                "layer_types"
+            )
+        return (
+            f"shared with the embedding '{table}', which is pruned only when "
+            "asked for: add 'Embedding' to layer_types"
+        )
 
 
 def _members(modules):
@@ -243,7 +251,7 @@ def _check_member(name, member):
                 )
 
 
-def _layouts(module, shapes, embeddings):
+def _layouts(module, shapes):
     """Returns `{parameter name: layout}`, or `None` for an unknown class."""
     if hasattr(module, "prunable_kernels"):
         return module.prunable_kernels()
@@ -252,7 +260,7 @@ def _layouts(module, shapes, embeddings):
         return layouts
     classes, rule = embedding_rule()
     if isinstance(module, classes):
-        return rule(module, shapes) if embeddings else None
+        return rule(module, shapes)
     for module_class, rule in module_rules():
         if isinstance(module, module_class):
             return rule(module, shapes)
@@ -265,10 +273,6 @@ def _unknown_reason(module, name, layouts):
 
     if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
         return "a parametrization computes the weight from it: remove that first"
-    if isinstance(module, embedding_rule()[0]):
-        return (
-            "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
-        )
     if layouts is not None:
         if name.startswith("weight") and name.endswith(("_orig", "_g", "_v")):
             return (

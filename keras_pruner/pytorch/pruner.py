@@ -1,10 +1,10 @@
 """The pruner of plain torch modules."""
 
 from keras_pruner.config import as_config
-from keras_pruner.pruners import create_pruners
+from keras_pruner.kernels import select_kernels
+from keras_pruner.pruners import PrunerGroup
 from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
 from keras_pruner.pytorch.context import beside_training, check_backend
-from keras_pruner.pytorch.group import PrunerGroup
 from keras_pruner.pytorch.hooks import Attachment
 from keras_pruner.pytorch.parameters import ModuleView, unwrap
 from keras_pruner.pytorch.state_dict import load_state, state_of
@@ -70,23 +70,47 @@ class PytorchBasePruner(PrunerGroup):
         TypeError: If `modules` holds anything else.
     """
 
+    framework = "pytorch"
+
     def __init__(self, config, modules, framework="pytorch"):
         check_backend()
-        if framework != "pytorch":
-            raise ValueError(
-                "PytorchBasePruner prunes torch modules: `framework` must be 'pytorch'."
-                f" Received: framework={framework!r}"
-            )
         config = with_module_selectors(as_config(config))
         check_settings(config)
-        view = ModuleView(modules)
-        self.device = view.device
-        with beside_training(self.device):
-            self.pruners = create_pruners(config, view)
         self._attachment = None
         super().__init__(config, modules, framework)
 
-    def attach(self, module, optimizer, total_steps=None):
+    def build(self):
+        self._view = ModuleView(self.modules)
+        self.device = self._view.device
+        super().build()
+
+    def select(self):
+        return select_kernels(self._view, self.config)
+
+    def beside_training(self):
+        return beside_training(self.device)
+
+    def on_before_optimizer_step(self, gradients=None):
+        """Called between the backward pass and the optimizer's step.
+
+        Args:
+            gradients: Dict from a kernel's name to its gradient, or a list in the order
+                of `masks`; `None` for the gradients that the parameters hold, which
+                are changed in place.
+
+        Returns:
+            The same, zero where the weight is pruned; or `None`.
+        """
+        if gradients is not None:
+            return self.mask_gradients(gradients)
+        held = {kernel.path: kernel.variable.value for kernel in self.kernels}
+        shaped = self.mask_gradients({n: p.grad for n, p in held.items()})
+        for name, parameter in held.items():
+            if parameter.grad is not None:
+                parameter.grad.copy_(shaped[name])
+        return None
+
+    def attach(self, module, optimizer, total_steps=None, grad_scaler=None):
         """Prunes while an optimizer trains, through hooks on it.
 
         The loop stays as it is: with gradient accumulation, `clip_grad_norm_`,
@@ -99,6 +123,7 @@ class PytorchBasePruner(PrunerGroup):
             optimizer: `torch.optim.Optimizer` that trains all pruned parameters.
             total_steps: Optimizer steps of the training; needed only if the config
                 leaves `begin_step` or `end_step` open.
+            grad_scaler: `torch.amp.GradScaler` that scales the loss, if there is one.
 
         Returns:
             The pruner itself.
@@ -109,17 +134,12 @@ class PytorchBasePruner(PrunerGroup):
             TypeError: If `module` or `optimizer` is something else.
         """
         self._check_attachable(module, optimizer)
-        with self._beside_training():
-            for pruner in self.pruners:
-                if pruner.scheduler is None:
-                    pruner.schedule_steps(total_steps)
-            self.scheduler = self.pruners[0].scheduler
-            attachment = Attachment(self.pruners, optimizer, self.device)
-            for pruner in self.pruners:
-                pruner.attach_optimizer(attachment.slots)
-                pruner.take_over_weights()
-                pruner.on_train_begin()
-                pruner.update_if_due()
+        self.schedule_open_steps(total_steps)
+        attachment = Attachment(self.pruners, optimizer, self.device, grad_scaler)
+        self.attach_optimizer(attachment.slots)
+        self.take_over_weights()
+        self.on_train_begin()
+        self.update_if_due()
         attachment.begin()
         self._attachment = attachment
         self._module = module
@@ -208,7 +228,7 @@ class PytorchBasePruner(PrunerGroup):
             Dict of numbers, strings and tensors, which `torch.save` writes and
             `torch.load(weights_only=True)` reads. Masks take one bit a weight.
         """
-        with self._beside_training():
+        with self.beside_training():
             return state_of(self.pruners)
 
     def load_state_dict(self, state):
@@ -224,5 +244,5 @@ class PytorchBasePruner(PrunerGroup):
                 mismatch; nothing changes then.
         """
         slots = None if self._attachment is None else self._attachment.slots
-        with self._beside_training():
+        with self.beside_training():
             load_state(self.pruners, state, slots)

@@ -15,11 +15,11 @@ from rich.table import Table
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
     check_built,
-    collect_kernels,
-    find_kernels,
+    find_all_kernels,
     find_wrapped,
     masks_of,
-    partition_kernels,
+    select_in_model,
+    select_kernels,
 )
 from keras_pruner.masks import variable_of
 
@@ -187,8 +187,8 @@ def report(model, config=None):
         ValueError: If the model is not built, or the config selects what it has not.
     """
     check_built(model)
-    patterns, reasons, embeddings = _intentions(model, config)
-    search = find_kernels(model, embeddings=embeddings)
+    patterns, reasons = _intentions(model, config)
+    search = find_all_kernels(model)
     masks = masks_of(model)
     left = "not wrapped" if masks else "not chosen"
     rows = []
@@ -225,31 +225,17 @@ def _intentions(model, config):
     """Returns what a config, or the wrapping, meant for each kernel.
 
     Returns:
-        Tuple of a dict from the id of a pruned variable to its pattern's name, a dict
-        from the path of a skipped kernel to the reason, and whether embeddings count.
+        Tuple of a dict from the id of a pruned variable to its pattern's name, and of a
+        dict from the path of a skipped kernel to the reason.
     """
-    patterns, reasons = {}, {}
-    wrapped = find_wrapped(model)
-    settings = as_config(config)
-    parts = [settings, *settings.local_configs]
-    parts += [w.pruning_config for w in wrapped if w.pruning_config is not None]
-    embeddings = any("Embedding" in (part.layer_types or ()) for part in parts)
-    for part, kernels in partition_kernels(settings, model):
-        reasons |= {s.path: s.reason for s in collect_kernels(model, part)[1]}
-        for kernel in kernels:
-            reason = part.pattern.reason_to_skip(kernel.layout)
-            if wrapped:
-                continue
-            if reason is not None and config is not None:
-                reasons[kernel.path] = reason
-            else:
-                patterns[id(kernel.variable)] = (
-                    "" if config is None else f"{part.pattern}"
-                )
-    for wrapper in wrapped:
-        pattern = str((wrapper.pruning_config or settings).pattern)
-        patterns |= dict.fromkeys(masks_of(wrapper), pattern)
-    return patterns, reasons, embeddings
+    settings, wrapped = as_config(config), bool(find_wrapped(model))
+    patterns = {}
+    selections = select_kernels(model, settings)
+    reasons = {s.path: s.reason for part in selections for s in part.skipped}
+    for selection in select_in_model(model, settings):
+        pattern = str(selection.config.pattern) if wrapped or config else ""
+        patterns |= {id(kernel.variable): pattern for kernel in selection.kernels}
+    return patterns, reasons
 
 
 def _effective(variable, masks):

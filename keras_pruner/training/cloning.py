@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_pruner.backend import Patch, all_layers
 from keras_pruner.kernels import masks_of
 from keras_pruner.masks import read_mask, variable_of
 
@@ -128,15 +129,11 @@ def is_functional(operation):
 @contextlib.contextmanager
 def _as_uncompiled(model):
     """Keeps a copy from being compiled, which would save an optimizer."""
-    layers = model._flatten_layers(include_self=True, recursive=True)
-    compiled = [layer for layer in layers if getattr(layer, "compiled", False)]
-    for layer in compiled:
-        layer.compiled = False
-    try:
+    with contextlib.ExitStack() as patches:
+        for layer in all_layers(model):
+            if getattr(layer, "compiled", False):
+                patches.enter_context(Patch(layer, compiled=False))
         yield
-    finally:
-        for layer in compiled:
-            layer.compiled = True
 
 
 def _classes_in(model):
@@ -145,7 +142,7 @@ def _classes_in(model):
     They are at hand, so their copies need no registration.
     """
     classes = {}
-    for layer in model._flatten_layers(include_self=True, recursive=True):
+    for layer in all_layers(model):
         layer_class = type(layer)
         name = keras.saving.get_registered_name(layer_class)
         if name != layer_class.__name__ or layer_class.__module__.startswith("keras."):

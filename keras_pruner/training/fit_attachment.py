@@ -1,53 +1,163 @@
-"""What is put into a model for the time that it is pruned in `fit`."""
+"""Everything that pruning puts into a model for the time of `fit`, and takes out."""
+
+import functools
+from typing import Any, NamedTuple
 
 import keras
 
-from keras_pruner.backend import beside, innermost
-from keras_pruner.kernels import check_built, find_kernels, find_wrapped
-from keras_pruner.pruners import create_pruners
+from keras_pruner.backend import Patch, beside, check_strategy, innermost
+from keras_pruner.training.fit_guard import forget, on_failed_fit
 from keras_pruner.training.pruning_optimizer import PruningOptimizer
 from keras_pruner.training.saving.atomic_files import (
     load_weights,
     save_model,
     save_weights,
 )
-from keras_pruner.training.saving.variable_matching import built_for, trainables_of
+from keras_pruner.training.saving.variable_matching import (
+    built_for,
+    forget_load,
+    trainables_of,
+)
 
 
-def build_optimizer(model, user_optimizer, pruners):
-    """Returns a built `PruningOptimizer` that holds the variables of pruners."""
+class CachedStep(NamedTuple):
+    """The compiled training step of a run, for the next `fit` of the same model.
+
+    Args:
+        signature: What it was compiled for; see `FitAttachment`.
+        optimizer: The `PruningOptimizer` in it.
+        function: The model's `train_function`.
+    """
+
+    signature: Any
+    optimizer: Any
+    function: Any
+
+
+class FitAttachment:
+    """Puts pruning into a compiled model, and takes it out again.
+
+    It wraps the model's optimizer in a `PruningOptimizer`, swaps the train function,
+    and replaces `save`, `save_weights`, `load_weights` and `get_compile_config` of the
+    model. `detach` undoes all of it. Nothing changes if the constructor raises.
+
+    Args:
+        model: Compiled and built Keras model.
+        group: `PrunerGroup` of the model.
+        on_failure: Bound method, called with the model if an exception ends `fit`.
+        cached_step: `CachedStep` of an earlier run, or `None`.
+
+    Attributes:
+        optimizer: The `PruningOptimizer`.
+    """
+
+    def __init__(self, model, group, on_failure, cached_step=None):
+        self.model = model
+        self.group = group
+        current = model.optimizer
+        restored = current if isinstance(current, PruningOptimizer) else None
+        user_optimizer = inner_optimizer_for(restored, model) if restored else current
+        check_strategy(model, innermost(user_optimizer))
+        if cached_step is not None and (
+            restored or cached_step.signature != _signature(model, user_optimizer)
+        ):
+            cached_step = None
+        if restored is None:
+            group.take_over_weights()
+        if cached_step is None:
+            self.optimizer = _build_optimizer(model, user_optimizer, group)
+        else:
+            self.optimizer = cached_step.optimizer
+        if restored is not None and restored.built:
+            self.optimizer.resume_from(restored)
+        else:
+            self._begin_counts()
+        # Nothing of the model was changed up to here.
+        train_function = getattr(model, "train_function", None)
+        # A function made with an earlier wrapper is of no use afterwards.
+        self._user_train_function = None if restored else train_function
+        model.optimizer = self.optimizer
+        methods = {n: functools.partial(f, model) for n, f in _IN_FIT.items()}
+        self._patch = Patch(model, **methods)
+        on_failed_fit(model, on_failure)
+        if cached_step is not None:
+            model.train_function = cached_step.function
+        elif train_function is not None:
+            model.make_train_function(force=True)
+        self._let_gradients_pass(True)
+        self.bind()
+
+    def _begin_counts(self):
+        """Lets the optimizer count on from where the pruners are."""
+        self.optimizer.set_plan(None)
+        self.optimizer.step.assign(self.group.global_step)
+        for pruner, step in zip(
+            self.group.pruners, self.optimizer.last_update_steps, strict=True
+        ):
+            step.assign(pruner.updated_at)
+
+    def _let_gradients_pass(self, value):
+        """Switches wrapper layers whose pruner looks at gradients of all weights."""
+        for pruner in self.group.pruners:
+            pruner.let_gradients_pass(value)
+
+    def bind(self):
+        """Lets the pruners read masks and counts from the optimizer's variables."""
+        steps = self.optimizer.last_update_steps
+        for pruner, step in zip(self.group.pruners, steps, strict=True):
+            pruner.bind(self.optimizer.step, step, self.optimizer)
+            pruner.refresh()
+
+    def detach(self):
+        """Puts back what the model was compiled with.
+
+        Returns:
+            `CachedStep`, or `None` if the model has another optimizer by now.
+        """
+        model, cached_step = self.model, None
+        forget(model)
+        self._let_gradients_pass(False)
+        if model.optimizer is self.optimizer:
+            model.optimizer = self.optimizer.inner_optimizer
+            signature = _signature(model, model.optimizer)
+            cached_step = CachedStep(signature, self.optimizer, model.train_function)
+            model.train_function = self._user_train_function
+        self._patch.undo()
+        for pruner in self.group.pruners:
+            pruner.bind(None, None)
+        return cached_step
+
+
+def _build_optimizer(model, user_optimizer, group):
+    """Returns a built `PruningOptimizer` that holds the variables of the pruners."""
     variables = model.trainable_variables
     index_of = {id(variable): index for index, variable in enumerate(variables)}
     kernels = {
-        index_of[id(kernel.variable)]: (
-            pruner.mask_variables[kernel.path],
-            pruner.rules[kernel.path],
-            pruner.state_variables[kernel.path],
-        )
-        for pruner in pruners
-        for kernel in pruner.kernels
+        index_of[id(kernel.variable)]: kernel
+        for pruner in group.pruners
+        for kernel in pruner.trained_kernels().values()
     }
     extra = [
         (index_of[id(variable)], states)
-        for pruner in pruners
+        for pruner in group.pruners
         for variable, states in pruner.extra_states()
     ]
-    freezes = any(pruner.freezes_weights for pruner in pruners)
     with beside(variables[0]):
-        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(pruners))
-        optimizer.trainables = trainables_of(model)
-        optimizer.adopt(kernels, extra, freezes)
+        optimizer = PruningOptimizer(user_optimizer, num_pruners=len(group.pruners))
+        optimizer.adopt(kernels, extra, trainables_of(model), group.freezes_weights)
         optimizer.build(variables)
     return optimizer
 
 
-def inside(restored, model):
-    """Returns the optimizer inside one that was loaded with a model.
+def inner_optimizer_for(restored, model):
+    """Returns the user's optimizer in a `PruningOptimizer` that a model has.
 
-    If layers were frozen or not after loading, it is one built for what is trained now.
+    If layers were frozen or unfrozen after loading, it is an optimizer that is built
+    for the variables that the model trains now.
     """
     optimizer, variables = restored.inner_optimizer, model.trainable_variables
-    if not restored.built or _Same(restored._trainable_variables) == variables:
+    forget_load(optimizer)
+    if not restored.built or _Same(restored.trained_variables) == variables:
         return optimizer
     with beside(variables[0]):
         return built_for(optimizer, variables)
@@ -63,44 +173,13 @@ class _Same(list):
         return not self == other
 
 
-def signature(model, optimizer):
+def _signature(model, optimizer):
     """Returns what a training step is compiled for; `compile` makes new metrics."""
     settings = model.run_eagerly, model.jit_compile, model.steps_per_execution
     return settings, _Same([optimizer, *model.metrics, *model.trainable_variables])
 
 
-def accumulation(model):
-    """Returns how many batches make one optimizer update."""
-    return innermost(model.optimizer).gradient_accumulation_steps or 1
-
-
-def pruners_for(model, config):
-    """Returns the pruners of a model: by a config, or by its wrapped layers' own."""
-    check_built(model)
-    if not find_wrapped(model):
-        return create_pruners(config, model)
-    groups = []
-    for kernel in find_kernels(model, embeddings=True).kernels:
-        if kernel.wrapper_mask is None:
-            continue
-        own_config = kernel.owner.pruning_config or config
-        # Layers of equal configs share one pruner, and so one global ranking.
-        for known, kernels in groups:
-            if known == own_config:
-                kernels[kernel.path] = kernel
-                break
-        else:
-            groups.append((own_config, {kernel.path: kernel}))
-    if not groups:
-        raise ValueError("Nothing in the model's wrapped layers can be pruned.")
-    return [
-        pruner
-        for own_config, kernels in groups
-        for pruner in create_pruners(own_config, kernels)
-    ]
-
-
-def compile_config(model):
+def _compile_config(model):
     """Returns a model's compile config, with the optimizer that it has now."""
     config = type(model).get_compile_config(model)
     if not config:
@@ -110,9 +189,9 @@ def compile_config(model):
     return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
-# What a model does otherwise for the time that it is pruned in `fit`.
-IN_FIT = {
-    "get_compile_config": compile_config,
+# Methods of a model that are others for the time of `fit`.
+_IN_FIT = {
+    "get_compile_config": _compile_config,
     "save": save_model,
     "save_weights": save_weights,
     "load_weights": load_weights,

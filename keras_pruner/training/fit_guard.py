@@ -1,31 +1,35 @@
-"""A hook that Keras lacks: what to do when `fit` is ended by an exception.
+"""Tells callbacks that an exception ended `fit`.
 
-Callbacks hear of the end of a run only if it ends well. So `guard_fit` wraps
-`keras.Model.fit`, once, by a `try` that calls what a callback asked for and raises on.
-It does nothing else, and nothing at all for models that no callback named.
+Keras has no hook for that: callbacks hear of the end of a run only if it ends well. So
+`fit` of Keras' trainer is wrapped in a `try` when this package is imported. For models
+that no callback named, it does nothing else than raise on.
 """
 
 import functools
 import weakref
 
-import keras
+from keras_pruner.backend import Patch, class_with_fit
 
 _hooks = weakref.WeakKeyDictionary()
 
 
 def guard_fit():
-    """Wraps `keras.Model.fit`. A callback calls it before it is given to a `fit`."""
-    if not hasattr(keras.Model.fit, "is_guarded"):
-        keras.Model.fit = _guarded(keras.Model.fit)
+    """Wraps `fit` of the class that `keras.Model` has it from, once."""
+    trainer = class_with_fit()
+    if not hasattr(trainer.fit, "is_guarded"):
+        # It stays: Python looks `model.fit` up before its arguments are made.
+        Patch(trainer, fit=_guarded(trainer.fit))
 
 
 def on_failed_fit(model, method):
-    """Has a method called when the `fit` of a model is ended by an exception.
+    """Has a method called when an exception ends the `fit` of a model.
 
     Args:
         model: Keras model.
         method: Bound method that takes the model; it is not kept alive.
     """
+    # Another library may have put its own `fit` in place.
+    guard_fit()
     _hooks[model] = weakref.WeakMethod(method)
 
 
@@ -54,5 +58,8 @@ def _call_hook(model, error):
     try:
         method(model)
     except Exception as second:
-        # The first is what went wrong; it must not be lost.
+        # The first error must not be lost.
         error.add_note(f"Afterwards {method.__qualname__} failed: {second!r}")
+
+
+guard_fit()

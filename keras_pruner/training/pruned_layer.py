@@ -3,8 +3,9 @@ import inspect
 import keras
 from keras import ops
 
+from keras_pruner.backend import own_non_trainables_of, set_call_signature, sublayers_of
 from keras_pruner.config import PruningConfig, as_config
-from keras_pruner.kernels import collect_kernels, find_kernels, fit_pattern
+from keras_pruner.kernels import find_all_kernels, select_kernels
 from keras_pruner.masks import (
     as_mask,
     check_variables,
@@ -50,13 +51,13 @@ class PrunedLayer(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         # Keras sorts arguments by the names of `call`; behind `**kwargs` it would not
         # take tensors beside other values.
-        self._call_signature = inspect.signature(layer.call)
+        set_call_signature(self, inspect.signature(layer.call))
         # Whether gradients pass by the mask, for a pruner that looks at all of them.
         self.straight_through = False
         # Pairs of names and shapes cannot tell two equal variables apart; ids can.
         self._mask_names = {}
         self._has_run = False
-        if layer.built and find_kernels(layer, embeddings=True).kernels:
+        if layer.built and find_all_kernels(layer).kernels:
             self._add_masks()
 
     def __call__(self, *args, **kwargs):
@@ -71,7 +72,7 @@ class PrunedLayer(keras.layers.Wrapper):
     def _run_symbolically(self, args, kwargs):
         """Lets the layer make all its weights, and masks them."""
         self._has_run = True
-        if self.layer.built and not _children(self.layer):
+        if self.layer.built and not sublayers_of(self.layer):
             return
         # The layer may take several inputs, whose shapes only its own `call` knows how
         # to turn into those of its weights; or make weights of its parts in `call`.
@@ -103,8 +104,10 @@ class PrunedLayer(keras.layers.Wrapper):
 
     def _add_masks(self):
         config = self.pruning_config or PruningConfig()
-        kernels, _ = fit_pattern(collect_kernels(self.layer, config), config)
-        for kernel in kernels:
+        selections = select_kernels(self.layer, config)
+        for selection in selections:
+            selection.check_not_empty()
+        for kernel in [k for selection in selections for k in selection.kernels]:
             if self.mask_of(kernel.variable) is not None:
                 continue
             # The layer's own name stands in the path already.
@@ -121,14 +124,14 @@ class PrunedLayer(keras.layers.Wrapper):
         name = self._mask_names.get(_key(variable))
         if name is None:
             return None
-        own = self._non_trainable_variables
+        own = own_non_trainables_of(self)
         mask = next(mask for mask in own if mask.name == name)
         return as_mask(mask, variable.shape)
 
     @property
     def masks(self):
         """Dict from the path of a kernel in the layer to its mask variable."""
-        found = find_kernels(self.layer, embeddings=True).kernels
+        found = find_all_kernels(self.layer).kernels
         masks = {kernel.path: self.mask_of(kernel.variable) for kernel in found}
         return {path: mask for path, mask in masks.items() if mask is not None}
 
@@ -198,10 +201,6 @@ def _symbolic(value):
         return value
     dtype = keras.backend.standardize_dtype(value.dtype)
     return keras.KerasTensor(value.shape, dtype=dtype)
-
-
-def _children(layer):
-    return layer._flatten_layers(include_self=False, recursive=False)
 
 
 def _key(variable):

@@ -1,27 +1,17 @@
 """Drives pruners during `model.fit`."""
 
 import dataclasses
-import functools
 import weakref
 
 import keras
 from absl import logging
 from keras import ops
 
-from keras_pruner.backend import check_strategy, innermost
+from keras_pruner.backend import innermost
 from keras_pruner.config import as_config, rename_keys
-from keras_pruner.pruners import NonFiniteError, refuse_at_init_only
-from keras_pruner.training.fit_attachment import (
-    IN_FIT,
-    accumulation,
-    build_optimizer,
-    inside,
-    pruners_for,
-    signature,
-)
-from keras_pruner.training.fit_guard import forget, guard_fit, on_failed_fit
-from keras_pruner.training.pruning_optimizer import PruningOptimizer
-from keras_pruner.training.saving.run_state import take_over
+from keras_pruner.kernels import check_built
+from keras_pruner.pruners import NonFiniteError, PrunerGroup, refuse_at_init_only
+from keras_pruner.training.fit_attachment import FitAttachment
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -70,35 +60,34 @@ class PruningCallback(keras.callbacks.Callback):
             self.config = dataclasses.replace(self.config, **rename_keys(settings))
         for part in (self.config, *self.config.local_configs):
             refuse_at_init_only(part)
-        guard_fit()
         self.verbose = verbose
-        self.pruners = []
+        self._group = None
         self._pruned_model = lambda: None
-        self._optimizer = None
-        self._user_train_function = None
-        # What the latest run was compiled for and to, to use it again.
-        self._kept = None
+        self._attachment = None
+        self._cached_step = None
         self._plan_of_run = {}
         self._training = False
         self._first_epoch = True
+        # Of a run of unknown length: its first step, and the epochs after the first.
+        self._measured = None
         # Most updates that can have been applied by now, and the next that matters.
         self._ceiling = 0
         self._next_update = None
-        self._steps_per_batch = 1
+
+    @property
+    def pruners(self):
+        """List of the pruners; empty before training begins."""
+        return [] if self._group is None else self._group.pruners
 
     @property
     def sparsity(self):
         """Zeroed weights / weights, over all kernels that are pruned; in [0, 1)."""
-        total = sum(pruner.num_weights for pruner in self.pruners)
-        pruned = sum(pruner.num_pruned for pruner in self.pruners)
-        return pruned / total if total else 0.0
+        return 0.0 if self._group is None else self._group.current_sparsity_ratio
 
     @property
     def skipped(self):
-        """Tuple of `Skipped`: what is left dense, and why."""
-        taken = {kernel.path for p in self.pruners for kernel in p.kernels}
-        skipped = {s.path: s for p in self.pruners for s in p.skipped}
-        return tuple(s for path, s in skipped.items() if path not in taken)
+        """Tuple of `Skipped`: the kernels that stay dense, and why."""
+        return () if self._group is None else self._group.skipped
 
     def __repr__(self):
         return f"PruningCallback({self.config!r}, sparsity {self.sparsity:.4f})"
@@ -119,7 +108,7 @@ class PruningCallback(keras.callbacks.Callback):
                 "PruningCallback needs a compiled model. Call `model.compile` with an "
                 "optimizer before `fit`."
             )
-        if model.optimizer is not self._optimizer:
+        if self._attachment is None or model.optimizer is not self._optimizer:
             self._attach(model)
         self._training = True
         self._first_epoch = True
@@ -132,55 +121,55 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _detach_if_idle(self):
         """`evaluate` and `predict` set the model too, but train nothing."""
-        if not self._training and self._optimizer is not None:
-            self._detach(self.model)
+        if not self._training:
+            self._detach()
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._first_epoch:
             return
         self._first_epoch = False
-        model = self.model
+        self._synchronise()
         # Another callback may have restored the masks and the counts.
-        self._bind()
+        self._attachment.bind()
         params = self.params or {}
         steps = params.get("steps")
         epochs = params.get("epochs", epoch + 1) - epoch
         for pruner, counts in zip(
             self.pruners, self._saved("pinned", ()), strict=False
         ):
-            pruner.pinned = counts
+            pruner.updater.pinned = counts
         if self._resumes():
             self._plan(None)
         elif steps is None and epochs > 1:
-            # A generator: how long an epoch is shows at its end.
-            self._steps_at_start = self._read_step()
-            self._epochs_left = epochs - 1
+            # A generator: the end of its first epoch tells how long one is.
+            self._measured = self._read_step(), epochs - 1
         else:
             # A frozen model counts every batch.
-            frozen = any(pruner.freezes_weights for pruner in self.pruners)
-            accumulated = 1 if frozen else accumulation(model)
-            updates = None if steps is None else epochs * steps // accumulated
-            self._plan(updates)
-        for pruner in self.pruners:
-            pruner.begin()
+            accumulated = 1
+            if not self._group.freezes_weights:
+                optimizer = innermost(self.model.optimizer)
+                accumulated = optimizer.gradient_accumulation_steps or 1
+            self._plan(None if steps is None else epochs * steps // accumulated)
+        self._group.begin()
         self._remember_plan()
         self._update()
 
     def on_train_batch_end(self, batch, logs=None):
         # Reading the optimizer's count waits for the device, so it is read only when
         # an update may be due: no batch applies more than one update a step.
-        self._ceiling += self._steps_per_batch
+        self._ceiling += getattr(self._attachment.model, "steps_per_execution", 1)
         if self._next_update is not None and self._ceiling >= self._next_update:
             self._update()
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
     def on_epoch_end(self, epoch, logs=None):
-        replanned = any(pruner.scheduler is None for pruner in self.pruners)
+        replanned = not self._group.is_scheduled
         if replanned:
             self._synchronise()
-            per_epoch = self._read_step() - self._steps_at_start
-            self._plan(per_epoch * self._epochs_left, first_step=self._read_step())
+            begin, epochs_left = self._measured
+            now = self._read_step()
+            self._plan((now - begin) * epochs_left, first_step=now)
             self._remember_plan()
         # A data set of unknown length may have ended in a step without a callback.
         if self._next_update is not None or replanned:
@@ -190,96 +179,52 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._training = False
-        model = self.model
         if self._first_epoch:
-            # What was restored had ended already.
-            self._bind()
-            self._detach(model)
+            # The run that was restored had ended already.
+            self._synchronise()
+            self._attachment.bind()
+            self._detach()
             return
-        self._detach(model)
-        for pruner in self.pruners:
-            pruner.warn_if_short()
+        self._synchronise()
+        self._detach()
+        self._group.warn_if_short()
 
-    # What the hooks are made of.
+    # The parts of the hooks.
+
+    @property
+    def _optimizer(self):
+        return self._attachment.optimizer
 
     def _attach(self, model):
-        """Builds the pruners and puts the masks into the model's optimizer."""
-        current = model.optimizer
-        restored = current if isinstance(current, PruningOptimizer) else None
-        user_optimizer = inside(restored, model) if restored else current
-        check_strategy(model, innermost(user_optimizer))
-        pruners = self.pruners
+        """Makes the pruners and puts them into the model."""
+        group, cached_step = self._group, self._cached_step
         if self._pruned_model() is not model:
-            pruners = pruners_for(model, self.config)
-        kept = self._kept
-        if kept and (restored or kept[0] != signature(model, user_optimizer)):
-            kept = self._kept = None
-        for pruner in pruners if restored is None else ():
-            pruner.take_over_weights()
-        optimizer = kept[1] if kept else build_optimizer(model, user_optimizer, pruners)
-        if restored is not None and restored.built:
-            take_over(optimizer, restored)
-        else:
-            optimizer.plan = None
-            optimizer.step.assign(pruners[0].global_step)
-            for pruner, update in zip(pruners, optimizer.updates, strict=True):
-                update.assign(pruner.updated_at)
-        # Nothing of the model was changed up to here.
-        if pruners is not self.pruners:
+            check_built(model)
+            group, cached_step = PrunerGroup(self.config, model), None
+        self._attachment = FitAttachment(model, group, self._abandon, cached_step)
+        if group is not self._group:
             self._plan_of_run = {}
-        self.pruners = pruners
+        self._group = group
         self._pruned_model = weakref.ref(model)
-        self._optimizer = optimizer
-        self._bind()
-        train_function = getattr(model, "train_function", None)
-        # A function made with an earlier wrapper is of no use afterwards.
-        self._user_train_function = None if restored else train_function
-        model.optimizer = optimizer
-        for name, function in IN_FIT.items():
-            model.__dict__[name] = functools.partial(function, model)
-        on_failed_fit(model, self._abandon)
-        if kept:
-            model.train_function = kept[2]
-        elif train_function is not None:
-            model.make_train_function(force=True)
-        self._steps_per_batch = getattr(model, "steps_per_execution", 1)
 
-    def _bind(self):
-        """Lets the pruners read masks and counts from the optimizer's variables."""
-        updates = self._optimizer.updates
-        for pruner, update in zip(self.pruners, updates, strict=True):
-            pruner.bind(self._optimizer.step, update, self._optimizer)
-            pruner.refresh()
-
-    def _detach(self, model):
-        """Puts the optimizer back that the model was compiled with."""
-        forget(model)
-        if model.optimizer is self._optimizer:
-            model.optimizer = self._optimizer.inner_optimizer
-            made_for = signature(model, model.optimizer)
-            self._kept = made_for, self._optimizer, model.train_function
-            model.train_function = self._user_train_function
-            for name in IN_FIT:
-                model.__dict__.pop(name, None)
-        self._optimizer = None
-        self._user_train_function = None
-        for pruner in self.pruners:
-            pruner.bind(None, None)
+    def _detach(self):
+        if self._attachment is not None:
+            self._cached_step = self._attachment.detach()
+            self._attachment = None
 
     def _abandon(self, model):
         """Ends a run that an exception ended."""
         self._training = False
-        if self._optimizer is not None:
-            self._detach(model)
+        self._detach()
         # It may have been cut anywhere.
-        self._kept = None
+        self._cached_step = None
 
     def _read_step(self):
         return int(ops.convert_to_numpy(self._optimizer.step))
 
     def _saved(self, key, default=None):
         """Returns what is known of the plan of the run that goes on."""
-        return (self._optimizer.plan or {}).get(key, default)
+        return (self._optimizer.run_state.plan or {}).get(key, default)
 
     def _resumes(self):
         """Whether a run goes on whose steps were laid out before it was saved."""
@@ -294,10 +239,9 @@ class PruningCallback(keras.callbacks.Callback):
             # Batches of an epoch that are seen once more must not move the schedule.
             total, first_step = self._saved("total_steps"), self._saved("first_step")
             updates = total - now
-        for pruner in self.pruners:
-            if pruner.scheduler is None:
-                pruner.schedule_steps(total, first_step=first_step)
-                self._plan_of_run = {"total_steps": total, "first_step": first_step}
+        if not self._group.is_scheduled:
+            self._group.schedule_open_steps(total, first_step)
+            self._plan_of_run = {"total_steps": total, "first_step": first_step}
         end = max(pruner.scheduler.last_update for pruner in self.pruners)
         if updates is None and any(p.config.end_step is None for p in self.pruners):
             logging.warning(
@@ -316,8 +260,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _remember_plan(self):
         """Has the plan saved with the optimizer."""
-        pinned = [pruner.pinned for pruner in self.pruners]
-        self._optimizer.plan = self._plan_of_run | {"pinned": pinned}
+        pinned = [pruner.updater.pinned for pruner in self.pruners]
+        self._optimizer.set_plan(self._plan_of_run | {"pinned": pinned})
 
     def _announce(self, now, updates):
         for pruner in self.pruners:

@@ -1,40 +1,42 @@
-"""Keeps masks applied inside the compiled training step, whatever runs it."""
+"""Keeps masks applied inside the compiled training step, under any training loop."""
+
+import dataclasses
 
 import keras
 from keras import ops
 
 from keras_pruner.backend import (
+    count_of,
+    index_in,
     innermost,
     layout_for,
     loss_scale_of,
     may_skip,
+    moving_averages_of,
     num_replicas,
-    sum_over_replicas,
+    variables_trained_by,
 )
 from keras_pruner.masks import (
     as_mask,
-    assign_mask,
-    finite_or,
     is_packed,
     keep_if_dense,
     read_mask,
     stored,
     variable_of,
 )
+from keras_pruner.pruners import GRADIENT_SUM, TrainedKernel, TrainingStep
 from keras_pruner.training.saving.run_state import (
-    describe,
+    RunState,
+    check_provenance,
     load_run,
     save_run,
-    take_description,
-    take_run,
+    take_over,
 )
 from keras_pruner.training.saving.variable_matching import (
+    as_trainables,
+    find_again,
     load_what_was_trained,
-    renumber,
 )
-
-# Name of the state that sums a kernel's true gradients while they accumulate.
-_SUM = "gradient_sum"
 
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
@@ -42,28 +44,31 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     """Wraps an optimizer so that pruned weights are zero after every step.
 
     The masks and the step count are variables of this optimizer. So they are part of
-    the compiled step on every backend, also where one call runs several steps, and are
-    saved and restored with the model. `PruningCallback` puts it in place for `fit` and
-    takes it out at the end; the wrapped optimizer and its state are never copied.
+    the compiled step on every backend, also when one call runs several steps, and Keras
+    saves and restores them with the model. `PruningCallback` puts it in place for `fit`
+    and takes it out at the end. The wrapped optimizer and its state are never copied.
 
-    A step: the kernel's `TrainingRule` makes the gradient that the inner optimizer gets
-    (pruned weights get none, so that they leave no momentum and no share in a gradient
-    norm); the inner optimizer steps; the rule takes in the true gradient if it wants
-    to, draws weights towards zero if it shall, and masks them; so are their moving
-    averages, if the optimizer keeps some; and the step is counted if the inner
-    optimizer counted one. An optimizer that was loaded with a model has no rules: it
-    masks gradients and weights.
+    A step is a `TrainingStep` around the inner optimizer's. Pruned weights get no
+    gradient, so that they leave no momentum and no share in a gradient norm. After the
+    step they, and their moving averages if the optimizer keeps some, are zero. The step
+    is counted if the inner optimizer counted one. An optimizer that was loaded with a
+    model has no rules: it masks gradients and weights.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`.
         masked_variables: Indices, among the variables that the optimizer is built
             with, of those that have a mask.
-        packed_variables: Those of them whose mask takes 1 bit a weight, not 8.
         num_pruners: Number of pruners whose latest mask update is remembered.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
-        run: Dict of what is known of the run, as `describe` returns it; by
-            it the variables are found again where fewer are frozen.
+        packed_variables: Those masked variables whose mask takes 1 bit a weight.
+        run: Dict of a `RunState`.
         name: Name of the optimizer.
+
+    Attributes:
+        step: Int variable: applied optimizer updates.
+        last_update_steps: List of int variables: for each pruner the step of its
+            latest mask update, -1 before the first.
+        run_state: `RunState`.
     """
 
     def __init__(
@@ -91,42 +96,37 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             (int(index), key, tuple(shape), dtype)
             for index, key, shape, dtype in states
         ]
+        self.last_update_steps = []
+        self.run_state = RunState() if run is None else RunState.from_dict(run)
         self._masks = {}
         self._states = {}
-        self._updates = []
         self._rules = {}
         self._freezes = False
         self._is_stateless = False
-        # How the run was laid out, as plain values; `None` while not known.
-        self.plan = None
-        # What of the model can be trained, as plain values; `None` if not known.
-        self.trainables = None
-        # Dict from a masked variable's index to what its mask was made by.
-        self.meanings = {}
-        if run is not None:
-            take_description(self, run)
 
-    def adopt(self, kernels, extra=(), freezes=False):
+    def adopt(self, kernels, extra=(), trainables=None, freezes=False):
         """Uses variables that exist already. Call it before `build`.
 
         Args:
-            kernels: Dict from the index of a variable to the tuple of its mask (a bool
-                `keras.Variable` or a `PackedMask`), its `TrainingRule`, and a dict of
-                its states.
+            kernels: Dict from the index of a variable to its `TrainedKernel`.
             extra: Pairs of an index and a dict of states, for variables without mask.
+            trainables: See `RunState`.
             freezes: Whether the inner optimizer never steps.
         """
         self._freezes = freezes
         self.masked_variables = tuple(kernels)
-        for index, (mask, rule, _) in kernels.items():
-            self._masks[str(index)] = variable_of(mask)
-            if is_packed(mask):
+        provenance = {}
+        for index, kernel in kernels.items():
+            self._masks[str(index)] = variable_of(kernel.mask)
+            if is_packed(kernel.mask):
                 self.packed_variables += (index,)
-            self._rules[index] = rule
-            self.meanings[index] = rule.provenance()
-        # Masks first, as in `build`: what is saved is numbered in this order.
-        for index, (_, _, states) in kernels.items():
-            self._adopt_states(index, states)
+            self._rules[index] = kernel.rule
+            path = {"path": kernel.variable.path}
+            provenance[index] = path | kernel.rule.provenance()
+        self.run_state = RunState(trainables=trainables, provenance=provenance)
+        # Masks first, as in `build`: files number the variables in this order.
+        for index, kernel in kernels.items():
+            self._adopt_states(index, kernel.states)
         for index, states in extra:
             self._adopt_states(index, states)
 
@@ -137,7 +137,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.state_specs.append(spec)
 
     def build(self, variables):
-        trained = variables if self._masks else renumber(self, variables)
+        trained = variables if self._masks else self._renumber(variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
             if len(trained) < len(variables):
@@ -158,7 +158,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if self.num_pruners > max(1, len(self.masked_variables)):
             raise ValueError(f"{self.num_pruners} pruners have too few masks.")
         for number in range(self.num_pruners):
-            self._updates.append(
+            self.last_update_steps.append(
                 self.add_variable(
                     shape=(),
                     dtype="int",
@@ -169,6 +169,25 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             )
         super().build(variables)
 
+    def _renumber(self, variables):
+        """Numbers the masks and states of a file by the variables of the model.
+
+        Returns:
+            List of the variables that were trained when the file was saved.
+        """
+        run = self.run_state
+        states = [index for index, *_ in self.state_specs]
+        indices = [*self.masked_variables, *states, *run.provenance]
+        found = find_again(run.trainables, variables, indices)
+        self.masked_variables = tuple(found[index] for index in self.masked_variables)
+        self.packed_variables = tuple(found[index] for index in self.packed_variables)
+        self.state_specs = [(found[i], *spec) for i, *spec in self.state_specs]
+        run = run.moved(found)
+        if len(found) < len(variables):
+            run = dataclasses.replace(run, trainables=as_trainables(variables))
+        self.run_state = run
+        return [variables[position] for position in found]
+
     def _plan_sums(self, variables):
         """Asks for sums of the true gradients, if the inner optimizer accumulates."""
         accumulates = innermost(self.inner_optimizer).gradient_accumulation_steps
@@ -176,7 +195,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for index, rule in self._rules.items():
                 if rule.needs_gradients:
                     shape = tuple(variables[index].shape)
-                    self.state_specs.append((index, _SUM, shape, "float32"))
+                    self.state_specs.append((index, GRADIENT_SUM, shape, "float32"))
 
     def _add_mask(self, index, variable):
         """Adds a mask, laid out as its kernel."""
@@ -189,32 +208,48 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         )
 
     @property
+    def trained_variables(self):
+        """List of the variables that the optimizer was built with."""
+        return variables_trained_by(self)
+
+    @property
     def masks(self):
         """Dict from the index of a trainable variable to its mask."""
         return {int(index): self._mask_of(index) for index in self._masks}
 
     def _mask_of(self, index):
-        shape = self._trainable_variables[int(index)].shape
+        shape = self.trained_variables[int(index)].shape
         return as_mask(self._masks[str(index)], shape)
-
-    def _mask_value(self, index):
-        """Returns the mask of a variable as a bool tensor, or `None` if it has none."""
-        has_mask = str(index) in self._masks
-        return read_mask(self._mask_of(index)) if has_mask else None
 
     @property
     def step(self):
-        """Int variable: updates that the inner optimizer applied since the start."""
-        return self._iterations
+        """Applied optimizer updates since the masks were put in place."""
+        return count_of(self)
 
     @property
-    def updates(self):
-        """List of int variables: the step of each pruner's latest mask update."""
-        return list(self._updates)
+    def states(self):
+        """Dict from (index of a trainable variable, name) to a state variable."""
+        return {(i, key): self._states[f"{i}/{key}"] for i, key, *_ in self.state_specs}
+
+    def _trained_kernels(self):
+        """Returns a dict from an index to the `TrainedKernel` of a masked variable."""
+        states = {index: {} for index in self.masks}
+        for (index, key), state in self.states.items():
+            # A variable without a mask may have states, too.
+            states.setdefault(index, {})[key] = state
+        variables = self.trained_variables
+        return {
+            index: TrainedKernel(
+                variables[index], mask, self._rules.get(index), states[index]
+            )
+            for index, mask in self.masks.items()
+        }
+
+    # As the inner optimizer.
 
     @property
     def variables(self):
-        return self._variables + self.inner_optimizer.variables
+        return super().variables + self.inner_optimizer.variables
 
     @property
     def iterations(self):
@@ -231,59 +266,44 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)
 
-    @property
-    def states(self):
-        """Dict from (index of a trainable variable, name) to a state variable."""
-        return {(i, key): self._states[f"{i}/{key}"] for i, key, *_ in self.state_specs}
+    def finalize_variable_values(self, var_list):
+        # Averages that become the weights are masked; of a frozen model none exist.
+        if not self._freezes:
+            self.inner_optimizer.finalize_variable_values(var_list)
 
-    def _states_of(self, index):
-        keys = [key for i, key, *_ in self.state_specs if i == index]
-        return {key: self._states[f"{index}/{key}"] for key in keys}
+    # One step.
 
     def apply(self, grads, trainable_variables=None):
-        if trainable_variables is None:
-            variables = self._trainable_variables
-        else:
+        variables = self.trained_variables
+        if trainable_variables is not None:
             variables = list(trainable_variables)
             if not self.built:
                 self.build(variables)
-        scale = loss_scale_of(self.inner_optimizer)
+        inner = self.inner_optimizer
+        step = TrainingStep(self._trained_kernels())
+        scale = loss_scale_of(inner)
         # Each replica has a share of the loss; the inner optimizer sums the gradients.
         share = scale / num_replicas()
-        before, shaped = {}, []
+        shaped = []
         for gradient, variable in zip(grads, variables, strict=True):
-            index = self._get_variable_index(variable)
-            rule = self._rules.get(index)
-            if rule is None or gradient is None:
-                shaped.append(keep_if_dense(gradient, self._mask_value(index)))
-                continue
-            states = self._states_of(index)
-            dense = states.get("dense")
-            weight = ops.convert_to_tensor(variable if dense is None else dense)
-            if rule.needs_gradients:
-                # Also TensorFlow's sparse gradients, of embeddings.
-                gradient = ops.convert_to_tensor(gradient)
-                # A copy, for the tensor may be the variable, which the step changes.
-                seen = ops.copy(weight) if dense is None else weight
-                before[index] = seen, ops.cast(gradient, "float32") / scale
-            if rule.keeps_dense:
-                variable.assign(weight)
-            if hasattr(gradient, "dense_shape"):
-                # What it changes is masked after the step.
-                shaped.append(gradient)
-                continue
-            mask = self._mask_value(index)
-            shaped.append(rule.shape_gradient(gradient, weight, mask, states, share))
+            index = index_in(self, variable)
+            if index in step.kernels:
+                gradient = step.before(index, gradient, scale=scale, share=share)
+            shaped.append(gradient)
         # Read now: the step may move a schedule on.
-        rate = ops.cast(self.inner_optimizer.learning_rate, "float32")
+        rate = ops.cast(inner.learning_rate, "float32")
         ticked, applied = self._step_inner(shaped, variables)
-        self._observe(before, ticked, applied)
-        if applied is None:
-            self._iterations.assign_add(1)
-        else:
-            self._iterations.assign_add(ops.cast(applied, self._iterations.dtype))
+        count = 1 if applied is None else ops.cast(applied, self.step.dtype)
+        self.step.assign_add(count)
+        if applied is not None:
             rate = rate * ops.cast(applied, "float32")
-        self._mask_weights(rate)
+        step.after(
+            None if self._freezes else rate,
+            averages=self._moving_averages(),
+            ticked=ticked,
+            applied=applied,
+            accumulated_steps=innermost(inner).gradient_accumulation_steps,
+        )
 
     def _step_inner(self, gradients, variables):
         """Lets the inner optimizer step.
@@ -294,89 +314,28 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         """
         if self._freezes:
             return None, None
-        inner, counter = self.inner_optimizer, innermost(self.inner_optimizer)
-        # A sum is a value; the variable itself would change under our hands.
-        ticks, iterations = counter._iterations + 0, inner.iterations + 0
+        inner, counter = self.inner_optimizer, count_of(innermost(self.inner_optimizer))
+        # A sum is a value; the variable itself would change with the step.
+        ticks, iterations = counter + 0, inner.iterations + 0
         if self._is_stateless:
-            values, state = inner.stateless_apply(
-                [ops.convert_to_tensor(v) for v in inner.variables],
-                gradients,
-                [ops.convert_to_tensor(v) for v in self._trainable_variables],
-            )
-            new = zip(self._trainable_variables, values, strict=True)
-            for variable, value in (*new, *zip(inner.variables, state, strict=True)):
-                variable.assign(value)
+            self._step_stateless(gradients)
         else:
             inner.apply(gradients, variables)
         if not may_skip(inner):
             return None, None
-        return counter._iterations + 0 > ticks, inner.iterations + 0 > iterations
+        return counter + 0 > ticks, inner.iterations + 0 > iterations
 
-    def _observe(self, before, ticked, applied):
-        """Shows the rules the true gradients of an applied step."""
-        steps = innermost(self.inner_optimizer).gradient_accumulation_steps
-        totals = sum_over_replicas([gradient for _, gradient in before.values()])
-        for index, gradient in zip(before, totals, strict=True):
-            weight, states = before[index][0], self._states_of(index)
-            if _SUM in states:
-                sums = states[_SUM]
-                old = ops.convert_to_tensor(sums)
-                total = old + gradient
-                # A batch that was not finite is skipped, not summed.
-                kept = ops.where(ticked, total, old)
-                sums.assign(ops.where(applied, ops.zeros_like(old), kept))
-                gradient = total / steps
-            changed = self._rules[index].observe(states, weight, gradient)
-            for key, value in changed.items():
-                state = states[key]
-                value = finite_or(value, state)
-                if applied is not None:
-                    value = ops.where(applied, value, ops.convert_to_tensor(state))
-                state.assign(value)
-
-    def _mask_weights(self, rate):
-        """Draws weights to zero where a rule does so, and masks them.
-
-        Args:
-            rate: Float tensor: the learning rate, 0 where no step was applied.
-        """
-        averages = self._moving_averages()
-        for index, kept in self.masks.items():
-            variable, mask = self._trainable_variables[index], read_mask(kept)
-            rule, average = self._rules.get(index), averages.get(index)
-            weight = ops.convert_to_tensor(variable)
-            if rule is None:
-                variable.assign(keep_if_dense(weight, mask))
-            else:
-                states = self._states_of(index)
-                if not self._freezes:
-                    weight = rule.regularize(weight, mask, states, rate)
-                    if rule.keeps_dense:
-                        states["dense"].assign(weight)
-                elif rule.keeps_dense:
-                    weight = ops.convert_to_tensor(states["dense"])
-                value, new_mask = rule.effective(weight, mask, states)
-                variable.assign(value)
-                if new_mask is not None:
-                    mask = new_mask
-                    assign_mask(kept, mask)
-            if average is not None:
-                average.assign(keep_if_dense(ops.convert_to_tensor(average), mask))
-
-    def enforce(self):
-        """Sets the moving averages of pruned weights to zero, after a mask update."""
-        averages = self._moving_averages()
-        for index, mask in self.masks.items():
-            if averages.get(index) is not None:
-                average = ops.convert_to_tensor(averages[index])
-                averages[index].assign(keep_if_dense(average, read_mask(mask)))
-
-    def _moving_averages(self):
-        """Returns a dict from index to moving average, if the optimizer keeps them."""
-        optimizer = innermost(self.inner_optimizer)
-        if not optimizer.use_ema:
-            return {}
-        return dict(enumerate(optimizer._model_variables_moving_average))
+    def _step_stateless(self, gradients):
+        """Lets the inner optimizer step where Keras maps variables to values."""
+        inner, trained = self.inner_optimizer, self.trained_variables
+        values, state = inner.stateless_apply(
+            [ops.convert_to_tensor(v) for v in inner.variables],
+            gradients,
+            [ops.convert_to_tensor(v) for v in trained],
+        )
+        new = zip(trained, values, strict=True)
+        for variable, value in (*new, *zip(inner.variables, state, strict=True)):
+            variable.assign(value)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         # Keras runs `apply` in a scope that maps variables to these values.
@@ -388,18 +347,63 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         finally:
             self._is_stateless = False
 
-    def finalize_variable_values(self, var_list):
-        # Averages that become the weights are masked; of a frozen model none were made.
-        if not self._freezes:
-            self.inner_optimizer.finalize_variable_values(var_list)
+    def enforce(self):
+        """Sets the moving averages of pruned weights to zero, after a mask update."""
+        averages = self._moving_averages()
+        masks = self.masks
+        for index in set(averages) & set(masks):
+            average = ops.convert_to_tensor(averages[index])
+            averages[index].assign(keep_if_dense(average, read_mask(masks[index])))
+
+    def _moving_averages(self):
+        """Returns a dict from index to moving average; empty if there are none."""
+        optimizer = innermost(self.inner_optimizer)
+        if not optimizer.use_ema:
+            return {}
+        averages = enumerate(moving_averages_of(optimizer))
+        return {index: average for index, average in averages if average is not None}
+
+    # Files.
 
     def save_own_variables(self, store):
         save_run(self, store)
 
     def load_own_variables(self, store):
-        load_run(self, store)
+        self.run_state = load_run(self, store)
 
-    take_run = take_run
+    def resume_from(self, restored):
+        """Copies masks, counts and states of an optimizer that a file had.
+
+        Args:
+            restored: Built `PruningOptimizer`.
+
+        Raises:
+            ValueError: If it does not fit; nothing is assigned then.
+        """
+        self.run_state = take_over(self, restored)
+
+    def take_run(self, run):
+        """Takes the plan of a run whose variables were loaded by themselves.
+
+        Args:
+            run: Dict of a `RunState`, or `None` if the run was not pruned.
+
+        Raises:
+            ValueError: If masks or states were made by another config.
+        """
+        if run is None:
+            raise ValueError("The checkpoint was saved without pruning.")
+        run = RunState.from_dict(run)
+        check_provenance(self, run.provenance)
+        self.set_plan(run.plan)
+
+    def set_plan(self, plan):
+        """Sets the steps of the run, as plain values, to be saved with it."""
+        self.restore_run(dataclasses.replace(self.run_state, plan=plan))
+
+    def restore_run(self, run_state):
+        """Sets the whole `RunState`, e.g. after a load that failed."""
+        self.run_state = run_state
 
     def get_config(self):
         return {
@@ -411,7 +415,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
             "packed_variables": list(self.packed_variables),
-            "run": describe(self),
+            "run": self.run_state.to_dict(),
         }
 
     @classmethod

@@ -8,10 +8,9 @@ import keras
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
     check_built,
-    find_kernels,
+    find_all_kernels,
     find_wrapped,
-    fit_pattern,
-    partition_kernels,
+    select_kernels,
 )
 from keras_pruner.training.cloning import copy_model, copy_of, is_functional
 from keras_pruner.training.pruned_layer import PrunedLayer
@@ -43,29 +42,33 @@ def wrap(model, config=None):
             "layers cannot be exchanged in a copy. Prune it in place by "
             "PruningCallback, or build it from PrunedLayers."
         )
-    config_of = {}
-    for part, kernels in partition_kernels(as_config(config), model):
-        fitting, _ = fit_pattern((kernels, []), part)
-        config_of |= {id(kernel.variable): part for kernel in fitting}
+    selections = select_kernels(model, as_config(config))
+    selection_of = {
+        id(kernel.variable): selection
+        for selection in selections
+        for kernel in selection.kernels
+    }
+    for selection in selections:
+        selection.check_not_empty()
 
     def wrap_layer(layer):
         copy = copy_of(layer)
-        found = find_kernels(layer, embeddings=True).kernels
-        taken = [kernel for kernel in found if id(kernel.variable) in config_of]
+        found = find_all_kernels(layer).kernels
+        taken = [kernel for kernel in found if id(kernel.variable) in selection_of]
         if not taken:
             return copy, copy
-        chosen = config_of[id(taken[0].variable)]
-        for kernel in taken:
-            if config_of[id(kernel.variable)] is not chosen:
-                raise ValueError(
-                    f"Layer '{layer.name}' has kernels under different local configs; "
-                    "a wrapper has one config. Prune it by PruningCallback."
-                )
-        # The paths in a wrapper begin at its layer, so a selection is made anew.
+        chosen = {id(s): s for s in (selection_of[id(k.variable)] for k in taken)}
+        if len(chosen) > 1:
+            raise ValueError(
+                f"Layer '{layer.name}' has kernels under different local configs; "
+                "a wrapper has one config. Prune it by PruningCallback."
+            )
+        (selection,) = chosen.values()
+        # The paths in a wrapper begin at its layer, so they are selected again.
         include = None
         if len(taken) < len(found):
             include = tuple(re.escape(kernel.path) for kernel in taken)
-        own = dataclasses.replace(chosen, include=include, exclude=())
+        own = dataclasses.replace(selection.config, include=include, exclude=())
         return copy, PrunedLayer(copy, own)
 
     return copy_model(model, wrap_layer, {}, descend=True)

@@ -471,7 +471,9 @@ def joint_masks(sparsity, first, second, **config):
     """Masks of a jointly ranked update, made eagerly."""
     config = PruningConfig(target_sparsity=sparsity, **config)
     pruner = KerasBasePruner(config, two_dense(first, second))
-    masks, counts, *_ = pruner.make_masks(pruner.update_inputs(sparsity))
+    masks, counts, *_ = pruner.updater.maker.make_masks(
+        pruner.updater.update_inputs(sparsity)
+    )
     counts = value_of(counts).tolist()
     masks = [value_of(mask) for mask in masks]
     return masks, counts

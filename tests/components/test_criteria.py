@@ -183,7 +183,7 @@ def test_learned_masks_equal_numpy(name, pattern):
     numbers, sizes = np.unique(groups, return_counts=True)
     means = np.bincount(groups.ravel(), expected.ravel()) / sizes
     kept = np.isin(groups, np.argsort(means)[len(numbers) // 2 :])
-    (mask,) = pruner.make_masks(pruner.update_inputs(0.5)).masks
+    (mask,) = pruner.updater.maker.make_masks(pruner.updater.update_inputs(0.5)).masks
     np.testing.assert_array_equal(value_of(mask), kept)
 
 
@@ -236,7 +236,7 @@ def test_lamp_equals_numpy_and_ranks_kernels_jointly(decimals):
     expected = {name: lamp(np.float32(w)) for name, w in kernels.items()}
     for name, scores in pruner.scores.items():
         np.testing.assert_allclose(value_of(scores), expected[name], rtol=1e-5)
-    result = pruner.make_masks(pruner.update_inputs(0.8))
+    result = pruner.updater.maker.make_masks(pruner.updater.update_inputs(0.8))
     masks = [value_of(mask) for mask in result.masks]
     ranking = np.concatenate([scores.ravel() for scores in expected.values()])
     threshold = np.sort(ranking)[round(0.8 * ranking.size)]
@@ -267,14 +267,14 @@ ALL = [(name, arguments, pattern) for name, arguments, pattern, *_ in GOLDEN]
 def test_eager_and_compiled_scores_and_masks_are_equal(name, arguments, pattern):
     pruner, run = fed_pruner(name, arguments, pattern), FunctionCache()
     for sparsity in (0.25, 0.5):
-        inputs = pruner.update_inputs(sparsity)
-        made = pruner.make_masks(inputs, run)
+        inputs = pruner.updater.update_inputs(sparsity)
+        made = pruner.updater.maker.make_masks(inputs, run)
         for mask, expected in zip(
-            made.masks, pruner.make_masks(inputs).masks, strict=True
+            made.masks, pruner.updater.maker.make_masks(inputs).masks, strict=True
         ):
             np.testing.assert_array_equal(value_of(mask), value_of(expected))
         for number, unit in enumerate(pruner.units):
-            arguments = pruner.unit_inputs(number, inputs)
+            arguments = pruner.updater.maker.unit_inputs(number, inputs)
             scores = run(pruner.score_unit, arguments, about=unit)
             expected = pruner.score_unit(unit, arguments)
             np.testing.assert_array_equal(value_of(scores[0]), value_of(expected[0]))

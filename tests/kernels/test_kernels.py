@@ -9,7 +9,6 @@ from keras import layers, ops
 from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import (
     KernelLayout,
-    collect_kernels,
     conv_layout,
     conv_transpose_layout,
     dense_layout,
@@ -18,6 +17,7 @@ from keras_pruner.kernels import (
     find_kernels,
     register_kernel_rule,
     rules,
+    select_kernels,
     stacked_layout,
 )
 from keras_pruner.pruners import KerasBasePruner
@@ -450,7 +450,8 @@ def test_shared_layer_in_two_models_is_counted_once():
 
 def test_shared_layer_in_a_dict_of_modules_is_counted_once():
     layer = built(layers.Dense(3), 4)
-    found, _ = collect_kernels({"first": layer, "second": layer}, PruningConfig())
+    (selection,) = select_kernels({"first": layer, "second": layer}, PruningConfig())
+    found = selection.kernels
     assert [kernel.path for kernel in found] == ["first"]
 
 
@@ -710,7 +711,8 @@ def test_frozen_layer_is_not_collected():
         [layers.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")]
     )
     model.layers[0].trainable = False
-    found, skipped = collect_kernels(model, PruningConfig())
+    (selection,) = select_kernels(model, PruningConfig())
+    found, skipped = selection.kernels, selection.skipped
     assert [kernel.path for kernel in found] == ["b/kernel"]
     assert [(s.path, s.shape, s.reason) for s in skipped] == [
         ("a/kernel", (4, 3), "frozen: the layer has trainable=False")
@@ -719,16 +721,16 @@ def test_frozen_layer_is_not_collected():
 
 def test_unbuilt_layer_is_an_error():
     with pytest.raises(ValueError, match="'dense' is not built, so its weights do not"):
-        collect_kernels({"d": layers.Dense(3, name="dense")}, PruningConfig())
+        select_kernels({"d": layers.Dense(3, name="dense")}, PruningConfig())
 
 
 def test_module_that_is_no_layer_is_an_error():
     with pytest.raises(
         TypeError, match="Module 'd' must be a Keras layer, .* type list"
     ):
-        collect_kernels({"d": [1, 2]}, PruningConfig())
+        select_kernels({"d": [1, 2]}, PruningConfig())
     with pytest.raises(TypeError, match="or a model. Received: list"):
-        collect_kernels([1, 2], PruningConfig())
+        select_kernels([1, 2], PruningConfig())
 
 
 # What a dict of modules may hold.
@@ -736,14 +738,16 @@ def test_module_that_is_no_layer_is_an_error():
 
 def test_module_with_one_kernel_gives_it_its_name():
     layer = built(layers.Dense(3, name="dense"), 4)
-    (found,), _ = collect_kernels({"mine": layer}, PruningConfig())
+    (selection,) = select_kernels({"mine": layer}, PruningConfig())
+    (found,) = selection.kernels
     assert found.path == "mine"
     assert found.variable is layer.kernel
 
 
 def test_module_with_several_kernels_adds_their_names():
     layer = built(layers.GRU(3, name="rnn"), 6, 4)
-    found, _ = collect_kernels({"mine": layer}, PruningConfig())
+    (selection,) = select_kernels({"mine": layer}, PruningConfig())
+    found = selection.kernels
     assert [kernel.path for kernel in found] == [
         "mine/gru_cell/kernel",
         "mine/gru_cell/recurrent_kernel",
@@ -752,10 +756,11 @@ def test_module_with_several_kernels_adds_their_names():
 
 def test_module_that_is_a_variable_has_its_outputs_last():
     matrix, window = keras.Variable(np.ones((4, 3))), keras.Variable(np.ones((2, 4, 3)))
-    found, _ = collect_kernels({"m": matrix, "w": window}, PruningConfig())
+    (selection,) = select_kernels({"m": matrix, "w": window}, PruningConfig())
+    found = selection.kernels
     assert [sizes(k.layout) for k in found] == [((), 4, 3, 1), ((2,), 4, 3, 1)]
 
 
 def test_module_that_is_a_vector_is_an_error():
     with pytest.raises(ValueError, match=r"Module 'v' is a variable of shape \(3,\)"):
-        collect_kernels({"v": keras.Variable(np.ones(3))}, PruningConfig())
+        select_kernels({"v": keras.Variable(np.ones(3))}, PruningConfig())

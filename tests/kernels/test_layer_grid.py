@@ -18,7 +18,7 @@ from keras import layers, ops
 
 from keras_pruner.backend import CompiledFunction
 from keras_pruner.config import PruningConfig
-from keras_pruner.pruners import KerasBasePruner, keras_base
+from keras_pruner.pruners import KerasBasePruner, mask_updater
 
 N_OF_M = ("1:4", "2:4", "3:4", "5:8", "6:8")
 BLOCKS = ("4x1", "1x4", "4x2", "8x2", "16x1", "32x1")
@@ -244,7 +244,7 @@ def test_pattern_makes_right_masks_in_all_layers_and_spares_the_rest(
     if BACKEND == "tensorflow":
         # XLA would compile for minutes; test_pruners.py holds both to equal masks.
         eager = functools.partial(CompiledFunction, eager=True)
-        monkeypatch.setattr(keras_base, "CompiledFunction", eager)
+        monkeypatch.setattr(mask_updater, "CompiledFunction", eager)
     before = draw_weights(model)
     cases = affordable(pattern, model.cases)
     pruner = KerasBasePruner(

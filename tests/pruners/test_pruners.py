@@ -198,11 +198,13 @@ def test_eager_and_compiled_masks_are_equal(pattern, allocation, reduction):
     }
     pruner = KerasBasePruner(config | ONE_SHOT, model)
     for sparsity in (0.1, 0.4):
-        eager = pruner.make_masks(pruner.update_inputs(sparsity)).masks
+        eager = pruner.updater.maker.make_masks(
+            pruner.updater.update_inputs(sparsity)
+        ).masks
         pruner.update_masks(sparsity)
         for mask, expected in zip(pruner.masks.values(), eager, strict=True):
             np.testing.assert_array_equal(value_of(mask), value_of(expected))
-        assert pruner.trace_count == pruner.num_compiled
+        assert pruner.updater.trace_count == pruner.updater.num_compiled
 
 
 def test_masks_are_the_same_on_every_backend():
@@ -214,7 +216,9 @@ def test_masks_are_the_same_on_every_backend():
             config = {"pattern": pattern, "criterion": criterion, **ONE_SHOT}
             config["target_sparsity"] = 0.4
             pruner = KerasBasePruner(config, {"fc": layer})
-            (mask,) = pruner.make_masks(pruner.update_inputs(0.4)).masks
+            (mask,) = pruner.updater.maker.make_masks(
+                pruner.updater.update_inputs(0.4)
+            ).masks
             bits = np.packbits(value_of(mask))
             found[f"{pattern} {criterion}"] = int(bits.astype(int) @ np.arange(24))
     assert found == SIGNATURES
@@ -333,7 +337,9 @@ def test_many_updates_of_few_kernels_are_one_function(allocation, pattern, mask_
     for sparsity in (0.2, 0.5, 0.5, 0.8):
         weights = [value_of(pruner.source_value(kernel)) for kernel in pruner.kernels]
         weights = [np.array(weight) for weight in weights]
-        expected = pruner.make_masks(pruner.update_inputs(sparsity))
+        expected = pruner.updater.maker.make_masks(
+            pruner.updater.update_inputs(sparsity)
+        )
         pruner.update_masks(sparsity)
         masks = pruner.mask_variables.values()
         assert pruner.num_pruned == sum(int((~value_of(m)).sum()) for m in masks)
@@ -349,7 +355,9 @@ def test_many_updates_of_few_kernels_are_one_function(allocation, pattern, mask_
         num_functions = 1 if pattern == "1x1" else 3
         # Masks of one bit are unpacked by a function of each shape.
         num_functions += 0 if mask_bits == 8 else 2
-        assert pruner.num_compiled == pruner.trace_count == num_functions
+        assert (
+            pruner.updater.num_compiled == pruner.updater.trace_count == num_functions
+        )
 
     spoilt = np.array(value_of(modules["first"].kernel))
     spoilt[0, 0] = np.nan
@@ -386,7 +394,9 @@ def test_groups_are_scored_apart_from_their_masks(pattern):
     config = {"pattern": pattern, "target_sparsity": 0.5, "allocation": "uniform"}
     pruner = KerasBasePruner(config, {"kernel": kernel})
     record = Recorder()
-    (mask,) = pruner.make_masks(pruner.update_inputs(0.5), record).masks
+    (mask,) = pruner.updater.maker.make_masks(
+        pruner.updater.update_inputs(0.5), record
+    ).masks
     assert value_of(mask).sum() == 64
     if pattern == "1x1":
         # The scores of all weights are as large as they, so they are not kept.

@@ -229,7 +229,7 @@ def true_gradients(net, data):
     return torch.autograd.grad(sum(losses) / len(losses), kernels)
 
 
-def prepared(optimizer_class="SGD", **settings):
+def prepared(optimizer_class="SGD", grad_scaler=None, **settings):
     """Returns a module, half of which is pruned by SNIP, a pruner, an optimizer."""
     net = build()
     optimizer = getattr(torch.optim, optimizer_class)(net.parameters(), lr=0.1)
@@ -237,7 +237,8 @@ def prepared(optimizer_class="SGD", **settings):
         optimizer = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
     config = {"criterion": "snip", "target_sparsity": 0.5, "begin_step": 1}
     config |= {"end_step": 1} | settings
-    pruner = PytorchBasePruner(config, net).attach(net, optimizer)
+    pruner = PytorchBasePruner(config, net)
+    pruner.attach(net, optimizer, grad_scaler=grad_scaler)
     train(net, optimizer, batches(1))
     assert pruner.num_pruned == 160
     optimizer.zero_grad()
@@ -249,11 +250,11 @@ def watch(pruner, monkeypatch):
     seen = []
     for rule in pruner.pruners[0].rules.values():
 
-        def observe(state, weight, gradient, own=rule.observe):
+        def accumulate(state, weight, gradient, own=rule.accumulate):
             seen.append(gradient.clone())
             return own(state, weight, gradient)
 
-        monkeypatch.setattr(rule, "observe", observe)
+        monkeypatch.setattr(rule, "accumulate", accumulate)
     return seen
 
 
@@ -318,8 +319,8 @@ def test_clipping_and_accumulation(monkeypatch, in_place):
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("unscale", [False, True])
 def test_loss_scaling(monkeypatch, fused, unscale):
-    net, pruner, optimizer = prepared(fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    net, pruner, optimizer = prepared(fused=fused, grad_scaler=scaler)
     seen = watch(pruner, monkeypatch)
     data = list(batches(2))[1:]
     expected = true_gradients(net, data)
@@ -334,10 +335,27 @@ def test_loss_scaling(monkeypatch, fused, unscale):
     assert_seen(seen, expected, pruner)
 
 
+def test_a_scaler_that_was_not_named_is_an_error_where_gradients_count():
+    step = torch.amp.GradScaler.step
+    net, pruner, optimizer = prepared()
+    scaler = torch.amp.GradScaler("cpu")
+    x, y = next(batches())
+    scaler.scale(cross_entropy(net(x), y)).backward()
+    with pytest.raises(ValueError, match="GradScaler scales the loss.*grad_scaler=sca"):
+        scaler.step(optimizer)
+    pruner.detach()
+    # A criterion that looks at no gradient needs no scaler.
+    other, optimizer = attached(STEPS, net)
+    scaler.scale(cross_entropy(net(x), y)).backward()
+    scaler.step(optimizer)
+    other.detach()
+    assert torch.amp.GradScaler.step is step
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_loss_scaling_skips_is_no_step(monkeypatch, fused):
-    net, pruner, optimizer = prepared(fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    net, pruner, optimizer = prepared(fused=fused, grad_scaler=scaler)
     seen = watch(pruner, monkeypatch)
     before, weights = pruner.global_step, weights_of(net)
     x, y = next(batches())
@@ -392,7 +410,8 @@ def test_rigl_grows_where_the_gradient_is_and_empties_slots():
     optimizer = torch.optim.Adam(net.parameters())
     config = {"pruning_type": "rigl", "target_sparsity": 0.5, "begin_step": 0}
     config |= {"end_step": 4, "frequency": 2}
-    pruner = PytorchBasePruner(config, net).attach(net, optimizer)
+    pruner = PytorchBasePruner(config, net)
+    pruner.attach(net, optimizer, grad_scaler=grad_scaler)
     train(net, optimizer, batches(1))
     before, (x, y) = pruner.masks, list(batches(2))[1]
     gradients = true_gradients(net, [(x, y)])
@@ -414,7 +433,8 @@ def test_lottery_tickets_rewind_all_weights_and_steps():
     optimizer = torch.optim.Adam(net.parameters())
     config = {"pruning_type": "lottery_ticket", "target_sparsity": 0.5}
     config |= {"begin_step": 1, "end_step": 3, "frequency": 2}
-    pruner = PytorchBasePruner(config, net).attach(net, optimizer)
+    pruner = PytorchBasePruner(config, net)
+    pruner.attach(net, optimizer, grad_scaler=grad_scaler)
     train(net, optimizer, batches(1))
     early = copy.deepcopy(net.state_dict())
     train(net, optimizer, batches(2))

@@ -251,7 +251,7 @@ def test_update_is_traced_once_over_a_whole_schedule(data):
     model = compile_mlp(optimizer=adam())
     pruning, _, _ = fit(model, data, settings={"frequency": 1})
     (pruner,) = pruning.pruners
-    assert pruner.trace_count == pruner.num_compiled
+    assert pruner.updater.trace_count == pruner.updater.num_compiled
 
 
 def test_early_stop_before_the_target_warns(data, caplog):

@@ -69,7 +69,7 @@ def test_wrapped_layer_trains_saves_and_strips(name, tmp_path):
     model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[callback])
     kept = pruned = 0
     for kernel in callback.pruners[0].kernels:
-        mask = value_of(kernel.owner.mask_of(kernel.variable))
+        mask = value_of(kernel.wrapper.mask_of(kernel.variable))
         assert (value_of(kernel.variable)[~mask] == 0).all()
         kept, pruned = kept + mask.sum(), pruned + (~mask).sum()
     assert pruned == round(0.5 * (kept + pruned))

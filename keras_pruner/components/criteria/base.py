@@ -18,6 +18,15 @@ class Criterion(Component):
     # Whether scores of different kernels compare as they are, e.g. as effects on the
     # loss.
     is_comparable = False
+    # Whether the memory holds one number for what the pattern prunes as one (a block,
+    # a channel), instead of one per weight.
+    pools = False
+    # Whether scores for weights that are pruned need the values these would have.
+    needs_dense_weights = False
+    # Whether only `prune_at_init` can feed it.
+    at_init_only = False
+    # In how many rounds `prune_at_init` approaches its target.
+    num_rounds = 1
 
     def check(self, config):
         """Raises a `ValueError` if the rest of a `PruningConfig` makes no sense."""
@@ -48,15 +57,6 @@ class GradientCriterion(Criterion):
 
     needs_gradients = True
     is_comparable = True
-    # Whether the memory holds one number for what the pattern prunes as one (a block,
-    # a channel), instead of one per weight.
-    pools = False
-    # Whether scores for weights that are pruned need the values these would have.
-    needs_dense_weights = False
-    # Whether only `prune_at_init` can feed it.
-    at_init_only = False
-    # In how many rounds `prune_at_init` approaches its target.
-    num_rounds = 1
 
     def memory_shape(self, shape):
         """Returns the shape of the memory.

@@ -1,4 +1,3 @@
-import keras
 from keras import ops
 
 from keras_pruner.backend import clear_slots, get_steps, moving_average_of, set_steps
@@ -6,6 +5,7 @@ from keras_pruner.checks import check_number
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import Pace
+from keras_pruner.pruners.state import make_state
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
@@ -13,10 +13,13 @@ class _WithRewindValue(TrainingRule):
     """Remembers the weights that training goes back to."""
 
     def states(self):
-        variable = self.kernel.variable
-        spec = StateSpec(tuple(variable.shape), str(variable.dtype), "weight")
+        spec = _spec_of(self.kernel.variable)
         # The optimizer's own count of steps, for learning rate schedules.
         return super().states() | {"rewind": spec, "steps": StateSpec((), "int32")}
+
+
+def _spec_of(variable):
+    return StateSpec(tuple(variable.shape), str(variable.dtype), "weight")
 
 
 @register_pruner("lottery_ticket")
@@ -51,12 +54,12 @@ class LotteryTicket(KerasBasePruner):
     def check(cls, config, options):
         check_number(options, "num_rounds", 1, 1000, integer=True)
 
-    def __init__(self, config, modules, framework="keras"):
-        super().__init__(config, modules, framework)
+    def build(self):
+        super().build()
         kernels = {id(kernel.variable) for kernel in self.kernels}
         self._others = [
-            (variable, {"rewind": _copy_of(variable)})
-            for variable in _trainable_variables(modules)
+            (variable, {"rewind": make_state(variable, "rewind", _spec_of(variable))})
+            for variable in trainable_variables(self.modules)
             if id(variable) not in kernels
         ]
 
@@ -89,9 +92,9 @@ class LotteryTicket(KerasBasePruner):
         if remembers:
             for variable, rewind in self._all_variables():
                 rewind.assign(ops.copy(variable))
-            if self._optimizer is not None:
+            if self.optimizer is not None:
                 for states in self.state_variables.values():
-                    steps = get_steps(self._optimizer)
+                    steps = get_steps(self.optimizer)
                     states["steps"].assign(ops.cast(steps, "int32"))
         else:
             self.rewind()
@@ -102,7 +105,7 @@ class LotteryTicket(KerasBasePruner):
         for variable, rewind in self._all_variables():
             variable.assign(ops.copy(rewind))
         self.apply_masks()
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if optimizer is None:
             return
         for variable, rewind in self._all_variables():
@@ -113,7 +116,7 @@ class LotteryTicket(KerasBasePruner):
         set_steps(optimizer, next(iter(self.state_variables.values()))["steps"])
 
 
-def _trainable_variables(modules):
+def trainable_variables(modules):
     """Returns the trainable variables of whatever `modules` holds, each once."""
     members = modules.values() if isinstance(modules, dict) else [modules]
     found = {}
@@ -122,14 +125,3 @@ def _trainable_variables(modules):
         for variable in getattr(member, "trainable_variables", ()):
             found[id(variable)] = variable
     return list(found.values())
-
-
-def _copy_of(variable):
-    with keras.name_scope("pruning_optimizer"):
-        return keras.Variable(
-            ops.copy(variable),
-            dtype=variable.dtype,
-            trainable=False,
-            layout=getattr(variable, "_layout", None),
-            name=f"{variable.path.replace('/', '_')}_rewind",
-        )

@@ -57,5 +57,5 @@ class PatternLock(KerasBasePruner):
             )
         super().update_masks(self.config.target_sparsity)
 
-    def _count(self, counts):
+    def count_pruned(self, counts):
         self.refresh()

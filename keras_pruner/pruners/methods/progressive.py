@@ -148,9 +148,9 @@ class Progressive(KerasBasePruner):
         pruned = layout.from_matrix(select_lowest(ranked, count))
         return ops.logical_and(ops.logical_or(mask, goal), ops.logical_not(pruned))
 
-    def _count(self, counts):
+    def count_pruned(self, counts):
         if self._sub_step is None:
-            super()._count(counts)
+            super().count_pruned(counts)
         else:
             # Between structured masks the groups do not tell.
             self.refresh()

@@ -17,9 +17,9 @@ class _RememberGradient(TrainingRule):
         shape = tuple(self.kernel.variable.shape)
         return super().states() | {"gradient": StateSpec(shape, dtype)}
 
-    def observe(self, state, weight, gradient):
+    def accumulate(self, state, weight, gradient):
         latest = ops.cast(ops.abs(gradient), state["gradient"].dtype)
-        return super().observe(state, weight, gradient) | {"gradient": latest}
+        return super().accumulate(state, weight, gradient) | {"gradient": latest}
 
 
 @register_pruner("rigl")

@@ -34,21 +34,21 @@ class _SoftThreshold(TrainingRule):
     def shape_gradient(self, gradient, weight, mask, state, scale):
         return keep(gradient, self._exceeds(weight, mask, state))
 
-    def observe(self, state, weight, gradient):
+    def accumulate(self, state, weight, gradient):
         above = ops.abs(weight) > self._level(state, weight.dtype)
         signs = ops.cast(ops.sign(weight), gradient.dtype)
         pull = ops.where(above, gradient * signs, 0.0)
         sigmoid = ops.sigmoid(ops.convert_to_tensor(state["threshold"]))
         slope = -ops.sum(pull) * state["cut"] * sigmoid * (1 - sigmoid)
         threshold = state["threshold"] - self.options["learning_rate"] * slope
-        return super().observe(state, weight, gradient) | {"threshold": threshold}
+        return super().accumulate(state, weight, gradient) | {"threshold": threshold}
 
-    def effective(self, weight, mask, state):
+    def forward_weights(self, weight, mask, state):
         level = self._level(state, weight.dtype)
         value = ops.sign(weight) * ops.maximum(ops.abs(weight) - level, 0)
         return keep(value, mask), None
 
-    def dense_of(self, value, state):
+    def dense_from_forward(self, value, state):
         return value + ops.sign(value) * self._level(state, value.dtype)
 
 

@@ -63,17 +63,17 @@ class TopKAST(KerasBasePruner):
         backward = self.options["backward_sparsity"]
         if backward is None:
             backward = max(0.0, 1 - 2 * (1 - sparsity))
-        wider = self.plan.demand(min(backward, sparsity), self._pinned_groups())
+        wider = self.plan.demand(min(backward, sparsity), self.updater.pinned_groups())
         return super().demands(sparsity) | {"backward": wider}
 
     def update_masks(self, sparsity=None):
         super().update_masks(sparsity)
-        if self._optimizer is None:
+        if self.optimizer is None:
             return
         for kernel in self.kernels:
             backward = self.state_variables[kernel.path]["backward"]
             rests = ops.logical_not(ops.convert_to_tensor(backward))
-            clear_slots(self._optimizer, kernel.variable, where=rests)
+            clear_slots(self.optimizer, kernel.variable, where=rests)
 
     def make_unit(self, unit, inputs):
         result = super().make_unit(unit, inputs)

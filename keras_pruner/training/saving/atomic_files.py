@@ -12,6 +12,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_pruner.backend import remember_what_to_skip
 from keras_pruner.training.saving.orbax import check_tree, is_orbax, optimizer_config
 
 _DIGEST = "keras_pruner_digest"
@@ -88,6 +89,8 @@ def load_weights(model, filepath, **arguments):
     check_file(filepath)
     variables = all_variables(model)
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+    optimizer = getattr(model, "optimizer", None)
+    run_state = getattr(optimizer, "run_state", None)
     try:
         with warnings.catch_warnings():
             if not arguments.get("skip_mismatch"):
@@ -95,31 +98,15 @@ def load_weights(model, filepath, **arguments):
             if is_orbax(filepath):
                 check_tree(model, filepath)
             type(model).load_weights(model, filepath, **arguments)
-            if is_orbax(filepath) and hasattr(model.optimizer, "take_run"):
+            if is_orbax(filepath) and run_state is not None:
                 # No variable holds it.
-                model.optimizer.take_run(optimizer_config(filepath).get("run"))
+                optimizer.take_run(optimizer_config(filepath).get("run"))
     except BaseException:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+        if run_state is not None:
+            optimizer.restore_run(run_state)
         raise
-
-
-def remember_what_to_skip():
-    """Has Keras find what it looked up before it walks through an optimizer.
-
-    To know what to skip there, Keras makes an optimizer each time, for it seeks what it
-    remembered under another name (3.15). TensorFlow keeps 35 kB for each variable with
-    a name that is new, for ever; an optimizer has two.
-    """
-    try:
-        from keras.src.backend.common import global_state
-        from keras.src.saving.saving_lib import get_attr_skipset
-    except ImportError:
-        # Another version, that may have no need of it.
-        return
-    key = "saving_attr_skiplist_Optimizer"
-    if global_state.get_global_attribute(key) is None:
-        global_state.set_global_attribute(key, get_attr_skipset("Optimizer"))
 
 
 def all_variables(model):

@@ -9,12 +9,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_pruner.backend import random_state, set_random_state
+from keras_pruner.backend import (
+    build_by_batch,
+    random_state,
+    remember_what_to_skip,
+    set_initial_epoch,
+    set_random_state,
+)
 from keras_pruner.training.saving.atomic_files import (
     check_file,
     load_weights,
     partial_path,
-    remember_what_to_skip,
     seal,
     write_in_one_step,
 )
@@ -118,7 +123,7 @@ class BackupAndResume(keras.callbacks.Callback):
         for variable, value in zip(generators, seeds, strict=True):
             variable.assign(value)
         self._restored["metrics"] = metrics
-        model._initial_epoch = self._restored["epoch"]
+        set_initial_epoch(model, self._restored["epoch"])
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._batches_done = epoch, 0
@@ -153,7 +158,7 @@ class BackupAndResume(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._end_replay()
-        self.model._initial_epoch = None
+        set_initial_epoch(self.model, None)
         if not self.delete_checkpoint:
             return
         folder = self.path.parent
@@ -230,7 +235,7 @@ class _Replay:
                 next(source, None)
         if self.logs is None:
             # TensorFlow makes its metrics with the first batch.
-            model._symbolic_build(data_batch=batch)
+            build_by_batch(model, batch)
             self._restore_metrics()
         if len(arguments) == 2:
             return self.logs, arguments[0]

@@ -1,6 +1,6 @@
-"""What of a pruning run is saved with its optimizer, and how it is taken on."""
+"""The state of a run: saved with its optimizer, and checked when it is loaded."""
 
-import json
+import dataclasses
 
 from keras import ops
 
@@ -8,10 +8,68 @@ from keras_pruner.masks import check_variables, read_mask, read_state, write_sta
 from keras_pruner.training.saving.variable_matching import find_positions
 
 _OWNER = "the optimizer"
+_HERE = "this model and pruning config"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """Everything of a run that no variable holds, as plain values.
+
+    Args:
+        plan: Dict of how the steps were laid out, or `None` while that is not known:
+            `"total_steps"`, `"first_step"`, and `"pinned"` groups of each pruner.
+        trainables: List of `[path, shape, is_trained]` of the model's variables, see
+            `variable_matching.trainables_of`; `None` if not known.
+        provenance: Dict from the index of a masked variable to its path and to the
+            pruning type, pattern and criterion that made its mask.
+    """
+
+    plan: dict | None = None
+    trainables: list | None = None
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def to_dict(self):
+        """Returns plain values from which `from_dict` makes an equal state."""
+        return {
+            "plan": self.plan,
+            "trainables": self.trainables,
+            # As files have called it since they exist.
+            "meanings": {str(i): dict(made) for i, made in self.provenance.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values):
+        """Builds a state from what `to_dict` returned.
+
+        Raises:
+            ValueError: If it has another form.
+        """
+        try:
+            trainables = values["trainables"] and [
+                [str(path), [int(size) for size in shape], bool(is_trained)]
+                for path, shape, is_trained in values["trainables"]
+            ]
+            provenance = {
+                int(index): dict(made) for index, made in values["meanings"].items()
+            }
+            return cls(values["plan"], trainables, provenance)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"The state of a pruning run has another form: {error!r}."
+            ) from error
+
+    def moved(self, positions):
+        """Returns the state with the variables numbered anew.
+
+        Args:
+            positions: Maps a variable's old index to its new one.
+        """
+        provenance = {positions[i]: made for i, made in self.provenance.items()}
+        return dataclasses.replace(self, provenance=provenance)
 
 
 def save_run(optimizer, store):
-    """Writes masks, counts and states of a `PruningOptimizer`, and what they mean.
+    """Writes masks, counts, states and the `RunState` of a `PruningOptimizer`.
 
     Args:
         optimizer: Built `PruningOptimizer`.
@@ -19,30 +77,29 @@ def save_run(optimizer, store):
     """
     masks = {name: mask for name, (mask, _) in _masks(optimizer).items()}
     arrays = {name: variable for name, (variable, _) in _arrays(optimizer).items()}
-    write_state(store, describe(optimizer), masks, arrays)
+    write_state(store, optimizer.run_state.to_dict(), masks, arrays)
 
 
 def load_run(optimizer, store):
-    """Reads what `save_run` wrote; checks all of it before it assigns any.
+    """Loads what `save_run` wrote; checks all of it before it assigns any.
 
     Args:
         optimizer: Built `PruningOptimizer`.
         store: Dict-like store of Keras.
+
+    Returns:
+        The `RunState` with which the run goes on.
 
     Raises:
         ValueError: If it is damaged, or of other kernels, another pattern, criterion or
             pruner; the message names the first difference.
     """
     description, masks, arrays = read_state(store, _OWNER)
-    if description.get("trainables") and optimizer.trainables:
-        positions = find_positions(description["trainables"], optimizer.trainables)
-        description, masks, arrays = _moved(positions, description, masks, arrays)
-    _check_fit(optimizer, description, masks, arrays)
-    for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
-        for name, (variable, _) in known.items():
-            variable.assign(values[name])
-    optimizer.plan = description["plan"]
-    optimizer.meanings = _by_index(description["meanings"])
+    run, trainables = RunState.from_dict(description), optimizer.run_state.trainables
+    if run.trainables and trainables:
+        positions = find_positions(run.trainables, trainables)
+        run, masks, arrays = _moved(positions, run, masks, arrays)
+    return _assign(optimizer, run, masks, arrays, masks | arrays)
 
 
 def take_over(optimizer, restored):
@@ -52,26 +109,31 @@ def take_over(optimizer, restored):
         optimizer: Built `PruningOptimizer` of the run that goes on.
         restored: Built `PruningOptimizer` of the model.
 
+    Returns:
+        The `RunState` with which the run goes on.
+
     Raises:
         ValueError: As `load_run`; nothing is assigned.
     """
-    description, masks, arrays = _moved(
+    run, masks, arrays = _moved(
         _positions_here(optimizer, restored),
-        describe(restored),
-        _masks(restored),
-        _arrays(restored),
+        restored.run_state,
+        {name: mask for name, (mask, _) in _masks(restored).items()},
+        {name: array for name, (array, _) in _arrays(restored).items()},
     )
-    _check_fit(
-        optimizer,
-        description,
-        {name: variable for name, (variable, _) in masks.items()},
-        {name: variable for name, (variable, _) in arrays.items()},
-    )
-    for known, values in (_masks(optimizer), masks), (_arrays(optimizer), arrays):
-        for name, (variable, _) in known.items():
-            # A copy, for JAX donates each buffer but once.
-            variable.assign(ops.copy(read_mask(values[name][0])))
-    optimizer.plan = restored.plan
+    # Copies, because JAX donates each buffer but once.
+    values = {name: ops.copy(read_mask(v)) for name, v in (masks | arrays).items()}
+    return _assign(optimizer, run, masks, arrays, values)
+
+
+def _assign(optimizer, run, masks, arrays, values):
+    """Assigns a state that fits, and returns the optimizer's new `RunState`."""
+    _check_fit(optimizer, run, masks, arrays)
+    for name, (variable, _) in (_masks(optimizer) | _arrays(optimizer)).items():
+        variable.assign(values[name])
+    here = optimizer.run_state
+    provenance = here.provenance or run.provenance
+    return dataclasses.replace(here, plan=run.plan, provenance=provenance)
 
 
 def _positions_here(optimizer, restored):
@@ -80,16 +142,16 @@ def _positions_here(optimizer, restored):
     Raises:
         ValueError: If one with a mask is not trained any more.
     """
-    here = {id(v): index for index, v in enumerate(optimizer._trainable_variables)}
+    here = {id(v): index for index, v in enumerate(optimizer.trained_variables)}
     found = {
         index: here[id(variable)]
-        for index, variable in enumerate(restored._trainable_variables)
+        for index, variable in enumerate(restored.trained_variables)
         if id(variable) in here
     }
     for index in (*restored.masks, *(index for index, _ in restored.states)):
         if index not in found:
             raise ValueError(
-                f"'{restored._trainable_variables[index].path}' was pruned when the "
+                f"'{restored.trained_variables[index].path}' was pruned when the "
                 "model was saved, and is frozen now. Train it, or load the model with "
                 "`compile=False` and compile it anew. Nothing of the pruning state was "
                 "assigned."
@@ -97,17 +159,17 @@ def _positions_here(optimizer, restored):
     return found
 
 
-def _moved(positions, description, masks, arrays):
-    """Renames what was saved, by where variables are here.
+def _moved(positions, run, masks, arrays):
+    """Numbers a saved state by where its variables are here.
 
     Args:
         positions: Maps a variable's index then to its index here.
-        description: See `describe`.
+        run: `RunState`.
         masks: Dict from `mask_{index}` to anything.
         arrays: Dict from `state_{index}_{key}`, and names without index, to anything.
 
     Returns:
-        The three anew.
+        The three, renamed.
     """
 
     def renamed(name):
@@ -116,17 +178,16 @@ def _moved(positions, description, masks, arrays):
             rest[0] = str(positions[int(rest[0])])
         return "_".join([kind, *rest])
 
-    meanings = description["meanings"].items()
     return (
-        description | {"meanings": {str(positions[int(i)]): m for i, m in meanings}},
+        run.moved(positions),
         {renamed(name): mask for name, mask in masks.items()},
         {renamed(name): array for name, array in arrays.items()},
     )
 
 
 def _masks(optimizer):
-    """Dict from the name of a mask to the pair of its variable and what it is."""
-    variables = optimizer._trainable_variables
+    """Dict from the name of a mask to the pair of its variable and its description."""
+    variables = optimizer.trained_variables
     return {
         f"mask_{index}": (mask, f"mask of kernel '{variables[index].path}'")
         for index, mask in optimizer.masks.items()
@@ -134,113 +195,57 @@ def _masks(optimizer):
 
 
 def _arrays(optimizer):
-    """Dict from the name of a count or state to its variable and what it is."""
-    variables = optimizer._trainable_variables
+    """Dict from the name of a count or state to its variable and its description."""
+    variables = optimizer.trained_variables
     found = {"step": (optimizer.step, "count of steps")}
-    for number, update in enumerate(optimizer.updates):
-        found[f"updated_at_{number}"] = update, f"step of update of pruner {number}"
+    for number, step in enumerate(optimizer.last_update_steps):
+        found[f"updated_at_{number}"] = step, f"step of update of pruner {number}"
     for (index, key), state in optimizer.states.items():
         words = f"state '{key}' of kernel '{variables[index].path}'"
         found[f"state_{index}_{key}"] = state, words
     return found
 
 
-def describe(optimizer):
-    """Returns what is known of the run of a `PruningOptimizer`, as plain values.
-
-    Returns:
-        Dict of `"plan"`, how the steps were laid out; `"trainables"`, see
-        `freezing.trainables_of`; and `"meanings"`, what each mask was made by. The
-        first two are `None` if not known.
-    """
-    variables = optimizer._trainable_variables
-    description = {
-        "plan": optimizer.plan,
-        "trainables": optimizer.trainables,
-        "meanings": {
-            str(index): {"path": variables[index].path if variables else "", **meaning}
-            for index, meaning in optimizer.meanings.items()
-        },
-    }
-    return json.loads(json.dumps(description))
-
-
-def take_run(optimizer, description):
-    """Takes on the plan of a run whose variables were loaded by themselves.
-
-    Args:
-        optimizer: Built `PruningOptimizer`.
-        description: What `describe` returned, or `None` if the run was not pruned.
-
-    Raises:
-        ValueError: If masks or states were made by something else than here.
-    """
-    if description is None:
-        raise ValueError("The checkpoint was saved without pruning.")
-    _check_meanings(optimizer, description)
-    optimizer.plan = description["plan"]
-
-
-def take_description(optimizer, description):
-    """Sets what `describe` returned.
-
-    Raises:
-        ValueError, TypeError: If it has another form.
-    """
-    trainables = description.get("trainables")
-    optimizer.trainables = trainables and [
-        [str(path), [int(size) for size in shape], bool(is_trained)]
-        for path, shape, is_trained in trainables
-    ]
-    optimizer.meanings = _by_index(description["meanings"])
-    optimizer.plan = description["plan"]
-
-
-def _by_index(meanings):
-    return {
-        int(index): {key: value for key, value in meaning.items() if key != "path"}
-        for index, meaning in meanings.items()
-    }
-
-
-def _check_fit(optimizer, description, masks, arrays):
-    """Raises at the first difference between what was saved and what is here."""
-    owner = "this model and pruning config"
-    paths = {f"mask_{i}": m["path"] for i, m in description["meanings"].items()}
+def _check_fit(optimizer, run, masks, arrays):
+    """Raises at the first difference between a saved state and the optimizer's."""
+    here = _masks(optimizer)
     for name, array in masks.items():
-        if name not in _masks(optimizer):
+        if name not in here:
+            made = run.provenance.get(int(name.removeprefix("mask_")), {})
             raise ValueError(
-                f"The checkpoint does not fit {owner}: it has a mask of shape "
-                f"{tuple(array.shape)} for kernel '{paths.get(name, name)}', which is "
+                f"The checkpoint does not fit {_HERE}: it has a mask of shape "
+                f"{tuple(array.shape)} for kernel '{made.get('path', name)}', which is "
                 "not pruned here: other kernels were pruned. Use the same model and "
                 "config, or load a saved model with `compile=False` and compile it "
                 "anew. Nothing of the pruning state was assigned."
             )
-    for name, (_, words) in _masks(optimizer).items():
+    for name, (_, words) in here.items():
         if name not in masks:
             raise ValueError(
-                f"The checkpoint does not fit {owner}: it has no {words}. If layers "
+                f"The checkpoint does not fit {_HERE}: it has no {words}. If layers "
                 "were frozen when it was saved, freeze them again: Keras does not save "
                 "that for models with a config of their own. Nothing of the pruning "
                 "state was assigned."
             )
-    check_variables(masks, _masks(optimizer), owner)
-    _check_meanings(optimizer, description)
-    check_variables(arrays, _arrays(optimizer), owner)
+    check_variables(masks, here, _HERE)
+    check_provenance(optimizer, run.provenance)
+    check_variables(arrays, _arrays(optimizer), _HERE)
 
 
-def _check_meanings(optimizer, description):
-    """Raises if a mask was made by something else than it is made by here."""
-    owner = "this model and pruning config"
-    variables = optimizer._trainable_variables
-    saved = _by_index(description["meanings"])
-    for index, meaning in optimizer.meanings.items():
-        for key, here in meaning.items():
+def check_provenance(optimizer, saved):
+    """Raises if a saved mask was made by another config than the masks here.
+
+    Args:
+        optimizer: Built `PruningOptimizer`.
+        saved: See `RunState.provenance`.
+    """
+    for index, made in optimizer.run_state.provenance.items():
+        for key, here in made.items():
             there = saved.get(index, {}).get(key, here)
-            if there != here:
+            if there != here and key != "path":
                 raise ValueError(
-                    f"The checkpoint does not fit {owner}: kernel "
-                    f"'{variables[index].path}' was pruned with {key}={there!r}, and "
+                    f"The checkpoint does not fit {_HERE}: kernel "
+                    f"'{made['path']}' was pruned with {key}={there!r}, and "
                     f"is with {key}={here!r} now. Use the same config, or load a saved "
                     "model with `compile=False` and compile it anew. Nothing of the "
                     "pruning state was assigned."

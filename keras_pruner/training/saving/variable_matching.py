@@ -6,11 +6,16 @@ trains more variables when it is loaded, and their numbers shift. What could be 
 is the same, in the same order; it is written down with the numbers.
 """
 
+import functools
 import warnings
+import weakref
 
 from keras import ops
 
-from keras_pruner.backend import innermost
+from keras_pruner.backend import Patch, all_layers, innermost, trainables_in
+
+# Optimizers whose `load_own_variables` is replaced -> the patch.
+_waiting = weakref.WeakKeyDictionary()
 
 
 def trainables_of(model):
@@ -24,9 +29,7 @@ def trainables_of(model):
     """
     trained = {id(variable) for variable in model.trainable_variables}
     able = trained | {
-        id(variable)
-        for layer in model._flatten_layers()
-        for variable in layer._trainable_variables
+        id(variable) for layer in all_layers(model) for variable in trainables_in(layer)
     }
     return [
         [variable.path, list(variable.shape), id(variable) in trained]
@@ -159,10 +162,11 @@ def built_for(optimizer, variables):
 
 
 def load_what_was_trained(optimizer, variables):
-    """Has an optimizer load the state of one that was built for fewer variables.
+    """Lets an optimizer load the state of one that was built for fewer variables.
 
-    Keras would skip it, for its length is another. It holds for the next time that
-    the optimizer, or one inside it, is loaded.
+    Keras would skip that state, because its length differs. `load_own_variables` of the
+    optimizer, and of those inside it, is replaced until it is called once, or until
+    `forget_load`.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`.
@@ -170,7 +174,7 @@ def load_what_was_trained(optimizer, variables):
     """
 
     def load(level, store):
-        del level.load_own_variables
+        _waiting.pop(level).undo()
         twin = type(level).from_config(level.get_config())
         twin.build(variables)
         twin.load_own_variables(store)
@@ -181,11 +185,24 @@ def load_what_was_trained(optimizer, variables):
             message = f"Skipping variable loading for optimizer '{level.name}': {error}"
             warnings.warn(message, stacklevel=2)
 
+    for level in _levels(optimizer):
+        loader = functools.partial(load, level)
+        _waiting[level] = Patch(level, load_own_variables=loader)
+
+
+def forget_load(optimizer):
+    """Takes back `load_what_was_trained` if nothing was loaded since."""
+    for level in _levels(optimizer):
+        patch = _waiting.pop(level, None)
+        if patch is not None:
+            patch.undo()
+
+
+def _levels(optimizer):
     levels = [optimizer]
     while levels[-1] is not innermost(optimizer):
         levels.append(levels[-1].inner_optimizer)
-    for level in levels:
-        level.load_own_variables = lambda store, level=level: load(level, store)
+    return levels
 
 
 def _copy_state(source, target):
@@ -207,26 +224,3 @@ def _copy_state(source, target):
         if name in values:
             # A copy, for JAX donates each buffer but once.
             variable.assign(ops.copy(values[name]))
-
-
-def renumber(optimizer, variables):
-    """Numbers masks and states of a loaded optimizer by the variables of the model.
-
-    Args:
-        optimizer: `PruningOptimizer` that is being built.
-        variables: List of variables that it is built with.
-
-    Returns:
-        List of those variables that were trained when the optimizer was saved.
-    """
-    states = [index for index, *_ in optimizer.state_specs]
-    indices = [*optimizer.masked_variables, *states, *optimizer.meanings]
-    found = find_again(optimizer.trainables, variables, indices)
-    for name in ("masked_variables", "packed_variables"):
-        numbers = tuple(found[index] for index in getattr(optimizer, name))
-        setattr(optimizer, name, numbers)
-    optimizer.state_specs = [(found[i], *spec) for i, *spec in optimizer.state_specs]
-    optimizer.meanings = {found[i]: m for i, m in optimizer.meanings.items()}
-    if len(found) < len(variables):
-        optimizer.trainables = as_trainables(variables)
-    return [variables[position] for position in found]

@@ -1,0 +1,105 @@
+"""Keras' private names, each behind a function that says what it is for.
+
+Keras has no public way to do these things. If a new release of Keras renames one, this
+is the file to change.
+"""
+
+import keras
+
+# Lists of an optimizer that hold one variable for each weight and are no slots.
+NOT_SLOTS = {
+    "_trainable_variables",
+    "_model_variables_moving_average",
+    "_accumulated_gradients",
+}
+
+
+def all_layers(model, include_self=True):
+    """Returns a list of the layers of a model, through all nesting, each once."""
+    return list(model._flatten_layers(include_self=include_self, recursive=True))
+
+
+def sublayers_of(layer):
+    """Returns a list of the layers that a layer holds itself."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def trainables_in(layer):
+    """Returns a layer's own variables that can be trained, also if it is frozen."""
+    return layer._trainable_variables
+
+
+def own_non_trainables_of(layer):
+    """Returns the non-trainable variables that a layer itself added."""
+    return layer._non_trainable_variables
+
+
+def set_call_signature(layer, signature):
+    """Lets Keras sort the arguments of a layer's call by another signature."""
+    layer._call_signature = signature
+
+
+def layout_of(variable):
+    """Returns how a variable is laid out over devices, or `None`."""
+    return getattr(variable, "_layout", None)
+
+
+def inputs_structure_of(model):
+    """Returns a model's symbolic inputs, nested as it takes them, or `None`."""
+    return getattr(model, "_inputs_struct", None)
+
+
+def build_by_batch(model, batch):
+    """Lets a model make its metrics by the shapes of a batch, without training."""
+    model._symbolic_build(data_batch=batch)
+
+
+def set_initial_epoch(model, epoch):
+    """Lets the `fit` that runs begin at another epoch; `None` for its own."""
+    model._initial_epoch = epoch
+
+
+def variables_trained_by(optimizer):
+    """Returns the variables that an optimizer was built for, in its order."""
+    return optimizer._trainable_variables
+
+
+def index_in(optimizer, variable):
+    """Returns the number of a variable among those that an optimizer trains."""
+    return optimizer._get_variable_index(variable)
+
+
+def count_of(optimizer):
+    """Returns the variable in which an optimizer counts the calls of its `apply`.
+
+    Its public `iterations` counts accumulated batches only when they are applied.
+    """
+    return optimizer._iterations
+
+
+def moving_averages_of(optimizer):
+    """Returns the moving averages of the variables that an optimizer trains."""
+    return optimizer._model_variables_moving_average
+
+
+def remember_what_to_skip():
+    """Fills Keras' cache of attributes to skip when it saves an optimizer.
+
+    Keras 3.15 looks the cache up under a wrong name, so it builds a new optimizer for
+    every save. TensorFlow keeps 35 kB for each variable with a new name, for ever, and
+    an optimizer has two.
+    """
+    try:
+        from keras.src.backend.common import global_state
+        from keras.src.saving.saving_lib import get_attr_skipset
+    except ImportError:
+        # Another version, which may not need it.
+        return
+    key = "saving_attr_skiplist_Optimizer"
+    if global_state.get_global_attribute(key) is None:
+        global_state.set_global_attribute(key, get_attr_skipset("Optimizer"))
+
+
+def class_with_fit():
+    """Returns the base of `keras.Model` that defines `fit`: its backend's trainer."""
+    return next(base for base in keras.Model.__mro__ if "fit" in vars(base))

@@ -1,0 +1,137 @@
+"""The hooks of a pruner between the steps of a custom training loop."""
+
+from keras import ops
+
+from keras_pruner.backend import innermost, no_gradients, num_replicas
+from keras_pruner.pruners.training_step import TrainingStep, pair_gradients
+
+
+class CustomLoop:
+    """Runs the training step of a pruner eagerly, hook by hook.
+
+    In `fit`, `PruningOptimizer` runs the same `TrainingStep` compiled.
+
+    Args:
+        pruner: `KerasBasePruner`.
+
+    Attributes:
+        step: `TrainingStep`.
+    """
+
+    def __init__(self, pruner):
+        self.pruner = pruner
+        self.step = TrainingStep(pruner.trained_kernels(), pruner.updater.call)
+        self._rate = None
+        self._is_regularized = False
+
+    def before(self, gradients, true_gradients=None):
+        """Makes the gradients that the optimizer gets.
+
+        Args:
+            gradients: As for `BasePruner.on_before_optimizer_step`.
+            true_gradients: Dict from a kernel's name to the gradient that criteria see,
+                if it is another one, e.g. because `gradients` were clipped.
+
+        Returns:
+            The same form as `gradients`.
+        """
+        true_gradients = true_gradients or {}
+        replicas = num_replicas()
+        if replicas > 1:
+            self._check_replicated(replicas)
+        # Read before the step, which may move a schedule on.
+        self._rate = self._rate_of_optimizer()
+
+        def shape(kernel, gradient):
+            # Each replica has a share of the loss, and gradients are summed later.
+            return self.step.before(
+                kernel.path,
+                gradient,
+                share=1.0 / replicas,
+                true_gradient=true_gradients.get(kernel.path),
+            )
+
+        return pair_gradients(self.pruner.kernels, gradients, shape)
+
+    def after(self, learning_rate=None):
+        """Accumulates, regularizes and masks after the optimizer's step.
+
+        Args:
+            learning_rate: Float, or a dict from a kernel's name to its float; `None`
+                for that of the attached optimizer.
+        """
+        for path, rule in self.pruner.rules.items():
+            if rule.keeps_dense and not self.step.was_shown(path):
+                raise ValueError(
+                    f"'{path}' keeps dense weights: give its gradient to"
+                    " `on_before_optimizer_step` at every step."
+                )
+        rate = self._rate if learning_rate is None else learning_rate
+        if self.pruner.freezes_weights or not self._regularizes:
+            rate = None
+        elif rate is None:
+            rate = self._rate_of_optimizer()
+            if rate is None:
+                raise ValueError(
+                    "The config has a regularizer, whose strength is multiplied by the "
+                    "learning rate: call `attach_optimizer(optimizer)` before the "
+                    "loop, or `on_after_optimizer_step(learning_rate=...)`."
+                )
+        with no_gradients():
+            self.step.after(rate)
+        self._rate, self._is_regularized = None, False
+
+    @property
+    def _regularizes(self):
+        has_regularizer = self.pruner.config.regularizer is not None
+        return has_regularizer and not self._is_regularized
+
+    def regularize(self, learning_rate):
+        """Takes the proximal step of the regularizer now instead of in `after`.
+
+        Args:
+            learning_rate: Float; or a dict from a kernel's name to its float.
+        """
+        self._is_regularized = True
+        if self.pruner.config.regularizer is None:
+            return
+        with no_gradients():
+            for key, (variable, _, rule, states) in self.step.kernels.items():
+                rate = learning_rate
+                if isinstance(rate, dict):
+                    rate = rate[key]
+                mask = self.step.mask_value(key)
+                weight = ops.convert_to_tensor(variable)
+                variable.assign(rule.regularize(weight, mask, states, rate))
+
+    def take_over_weights(self):
+        """Lets dense weights follow what was trained without the pruner."""
+        with no_gradients():
+            for key, (variable, _, rule, states) in self.step.kernels.items():
+                if not rule.keeps_dense:
+                    continue
+                dense = ops.convert_to_tensor(states["dense"])
+                value = ops.convert_to_tensor(variable)
+                mask = self.step.mask_value(key)
+                same = value == rule.forward_weights(dense, mask, states)[0]
+                changed = rule.dense_from_forward(value, states)
+                states["dense"].assign(ops.where(same, dense, changed))
+
+    def _rate_of_optimizer(self):
+        optimizer = innermost(self.pruner.optimizer)
+        if not hasattr(optimizer, "learning_rate"):
+            return None
+        return ops.cast(optimizer.learning_rate, "float32")
+
+    def _check_replicated(self, replicas):
+        """Raises if a state depends on gradients that only one replica has seen."""
+        pruner = self.pruner
+        if any(r.needs_gradients or r.keeps_dense for r in pruner.rules.values()):
+            raise ValueError(
+                f"Pruner '{pruner.name or type(pruner).__name__}' with criterion "
+                f"'{pruner.config.criterion.name}' learns from gradients, and its "
+                "hooks see those of one replica only. Give a PruningCallback to a "
+                "`keras.callbacks.CallbackList` that your loop calls, and let "
+                "`model.optimizer` apply the gradients. Received: a step that is "
+                f"divided over {replicas} replicas"
+            )

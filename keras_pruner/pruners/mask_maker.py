@@ -1,0 +1,213 @@
+"""Makes the masks of all kernels from tensors, unit by unit."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_pruner.backend import call_directly
+from keras_pruner.masks import Unit, UnitInputs, cuts_of, rank_jointly
+
+
+class UpdateInputs(NamedTuple):
+    """The tensors from which one mask update makes its masks.
+
+    Args:
+        weights: List of the kernels' values.
+        masks: List of their masks if the pruner asks for them, else empty.
+        states: List of dicts of the states that the pruner asks for.
+        demands: Dict from a result, `"masks"` or a state, to its `DemandTensors`.
+        extra: List with a dict of further tensors for each unit.
+        guesses: Dict from a result to where a joint ranking looks first; see
+            `find_bracket`.
+        groups: List of `UnitInputs.groups` of each unit, if made already.
+    """
+
+    weights: list
+    masks: list
+    states: list
+    demands: dict
+    extra: list
+    guesses: dict
+    groups: list = ()
+
+
+class UpdateResult(NamedTuple):
+    """The results of one mask update.
+
+    Args:
+        masks: List of bool masks, each of its kernel's shape; `True` = keep.
+        counts: Int tensor (units,): groups pruned in each unit.
+        finite: Bool tensor (2, kernels): whether all of a kernel's weights, and all of
+            its criterion state, are finite.
+        states: List of dicts of the states that change.
+        thresholds: Dict from a result to the threshold of its joint ranking, a float32
+            tensor ().
+    """
+
+    masks: list
+    counts: Any
+    finite: Any
+    states: list
+    thresholds: dict
+
+
+class MaskMaker:
+    """Makes the masks of all kernels from tensors.
+
+    The pruner says what is made of one unit (`group_unit`, `make_unit`). The maker
+    calls these pure functions for all units, and divides the demand between them. It
+    changes no variable.
+
+    Args:
+        pruner: `KerasBasePruner`.
+
+    Attributes:
+        units: List of the `Unit`s that the pattern makes of the kernels.
+    """
+
+    def __init__(self, pruner):
+        self.pruner = pruner
+        self.units = [
+            Unit(
+                indices,
+                [pruner.kernels[index] for index in indices],
+                [pruner.rules[pruner.kernels[index].path] for index in indices],
+            )
+            for indices in pruner.pattern.couple(pruner.kernels)
+        ]
+
+    def make_masks(self, inputs, call=call_directly):
+        """Makes the masks of all kernels.
+
+        Args:
+            inputs: `UpdateInputs`.
+            call: See `rank_jointly`. With caps it cannot be compiled as a whole.
+
+        Returns:
+            `UpdateResult`.
+        """
+        pruner = self.pruner
+        units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
+        if pruner.config.allocation.ranks_jointly:
+            counts, thresholds = self._rank_jointly(units, inputs, call)
+        else:
+            counts, thresholds = self._count_alone(units, inputs), {}
+        masks, states = [None] * len(pruner.kernels), [None] * len(pruner.kernels)
+        places = [0] * len(pruner.kernels)
+        results = []
+        for number, unit in enumerate(self.units):
+            unit_inputs = self._with_groups(unit, units[number], call)
+            results.append(call(pruner.make_unit, unit_inputs, about=unit))
+            # The scores are not needed any more.
+            units[number] = unit_inputs = None
+        num_placed = 0
+        for unit, result in zip(self.units, results, strict=True):
+            for place, index in enumerate(unit.indices):
+                masks[index] = result.masks[place]
+                states[index] = result.states[place]
+                places[index] = num_placed + place
+            num_placed += len(unit.indices)
+        finite = ops.concatenate([result.finite for result in results], axis=1)
+        finite = ops.take(finite, places, axis=1)
+        return UpdateResult(masks, counts, finite, states, thresholds)
+
+    def unit_inputs(self, number, inputs):
+        """Returns the `UnitInputs` of one of the units.
+
+        Args:
+            number: Its position in `units`.
+            inputs: `UpdateInputs`.
+        """
+        indices = self.units[number].indices
+        return UnitInputs(
+            weights=[inputs.weights[index] for index in indices],
+            masks=[inputs.masks[index] for index in indices if inputs.masks],
+            states=[inputs.states[index] for index in indices],
+            targets={},
+            extra=inputs.extra[number],
+            groups=inputs.groups[number] if inputs.groups else (),
+        )
+
+    @property
+    def has_groups(self):
+        """Whether anything larger than single weights is ranked."""
+        return any(map(self._has_groups, self.units))
+
+    def _has_groups(self, unit):
+        pattern = self.pruner.pattern
+        return any(
+            pattern.num_groups(kernel.layout) < kernel.layout.size
+            for kernel in unit.kernels
+        )
+
+    def with_groups(self, inputs, call):
+        """Adds the scores of the groups of all units to an update's inputs.
+
+        Compiled together with the masks, XLA would recompute each group's sum for
+        every row of the mask that uses it.
+
+        Args:
+            inputs: `UpdateInputs`.
+            call: See `make_masks`.
+        """
+        if not self.has_groups:
+            return inputs
+        units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
+        groups = [
+            self._with_groups(unit, unit_inputs, call).groups
+            for unit, unit_inputs in zip(self.units, units, strict=True)
+        ]
+        return inputs._replace(groups=groups)
+
+    def _with_groups(self, unit, inputs, call):
+        if inputs.groups or not self._has_groups(unit):
+            return inputs
+        groups = call(self.pruner.group_unit, inputs, about=unit)
+        return inputs._replace(groups=[groups])
+
+    def _count_alone(self, units, inputs):
+        """Tells each unit how many groups it gives, where scores do not decide.
+
+        Args:
+            units: List of `UnitInputs`, changed in place.
+            inputs: `UpdateInputs`.
+
+        Returns:
+            Int tensor (units,): the groups that each gives to the masks.
+        """
+        for what, demand in inputs.demands.items():
+            counts = ops.unstack(ops.cast(demand.counts, "int32"), len(units))
+            for unit_inputs, count in zip(units, counts, strict=True):
+                unit_inputs.targets[what] = count
+        return inputs.demands["masks"].counts
+
+    def _rank_jointly(self, units, inputs, call):
+        """Ranks all units together, and tells each where its scores are cut.
+
+        Args:
+            units: List of `UnitInputs`, changed in place.
+            inputs: `UpdateInputs`.
+            call: See `make_masks`.
+
+        Returns:
+            Tuple of the groups that each unit gives to the masks, as an int tensor
+            (units,), and of a dict from a result to its threshold.
+        """
+        groups = [
+            call(self.pruner.group_unit, unit_inputs, about=unit)
+            for unit, unit_inputs in zip(self.units, units, strict=True)
+        ]
+        all_counts, thresholds = {}, {}
+        for what, demand in inputs.demands.items():
+            counts, bracket, threshold = rank_jointly(
+                groups, demand, inputs.guesses[what], call
+            )
+            all_counts[what], thresholds[what] = counts, threshold
+            cuts = cuts_of(groups, counts, bracket, call)
+            for unit_inputs, cut in zip(units, cuts, strict=True):
+                unit_inputs.targets[what] = cut
+        units[:] = [
+            unit_inputs._replace(groups=[scores])
+            for unit_inputs, scores in zip(units, groups, strict=True)
+        ]
+        return all_counts["masks"], thresholds

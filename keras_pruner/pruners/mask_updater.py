@@ -1,0 +1,297 @@
+"""Makes the masks of a pruner and writes them into its variables."""
+
+import collections
+
+from absl import logging
+from keras import ops
+
+from keras_pruner.backend import (
+    CompiledFunction,
+    CompiledUpdate,
+    FunctionCache,
+    call_in_trace,
+    clear_slots,
+)
+from keras_pruner.masks import (
+    Forecast,
+    as_counts,
+    as_stored,
+    assign_mask,
+    check_total,
+    demand_of,
+    keep,
+    variable_of,
+    zero_groups,
+)
+from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
+
+
+class NonFiniteError(ValueError):
+    """A weight or a criterion state is not finite, so no mask can be made."""
+
+
+class MaskUpdater:
+    """Makes the masks of a pruner and writes them into its variables.
+
+    The pruner says how many groups are pruned (`demands`) and by which states. The
+    updater reads the variables, has a `MaskMaker` make the masks by compiled functions,
+    checks the results and assigns them.
+
+    Args:
+        pruner: `KerasBasePruner`.
+
+    Attributes:
+        maker: `MaskMaker`.
+        call: `FunctionCache` of the compiled functions.
+        pinned: List of the groups of each unit that were zero before pruning began;
+            `None` until they are counted.
+    """
+
+    def __init__(self, pruner):
+        self.pruner = pruner
+        self.maker = MaskMaker(pruner)
+        self.call = FunctionCache(CompiledFunction)
+        variables = [kernel.variable for kernel in pruner.kernels]
+        variables += map(variable_of, pruner.mask_variables.values())
+        self._at_once = CompiledUpdate(self._update_values, variables)
+        self.pinned = None
+        # Integers that updates ask for -> tensor.
+        self._lists = {}
+        self._forecasts = collections.defaultdict(Forecast)
+        self._warned_about_empty = False
+
+    @property
+    def trace_count(self):
+        """How often functions were traced: each once for a whole schedule."""
+        return self.call.trace_count + self._at_once.trace_count
+
+    @property
+    def num_compiled(self):
+        """Number of compiled functions: one, or some for each kind of kernel."""
+        return len(self.call) + (self._at_once.trace_count > 0)
+
+    def update(self, sparsity):
+        """Makes masks of a sparsity from the weights, and applies them.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+
+        Raises:
+            NonFiniteError: If a kernel or a criterion state holds NaN or infinity. No
+                mask and no weight changes.
+        """
+        if self._is_updated_at_once:
+            self._take_in(self._update_at_once(sparsity), sparsity)
+        else:
+            self._take_in(self._update_by_units(sparsity), sparsity)
+            self.pruner.apply_masks()
+
+    # Two ways to update.
+
+    def _update_by_units(self, sparsity):
+        """Updates masks by functions of each kind of kernel, which pruners share.
+
+        It masks one kernel at a time, which needs less memory than all at once.
+        """
+        pruner = self.pruner
+        result = self.maker.make_masks(self.update_inputs(sparsity), self.call)
+        self._check_finite(result.finite)
+        optimizer = pruner.optimizer if pruner.clears_slots else None
+        for kernel, mask in zip(pruner.kernels, result.masks, strict=True):
+            variable = pruner.mask_variables[kernel.path]
+            if optimizer is not None:
+                pruned = ops.logical_not(pruner.mask_value(kernel))
+                grown = ops.logical_and(mask, pruned)
+                clear_slots(optimizer, kernel.variable, where=grown)
+            assign_mask(variable, mask, self.call)
+        return result
+
+    def _update_at_once(self, sparsity):
+        """Updates all masks by one function: one call costs less than many."""
+        all_states = self.pruner.state_variables.values()
+        has_dense = any("dense" in states for states in all_states)
+        inputs = self.update_inputs(
+            sparsity, with_weights=has_dense or self.maker.has_groups
+        )
+        inputs = self.maker.with_groups(inputs, self.call)
+        result = self._at_once(inputs if has_dense else inputs._replace(weights=[]))
+        self._check_finite(result.finite)
+        return result
+
+    def _update_values(self, values, inputs):
+        """Makes new values of the kernels and mask variables, if all was finite.
+
+        Args:
+            values: List of the kernels' values and then those of the mask variables.
+            inputs: `UpdateInputs`, without weights where these are the kernels.
+
+        Returns:
+            Tuple of a list of as many values, and of an `UpdateResult` without masks.
+        """
+        if not inputs.weights:
+            inputs = inputs._replace(weights=values[: len(self.pruner.kernels)])
+        result = self.maker.make_masks(inputs, call_in_trace)
+        is_finite = ops.all(result.finite)
+        made = list(map(keep, inputs.weights, result.masks))
+        num_bits = self.pruner.config.mask_bits
+        made += [as_stored(mask, num_bits) for mask in result.masks]
+        made = [
+            ops.where(is_finite, new, old)
+            for new, old in zip(made, values, strict=True)
+        ]
+        return made, result._replace(masks=[])
+
+    @property
+    def _is_updated_at_once(self):
+        """Whether one function updates all: few small kernels that are often updated.
+
+        Otherwise each kind of kernel has its own function.
+        """
+        pruner = self.pruner
+        plan = pruner.scheduler
+        if plan is None or plan.last_update - plan.begin < 20 * plan.frequency:
+            return False
+        is_small = len(self.maker.units) <= 8 and pruner.num_weights <= 2**24
+        clears = pruner.clears_slots and pruner.optimizer is not None
+        is_plain = all(rule.only_masks for rule in pruner.rules.values())
+        return is_small and is_plain and not (self.has_caps or clears)
+
+    @property
+    def has_caps(self):
+        """Whether a unit may have to give more or less than the ranking says."""
+        config = self.pruner.config
+        is_capped = config.min_sparsity > 0 or config.max_sparsity < 1
+        return is_capped or config.resume_from_pruned_checkpoint
+
+    # The results.
+
+    def _check_finite(self, finite):
+        finite = ops.convert_to_numpy(finite).tolist()
+        for row, words, advice in (
+            (0, "weights", "Look for a diverging loss, e.g. a learning rate too high."),
+            (1, "gradients, as the criterion remembers them,", "Look at the loss."),
+        ):
+            kernels = zip(self.pruner.kernels, finite[row], strict=True)
+            bad = [kernel.path for kernel, is_finite in kernels if not is_finite]
+            if bad:
+                raise NonFiniteError(
+                    f"Cannot prune: NaN or infinite {words} in {', '.join(bad)}. The "
+                    f"masks are left as they were. {advice}"
+                )
+
+    def _take_in(self, result, sparsity):
+        """Assigns the results of an update other than masks and weights."""
+        pruner = self.pruner
+        self._set_growth(sparsity)
+        for kernel, states in zip(pruner.kernels, result.states, strict=True):
+            if kernel.wrapper_mask is not None:
+                # JAX donates buffers to the training step, each but once.
+                mask = ops.copy(pruner.mask_value(kernel))
+                assign_mask(kernel.wrapper_mask, mask, self.call)
+            for name, value in states.items():
+                pruner.state_variables[kernel.path][name].assign(value)
+        for what, threshold in result.thresholds.items():
+            self._forecasts[what].learn(float(ops.convert_to_numpy(threshold)))
+        counts = ops.convert_to_numpy(result.counts).tolist()
+        pruner.count_pruned(counts)
+        self._warn_about_empty(counts)
+
+    def _set_growth(self, sparsity):
+        """Tells a regularizer that grows how far the schedule is, from 0 to 1."""
+        pruner = self.pruner
+        regularizer = pruner.config.regularizer
+        if regularizer is None or not regularizer.grows:
+            return
+        progress = sparsity / max(pruner.target_sparsity_ratio, 1e-9)
+        if pruner.scheduler is not None:
+            length = max(1, pruner.scheduler.last_update - pruner.scheduler.begin)
+            progress = (pruner.global_step - pruner.scheduler.begin) / length
+        for states in pruner.state_variables.values():
+            states["growth"].assign(min(1.0, max(0.0, progress)))
+
+    def _warn_about_empty(self, counts):
+        empty = [
+            plan.path
+            for plan, count in zip(self.pruner.plan.kernels, counts, strict=True)
+            if count * plan.group_size == plan.num_weights
+        ]
+        if empty and not self._warned_about_empty:
+            self._warned_about_empty = True
+            logging.warning(
+                "Every weight is pruned in %s: nothing passes through. Lower "
+                "`max_sparsity` or `target_sparsity`, or exclude the layer.",
+                ", ".join(empty),
+            )
+
+    # The inputs.
+
+    def update_inputs(self, sparsity, with_weights=True):
+        """Returns the `UpdateInputs` of an update.
+
+        Args:
+            sparsity: Target over all kernels, in [0, 1).
+            with_weights: Whether to read the weights, or leave them out.
+        """
+        pruner = self.pruner
+        names = set(pruner.states_in_update)
+        if pruner.config.criterion.needs_gradients:
+            names.add("memory")
+        states = [
+            {
+                name: ops.convert_to_tensor(state)
+                for name, state in pruner.state_variables[kernel.path].items()
+                if name in names
+            }
+            for kernel in pruner.kernels
+        ]
+        weights, masks = [], []
+        if with_weights:
+            weights = list(map(pruner.source_value, pruner.kernels))
+        if pruner.masks_in_update:
+            masks = list(map(pruner.mask_value, pruner.kernels))
+        demands = pruner.demands(sparsity)
+        return UpdateInputs(
+            weights=weights,
+            masks=masks,
+            states=states,
+            demands={what: self._as_tensors(d) for what, d in demands.items()},
+            extra=pruner.update_extra(sparsity, demands),
+            guesses={what: self._forecasts[what].guess() for what in demands},
+        )
+
+    def _as_tensors(self, demand):
+        pruner, target = self.pruner, 0
+        if pruner.config.allocation.ranks_jointly:
+            check_total(pruner.num_weights)
+            target = demand.target
+        sizes = [plan.group_size for plan in pruner.plan.kernels]
+        lists = (sizes, demand.lower, demand.upper, demand.counts)
+        return demand_of(target, *map(self._list_as_tensor, lists))
+
+    def _list_as_tensor(self, counts):
+        # Bounds seldom change, and to make tensors costs more than to keep them.
+        counts = tuple(counts)
+        if counts not in self._lists:
+            if len(self._lists) == 8:
+                self._lists.clear()
+            self._lists[counts] = as_counts(list(counts))
+        return self._lists[counts]
+
+    def pinned_groups(self):
+        """Counts, once, the groups of each unit that were zero before pruning began.
+
+        Returns:
+            List of integers; `None` if the config does not keep such zeros.
+        """
+        pruner = self.pruner
+        if not pruner.config.resume_from_pruned_checkpoint:
+            return None
+        if self.pinned is None:
+            self.pinned = []
+            for unit in self.maker.units:
+                kernels = [pruner.kernels[index] for index in unit.indices]
+                members = [(kernel, pruner.source_value(kernel)) for kernel in kernels]
+                zero = zero_groups(pruner.config, members)
+                count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
+                self.pinned.append(int(count))
+        return self.pinned

@@ -1,0 +1,234 @@
+"""One training step of all pruned kernels, around the optimizer's own step."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_pruner.backend import call_directly, no_gradients, sum_over_replicas
+from keras_pruner.masks import (
+    assign_mask,
+    finite_or,
+    keep,
+    keep_if_dense,
+    read_mask,
+)
+
+# Name of the state that sums a kernel's true gradients while they accumulate.
+GRADIENT_SUM = "gradient_sum"
+
+
+class TrainedKernel(NamedTuple):
+    """A masked variable as a training step uses it.
+
+    Args:
+        variable: `keras.Variable` that the optimizer trains.
+        mask: Bool `keras.Variable` or `PackedMask`.
+        rule: `TrainingRule`; `None` masks the gradient and the weights.
+        states: Dict from a name to the `keras.Variable` of a state.
+    """
+
+    variable: Any
+    mask: Any
+    rule: Any = None
+    states: dict = {}  # noqa: RUF012
+
+
+class TrainingStep:
+    """Runs the rules of pruned kernels before and after one optimizer step.
+
+    `before` makes the gradient that the optimizer gets. The optimizer steps. `after`
+    shows each rule the true gradient, regularizes, and masks the weights.
+
+    `PruningOptimizer` runs it inside the compiled step of `fit`. A pruner runs it
+    eagerly, from its hooks in a custom loop or on a torch optimizer.
+
+    Args:
+        kernels: Dict from a key to a `TrainedKernel`.
+        call: Calls functions of tensors, e.g. a `FunctionCache` that compiles them.
+    """
+
+    def __init__(self, kernels, call=call_directly):
+        self.kernels = kernels
+        self._call = call
+        # Of the step that runs: key -> weights and true gradient.
+        self._seen = {}
+        # Keys of kernels whose variable holds dense weights until `after`.
+        self._dense = set()
+
+    def before(self, key, gradient, *, scale=1.0, share=1.0, true_gradient=None):
+        """Makes the gradient that the optimizer gets for one kernel.
+
+        A rule with dense weights has them in the variable until `after`, so that the
+        optimizer steps on them.
+
+        Args:
+            key: The kernel's key.
+            gradient: Tensor; a sparse gradient of TensorFlow; or `None`.
+            scale: Factor in `gradient` that the loss was multiplied with.
+            share: Factor in `gradient` as a rule's own terms need it: the loss scale
+                over the number of replicas.
+            true_gradient: Gradient that criteria see, if it is another one: for
+                example, if `gradient` was clipped.
+
+        Returns:
+            The gradient, or `None`.
+        """
+        variable, mask, rule, states = self.kernels[key]
+        mask = read_mask(mask, self._call)
+        if rule is None or gradient is None:
+            return keep_if_dense(gradient, mask)
+        dense = states.get("dense")
+        weight = ops.convert_to_tensor(variable if dense is None else dense)
+        if rule.needs_gradients:
+            # Also of TensorFlow's sparse gradients.
+            gradient = ops.convert_to_tensor(gradient)
+            true = gradient if true_gradient is None else true_gradient
+            # A copy, because the tensor may be the variable, which the step changes.
+            seen = ops.copy(weight) if dense is None else weight
+            self._seen[key] = seen, ops.cast(true, "float32") / scale
+        if rule.keeps_dense:
+            variable.assign(weight)
+            self._dense.add(key)
+        if hasattr(gradient, "dense_shape"):
+            # The weights that it changes are masked after the step.
+            return gradient
+        return rule.shape_gradient(gradient, weight, mask, states, share)
+
+    def after(
+        self, rate, *, averages=None, ticked=None, applied=None, accumulated_steps=None
+    ):
+        """Ends the step.
+
+        Args:
+            rate: Learning rate of the step, a float or tensor; or a dict of them by
+                key. `None` if the optimizer leaves all weights unchanged.
+            averages: Dict from a key to the variable of a moving average to mask.
+            ticked: Bool tensor: whether the optimizer took the gradients in; `None`
+                if it always does.
+            applied: Bool tensor: whether the optimizer applied a step; `None` if it
+                always does.
+            accumulated_steps: Batches whose gradients make one step, or `None`.
+        """
+        self._accumulate(ticked, applied, accumulated_steps)
+        averages = averages or {}
+        for key, (variable, mask, rule, states) in self.kernels.items():
+            weight = ops.convert_to_tensor(variable)
+            if rule is not None:
+                if rule.keeps_dense and key not in self._dense:
+                    weight = ops.convert_to_tensor(states["dense"])
+                if rate is not None:
+                    own_rate = rate[key] if isinstance(rate, dict) else rate
+                    mask_value = read_mask(mask, self._call)
+                    weight = rule.regularize(weight, mask_value, states, own_rate)
+                    if rule.keeps_dense:
+                        states["dense"].assign(weight)
+            self._enforce(self.kernels[key], weight, averages.get(key))
+        self._seen = {}
+        self._dense = set()
+
+    @property
+    def has_seen_gradients(self):
+        """Whether a true gradient was given in this step."""
+        return bool(self._seen)
+
+    def mask_value(self, key):
+        """Returns a kernel's mask as a bool tensor."""
+        return read_mask(self.kernels[key].mask, self._call)
+
+    def was_shown(self, key):
+        """Whether a gradient of the kernel was given in this step."""
+        return key in self._seen or key in self._dense
+
+    def apply_masks(self, averages=None):
+        """Sets pruned weights, and their moving averages, to zero.
+
+        Args:
+            averages: See `after`.
+        """
+        averages = averages or {}
+        for key, kernel in self.kernels.items():
+            source = kernel.states.get("dense", kernel.variable)
+            weight = ops.convert_to_tensor(source)
+            self._enforce(kernel, weight, averages.get(key))
+
+    def _enforce(self, kernel, weight, average):
+        """Assigns what the model computes with, made of the trained weights."""
+        variable, kept, rule, states = kernel
+        mask = read_mask(kept, self._call)
+        if rule is None:
+            variable.assign(keep_if_dense(weight, mask))
+        elif rule.only_masks:
+            variable.assign(self._call(keep, weight, mask))
+        else:
+            value, new_mask = rule.forward_weights(weight, mask, states)
+            variable.assign(value)
+            if new_mask is not None:
+                mask = new_mask
+                assign_mask(kept, mask, self._call)
+        if average is not None:
+            average.assign(keep_if_dense(ops.convert_to_tensor(average), mask))
+
+    def _accumulate(self, ticked, applied, accumulated_steps):
+        """Shows the rules the true gradients of an applied step."""
+        totals = sum_over_replicas([gradient for _, gradient in self._seen.values()])
+        for key, gradient in zip(self._seen, totals, strict=True):
+            weight, (_, _, rule, states) = self._seen[key][0], self.kernels[key]
+            if GRADIENT_SUM in states:
+                sums = states[GRADIENT_SUM]
+                old = ops.convert_to_tensor(sums)
+                total = old + gradient
+                # A batch that was not finite is skipped, not summed.
+                kept = ops.where(ticked, total, old)
+                sums.assign(ops.where(applied, ops.zeros_like(old), kept))
+                gradient = total / accumulated_steps
+            for name, value in rule.accumulate(states, weight, gradient).items():
+                state = states[name]
+                value = finite_or(value, state)
+                if applied is not None:
+                    value = ops.where(applied, value, ops.convert_to_tensor(state))
+                state.assign(value)
+
+
+def pair_gradients(kernels, gradients, shape):
+    """Changes the gradients of pruned kernels, in any form that a loop gives them in.
+
+    Args:
+        kernels: The `Kernel`s that are pruned.
+        gradients: Pairs of a gradient and its variable; or a dict from a kernel's name
+            to its gradient; or a list with one gradient per kernel.
+        shape: Function from a `Kernel` and its gradient to the new gradient.
+
+    Returns:
+        The same form. Gradients that are `None`, or not of a pruned kernel, are
+        unchanged.
+
+    Raises:
+        ValueError: If a name is not pruned, or a list has another length.
+    """
+
+    def changed(kernel, gradient):
+        return None if gradient is None else shape(kernel, gradient)
+
+    with no_gradients():
+        if isinstance(gradients, dict):
+            by_name = {kernel.path: kernel for kernel in kernels}
+            unknown = sorted(set(gradients) - set(by_name))
+            if unknown:
+                raise ValueError(
+                    f"Gradients are given for {', '.join(unknown)}, which is not "
+                    f"pruned. Kernels: {', '.join(by_name)}"
+                )
+            return {name: changed(by_name[name], g) for name, g in gradients.items()}
+        gradients = list(gradients)
+        if gradients and isinstance(gradients[0], tuple):
+            of_variable = {id(kernel.variable): kernel for kernel in kernels}
+            return [
+                (changed(of_variable[id(v)], g) if id(v) in of_variable else g, v)
+                for g, v in gradients
+            ]
+        if len(gradients) != len(kernels):
+            raise ValueError(
+                "Gradients given as a list must be one per pruned kernel, in the order "
+                f"of `masks`. Received: {len(gradients)} for {len(kernels)} kernels"
+            )
+        return [changed(k, g) for k, g in zip(kernels, gradients, strict=True)]
