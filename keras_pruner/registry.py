@@ -1,22 +1,22 @@
-"""One registry class for criteria, patterns, schedules, allocations and pruners."""
+"""Registers criteria, patterns, schedules, allocations and pruners by name."""
 
 import difflib
 from collections.abc import Mapping
 
 
 def suggest(name, known):
-    """Returns `" Did you mean 'x'?"`, or an empty string when nothing is near."""
+    """Returns `" Did you mean 'x'?"`, or an empty string if no name is similar."""
     near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 class Component:
-    """Base of everything that can be named, configured, compared and saved.
+    """Base class of everything that you can name, configure, compare and save.
 
-    Subclasses that take constructor arguments return them from `get_config`.
+    Subclasses return the arguments of their constructor from `get_config`.
     """
 
-    # Set by `Registry.register`.
+    # `Registry.register` sets it.
     name = None
 
     def get_config(self):
@@ -25,7 +25,7 @@ class Component:
 
     @classmethod
     def from_config(cls, config):
-        """Builds the component from what `get_config` returned."""
+        """Builds the component from a config that `get_config` returned."""
         return cls(**config)
 
     def __eq__(self, other):
@@ -40,31 +40,42 @@ class Component:
 
 
 class Registry(Mapping):
-    """Names of one family of classes, e.g. all criteria.
+    """Maps names to the classes of one family, e.g. of all criteria.
 
-    A registry is a read-only mapping from name to class. Names are added by
-    `register`, from inside the package or from user code.
+    A registry is a read-only mapping. `register` adds names, inside the package and
+    in your code.
 
     Args:
         family: Singular noun for messages, e.g. `"criterion"`.
         base: Class that every registered class must extend.
+
+    Example:
+
+    >>> FRUITS = Registry("fruit", Component)
+    >>> @FRUITS.register("apple", "pomme")
+    ... class Apple(Component):
+    ...     pass
+    >>> FRUITS.get("pomme")
+    Apple()
+    >>> FRUITS.serialize(Apple())
+    {'name': 'apple', 'config': {}}
     """
 
     def __init__(self, family, base):
         self.family = family
         self.base = base
         self._classes = {}
-        # How a message begins: "A pattern", "An allocation".
+        # Messages begin with it: "A pattern", "An allocation".
         self._one = f"{'An' if family[0] in 'aeiou' else 'A'} {family}"
 
     def register(self, *names):
-        """Returns a decorator that makes a class known under one or more names.
+        """Returns a decorator that registers a class under one or more names.
 
         Args:
-            *names: Strings. The first is the name that is saved and printed.
+            *names: Strings. Files and messages use the first.
 
         Raises:
-            ValueError: If a name is taken by another class.
+            ValueError: If another class has the name.
             TypeError: If the class does not extend the family's base.
         """
         if not names or not all(isinstance(name, str) and name for name in names):
@@ -81,7 +92,7 @@ class Registry(Mapping):
                 )
             for name in names:
                 taken = self._classes.get(name)
-                # A notebook cell that is run again redefines its own class.
+                # A notebook cell redefines its class when you run it again.
                 same = taken is not None and (
                     (taken.__module__, taken.__qualname__)
                     == (cls.__module__, cls.__qualname__)
@@ -111,23 +122,23 @@ class Registry(Mapping):
         return f"Registry({self.family}: {', '.join(self._classes)})"
 
     def unknown(self, identifier):
-        """Returns the error for a name that nobody registered."""
+        """Returns the error for a name that is not registered."""
         return ValueError(
             f"Unknown {self.family} {identifier!r}. Known: {', '.join(self._classes)}."
             f"{suggest(identifier, self._classes)}"
         )
 
     def get(self, identifier, default=None):
-        """Turns a name, a dict or an instance into an instance.
+        """Returns the instance that a name, a dict or an instance describes.
 
         Args:
-            identifier: A registered name; a dict as `serialize` returns it; an
-                instance, which is returned as it is; or `None`.
-            default: What `None` stands for.
+            identifier: A registered name, a dict from `serialize`, an instance
+                (returned unchanged), or `None`.
+            default: Identifier that replaces `None`.
 
         Raises:
-            ValueError: If the name is unknown or the dict malformed.
-            TypeError: If `identifier` is of no accepted type.
+            ValueError: If the name is unknown or the dict is malformed.
+            TypeError: If `identifier` has another type.
         """
         if identifier is None:
             identifier = default
@@ -157,5 +168,5 @@ class Registry(Mapping):
         return self._classes[name]()
 
     def serialize(self, component):
-        """Returns a dict of plain values from which `get` makes an equal instance."""
+        """Returns a dict of plain values that `get` turns into an equal instance."""
         return {"name": component.name, "config": component.get_config()}

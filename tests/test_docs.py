@@ -1,5 +1,6 @@
 """Every example in README, docs and docstrings runs."""
 
+import doctest
 import importlib
 import pathlib
 import pkgutil
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import keras_pruner
+from keras_pruner.kernels import rules
+from keras_pruner.registry import Registry
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
@@ -52,14 +55,20 @@ def test_examples_of_page_run(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), names)
 
 
+def modules():
+    yield keras_pruner
+    for found in pkgutil.walk_packages(keras_pruner.__path__, "keras_pruner."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
 def docstrings_with_examples():
-    for module in pkgutil.walk_packages(keras_pruner.__path__, "keras_pruner."):
-        if module.name.endswith("__main__"):
-            continue
-        for name, item in vars(importlib.import_module(module.name)).items():
+    for module in modules():
+        for name, item in vars(module).items():
             doc = getattr(item, "__doc__", None) or ""
-            if getattr(item, "__module__", "") == module.name and "```python" in doc:
-                yield pytest.param(doc, id=f"{module.name}.{name}")
+            if getattr(item, "__module__", "") == module.__name__:
+                if "```python" in doc:
+                    yield pytest.param(doc, id=f"{module.__name__}.{name}")
 
 
 @pytest.mark.parametrize("doc", list(docstrings_with_examples()))
@@ -72,6 +81,47 @@ def test_examples_of_docstring_run(doc, tmp_path, monkeypatch):
         indent, body = block
         code = re.sub(f"(?m)^{indent}", "", body)
         exec(compile(code, "docstring", "exec"), names)
+
+
+def printed_examples():
+    """Yields each docstring with `>>>` once, where its function or class is defined.
+
+    The finder visits modules, functions, classes, and the methods of classes.
+    """
+    public = {name: getattr(keras_pruner, name) for name in keras_pruner.__all__}
+    names = {"keras": keras, "ops": keras.ops, "np": np, **public}
+    for module in modules():
+        for test in doctest.DocTestFinder().find(module, globs=names | vars(module)):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+def test_docstrings_of_functions_classes_and_methods_are_found():
+    found = [example.id.removeprefix("keras_pruner.") for example in printed_examples()]
+    assert len(found) == len(set(found))
+    assert {
+        "backend.ordered_sums.running_sum",
+        "masks.budget.PruningPlan",
+        "kernels.layouts.KernelLayout.to_matrix",
+    } <= set(found)
+
+
+@pytest.mark.parametrize("example", list(printed_examples()))
+def test_printed_values_of_docstring_are_right(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "import torch" in example.docstring and keras.backend.backend() != "torch":
+        pytest.skip("the example is written for torch")
+    # An example may register a class; other tests must not see it.
+    monkeypatch.setattr(rules, "_RULES", list(rules._RULES))
+    for registry in vars(keras_pruner).values():
+        if isinstance(registry, Registry):
+            monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    report = []
+    doctest.DocTestRunner(optionflags=flags).run(
+        example, out=report.append, clear_globs=False
+    )
+    assert not report, "".join(report)
 
 
 def test_every_public_name_exists_and_is_documented():

@@ -1,4 +1,4 @@
-"""The only room that knows TensorFlow, JAX, torch and Keras' private names."""
+"""Holds the code that depends on TensorFlow, JAX, torch or Keras' private names."""
 
 from keras_pruner.backend.compile import (
     CompiledFunction,

@@ -1,4 +1,4 @@
-"""The one place that knows a backend: how functions are compiled and steps shared."""
+"""Compiles and calls functions of tensors with the current backend."""
 
 import functools
 
@@ -8,16 +8,16 @@ from keras_pruner.backend.gradients import no_gradients
 
 
 class CompiledFunction:
-    """A function of tensors, compiled by the backend in use.
+    """Compiles a function of tensors with the current backend.
 
-    TensorFlow compiles it by XLA as `tf.function(jit_compile=True)`, JAX under
-    `jax.jit`; torch runs it as it is, without gradients.
+    TensorFlow uses `tf.function(jit_compile=True)` and JAX uses `jax.jit`. torch runs
+    the function eagerly, without gradients.
 
     Args:
-        function: Function from (nested lists of) tensors to the same. It must be pure.
-        eager: Whether to run it without compiling, e.g. to find a mistake.
-        use_xla: Whether TensorFlow compiles it by XLA, which does not know all
-            operations that a user's model may have.
+        function: Pure function from (nested lists of) tensors to the same.
+        eager: Whether to run the function without compiling, e.g. to debug it.
+        use_xla: Whether TensorFlow compiles with XLA. XLA does not support every
+            operation that a user's model may contain.
     """
 
     def __init__(self, function, *, eager=False, use_xla=True):
@@ -40,14 +40,14 @@ class CompiledFunction:
 
 
 class CompiledUpdate:
-    """A compiled function that makes new values of variables of their old ones.
+    """Compiles a function that updates variables.
 
-    On TensorFlow the variables are read and assigned inside of what is compiled, which
-    saves two calls for each.
+    On TensorFlow the compiled function also reads and assigns the variables. This
+    saves two calls per variable.
 
     Args:
-        function: Pure function `(values, *arguments) -> (new_values, result)`; values
-            are a list of tensors, one of each variable.
+        function: Pure function `(values, *arguments) -> (new_values, result)`.
+            `values` is a list with one tensor per variable.
         variables: List of `keras.Variable`s.
     """
 
@@ -60,7 +60,7 @@ class CompiledUpdate:
             self._call = self._renewing(self._compiled)
 
     def _renewing(self, function):
-        """Returns a function that reads and assigns the variables around another."""
+        """Wraps a function so that it reads the variables, then assigns them."""
 
         def renew(*arguments):
             values = list(map(keras.ops.convert_to_tensor, self.variables))
@@ -80,7 +80,7 @@ class CompiledUpdate:
 
 
 def _is_plain_tensorflow(variable):
-    """Whether a variable is one of TensorFlow, and not of several devices."""
+    """Returns whether a variable is a TensorFlow variable without replicas."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -89,18 +89,18 @@ def _is_plain_tensorflow(variable):
 
 
 class FunctionCache:
-    """Calls pure functions of tensors, each compiled once for all calls that are alike.
+    """Calls pure functions of tensors and compiles each once for all equal calls.
 
-    Calls are alike if the function, what it depends on besides tensors, and the shapes
-    and dtypes of the tensors are. So kernels of one shape share what is compiled, and
-    what depends on tensors alone is shared by all caches of a process.
+    Two calls are equal if they agree in the function, its other inputs, and the shapes
+    and dtypes of the tensors. So kernels of one shape share compiled code. All caches
+    of a process share functions that depend on tensors alone.
 
     Args:
-        compile: Makes a function callable; `CompiledFunction` by default.
+        compile: Function that compiles a function; `CompiledFunction` by default.
     """
 
     _of_process = {}  # noqa: RUF012
-    # Whether its caller may look at numbers in what it returns.
+    # Whether the caller may read the values of returned tensors.
     sees_numbers = True
 
     def __init__(self, compile=CompiledFunction):
@@ -111,11 +111,11 @@ class FunctionCache:
         """Calls a function.
 
         Args:
-            function: Pure function, called `function(*arguments, **settings)`; with
-                `about` as the first argument, if given.
+            function: Pure function, called as `function(*arguments, **settings)`, or
+                as `function(about, *arguments, **settings)`.
             *arguments: (Nested lists of) tensors.
-            about: Object whose `signature` is hashable and says what the function may
-                depend on. It may change in the first call, by what that looks at.
+            about: Object with a hashable `signature` of all that the function reads
+                from it. The first call may change the signature by reading more.
             **settings: Further hashable arguments.
         """
         static = (function, tuple(sorted(settings.items())), _signature(arguments))
@@ -139,7 +139,7 @@ class FunctionCache:
 
         Args:
             condition: Function from the state to a bool tensor ().
-            body: Function from the state to the new one, which calls functions here.
+            body: Function from the state to the new state, which calls this cache.
             state: Tuple of (nested) tensors.
         """
         return _repeat_by_host(condition, body, state)
@@ -149,7 +149,7 @@ class FunctionCache:
 
     @property
     def trace_count(self):
-        """How often functions were traced: each once, if no call had to be repeated."""
+        """Number of traces of all functions; one each, unless one was retraced."""
         return sum(made.trace_count for made in self._functions.values())
 
 
@@ -161,8 +161,8 @@ class _DirectCalls:
     """Calls functions as `FunctionCache` does, without compiling them.
 
     Args:
-        repeat: What `FunctionCache.repeat` is here.
-        sees_numbers: What `FunctionCache.sees_numbers` is here.
+        repeat: Replaces `FunctionCache.repeat`.
+        sees_numbers: Replaces `FunctionCache.sees_numbers`.
     """
 
     def __init__(self, repeat, sees_numbers):
@@ -183,12 +183,12 @@ def _repeat_by_host(condition, body, state):
 call_directly = _DirectCalls(_repeat_by_host, sees_numbers=True)
 
 
-# Of a caller that is compiled as a whole.
+# Serves callers that are compiled as a whole.
 call_in_trace = _DirectCalls(keras.ops.while_loop, sees_numbers=False)
 
 
 def _signature(arguments):
-    """Returns what tells two calls apart: structure, shapes and dtypes."""
+    """Returns the structure, shapes and dtypes of arguments, as a hashable."""
     flat = keras.tree.flatten_with_path(arguments)
     return tuple((path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat)
 
@@ -211,8 +211,8 @@ def _compile(function, use_xla):
 class _ConcreteFunctions:
     """Calls a `tf.function` through one concrete function per signature.
 
-    The function itself would warn of frequent retracing when many models are pruned
-    in one process, though each is traced once.
+    A direct call would warn about frequent retracing if one process prunes many
+    models, although TensorFlow traces each once.
     """
 
     def __init__(self, function):
@@ -230,5 +230,5 @@ class _ConcreteFunctions:
 def _as_tensor(value):
     import tensorflow as tf
 
-    # Of a variable a copy, else a trace would hold on to the variable.
+    # Copies variables, because a trace would keep a reference to them.
     return value if isinstance(value, tf.Tensor) else keras.ops.copy(value)

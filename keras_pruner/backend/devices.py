@@ -1,8 +1,8 @@
-"""Several devices: where what belongs to a kernel lives, and what Keras cannot do.
+"""Places masks and states on several devices, next to their kernels.
 
 On TensorFlow a kernel made under a `tf.distribute` strategy has a copy on each replica.
 On JAX a kernel made under a `keras.distribution` is laid out over a mesh. Masks and
-states are made alike, beside their kernel.
+states use the same placement.
 """
 
 import contextlib
@@ -11,31 +11,31 @@ import keras
 
 from keras_pruner.backend.keras_private import layout_of
 
-# Classes of `tf.distribute` whose replicas meet in every optimizer step.
+# Replicas of these `tf.distribute` classes synchronize in every optimizer step.
 _MIRRORED = {"MirroredStrategy", "CollectiveAllReduceStrategy"}
 
 
 def beside(variable):
-    """Context in which new variables live on the replicas that a variable lives on."""
+    """Returns a context that creates variables on the replicas of `variable`."""
     strategy = getattr(variable.value, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def layout_for(shape, variable):
-    """Returns how a tensor that belongs to a variable is laid out over devices.
+    """Returns the device layout of a tensor that belongs to a variable.
 
     Args:
         shape: The tensor's shape.
         variable: `keras.Variable`.
 
     Returns:
-        The variable's layout if the tensor is as large; else one by which each device
-        holds all of it. `None` if the variable is not laid out over devices.
+        The variable's layout if the shapes are equal, else a replicated layout. `None`
+        if the variable has no layout.
     """
     layout = layout_of(variable)
     if layout is None or tuple(shape) == tuple(variable.shape):
         return layout
-    # Said outright, for the name of a state may match a pattern of a `LayoutMap`.
+    # Explicit, because a pattern of a `LayoutMap` may match the state's name.
     mesh = getattr(layout, "device_mesh", None)
     if mesh is None:
         return None
@@ -43,25 +43,25 @@ def layout_for(shape, variable):
 
 
 def is_divided(variable):
-    """Whether a variable is laid out so that no device holds all of it."""
+    """Returns whether a variable is sharded, so that no device holds all of it."""
     layout = layout_of(variable)
-    # Keras' own layouts name axes of the mesh, JAX's shardings have a `spec`.
+    # Keras' layouts have `axes` of the mesh, and JAX's shardings have a `spec`.
     axes = getattr(layout, "axes", None) or getattr(layout, "spec", None) or ()
     return any(axis is not None for axis in axes)
 
 
 def check_strategy(model, optimizer):
-    """Raises if Keras cannot train a model under its `tf.distribute` strategy.
+    """Raises an error if Keras cannot train a model under its `tf.distribute` strategy.
 
     Args:
         model: Compiled `keras.Model`.
-        optimizer: The optimizer inside all wrappers.
+        optimizer: The innermost optimizer.
 
     Raises:
-        ValueError: If it would end in an error from the depths of TensorFlow, with
-            pruning or without: `MirroredStrategy` with several replicas under
-            `jit_compile=True` or `steps_per_execution` > 1, or with an optimizer
-            that accumulates gradients or overwrites weights by averages.
+        ValueError: If `MirroredStrategy` has several replicas with `jit_compile=True`
+            or `steps_per_execution` > 1, or an optimizer that accumulates gradients or
+            overwrites weights with averages. TensorFlow would fail deep inside
+            training, with or without pruning.
     """
     strategy = getattr(model, "distribute_strategy", None)
     if not _MIRRORED & {base.__name__ for base in type(strategy).__mro__}:
@@ -87,10 +87,10 @@ def check_strategy(model, optimizer):
 
 
 def num_replicas():
-    """Returns how many replicas share the training step that runs or is traced.
+    """Returns the number of replicas that share the current training step.
 
-    More than one only inside `strategy.run` of a `tf.distribute` strategy: on JAX one
-    program runs on all devices, and its values are whole.
+    It exceeds one only inside `strategy.run` of a `tf.distribute` strategy. On JAX one
+    program runs on all devices and sees whole values.
     """
     if keras.backend.backend() != "tensorflow":
         return 1
@@ -102,7 +102,7 @@ def num_replicas():
 
 
 def sum_over_replicas(tensors):
-    """Sums a list of tensors of a training step over the replicas that share it."""
+    """Sums each tensor of a list over the replicas that share the training step."""
     if num_replicas() == 1 or not tensors:
         return tensors
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Derivatives, and contexts in which they are or are not recorded."""
+"""Differentiates functions, and controls how the backend records gradients."""
 
 import contextlib
 import functools
@@ -7,7 +7,7 @@ import keras
 
 
 def no_gradients():
-    """Context in which the backend records no gradients."""
+    """Returns a context in which the backend records no gradients."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -16,16 +16,16 @@ def no_gradients():
 
 
 def derivative(function):
-    """Returns the function that gives the derivatives of a scalar function.
+    """Returns the function that computes the derivatives of a scalar function.
 
-    Derivatives can be taken of what it returns, too.
+    You can differentiate its results again.
 
     Args:
         function: Function from a list of float tensors to a scalar tensor.
 
     Returns:
-        Function from the list of tensors to the list of derivatives; zeros where the
-        scalar does not depend on a tensor.
+        Function from the list of tensors to the list of derivatives. A derivative is
+        zero if the scalar does not depend on the tensor.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -55,7 +55,7 @@ def _derive_by_autograd(function, values):
     with torch.enable_grad():
         values = [v if v.requires_grad else v.clone().requires_grad_() for v in values]
         result = function(values)
-        # Kept as a graph, since the derivatives may be derived again.
+        # Keeps the graph, because the caller may differentiate again.
         found = torch.autograd.grad(
             result, values, create_graph=True, allow_unused=True
         )
@@ -66,7 +66,7 @@ def _derive_by_autograd(function, values):
 
 
 def double_precision():
-    """Context in which the backend computes in float64 where it is asked to."""
+    """Returns a context in which the backend computes in float64 on request."""
     if keras.backend.backend() == "jax":
         import jax
 

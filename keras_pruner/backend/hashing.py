@@ -1,4 +1,4 @@
-"""Numbers that look random and are the same on every backend: an integer hash."""
+"""Hashes integers to pseudo-random numbers that are equal on every backend."""
 
 import math
 import zlib
@@ -7,16 +7,16 @@ from keras import ops
 
 
 def salt_of(text):
-    """Returns an int32, as a Python integer, that differs from text to text."""
+    """Returns a text's CRC-32 as a Python integer in the range of int32."""
     return _as_int32(zlib.crc32(text.encode()))
 
 
 def uniform_hash(shape, salt):
-    """Returns numbers in [0, 1) that look random, the same on every backend.
+    """Returns pseudo-random numbers in [0, 1) that are equal on every backend.
 
     Args:
         shape: Shape of the float32 tensor to return.
-        salt: Integer or int32 tensor; another salt gives other numbers.
+        salt: Integer or int32 tensor that seeds the numbers.
     """
     index = ops.reshape(ops.arange(math.prod(shape), dtype="int32"), shape)
     return ops.cast(_mix(ops.bitwise_xor(_mix(index), salt)), "float32") / 2.0**24
@@ -28,12 +28,12 @@ def _as_int32(value):
 
 
 def _shift_right(x, places):
-    """Logical shift of an int32: the sign bit does not spread."""
+    """Shifts an int32 logically, so that the sign bit does not spread."""
     return ops.bitwise_and(ops.right_shift(x, places), 2 ** (32 - places) - 1)
 
 
 def _mix(x):
-    """An avalanche hash of int32 to [0, 2^24): multiply wraps, shifts are logical."""
+    """Hashes int32 to [0, 2^24); multiplications wrap and shifts are logical."""
     x = ops.bitwise_xor(x, _shift_right(x, 16)) * _as_int32(0x7FEB352D)
     x = ops.bitwise_xor(x, _shift_right(x, 15)) * _as_int32(0x846CA68B)
     return _shift_right(ops.bitwise_xor(x, _shift_right(x, 16)), 8)

@@ -1,7 +1,7 @@
-"""The state that an optimizer keeps for each weight, such as its momentum.
+"""Reads and writes the state that an optimizer keeps per weight, such as momentum.
 
-An optimizer that is not Keras' is given as an object with methods `slots_of(variable)`,
-`get_steps()` and `set_steps(steps)`.
+For an optimizer from outside Keras, pass an object with the methods
+`slots_of(variable)`, `get_steps()` and `set_steps(steps)`.
 """
 
 from keras import ops
@@ -15,14 +15,14 @@ from keras_pruner.backend.keras_private import (
 
 
 def innermost(optimizer):
-    """Returns the optimizer inside all wrappers, e.g. of loss scaling."""
+    """Returns the optimizer inside all wrappers, such as one for loss scaling."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
 
 
 def loss_scale_of(optimizer):
-    """Returns the factor that an optimizer has the loss multiplied with, as float32."""
+    """Returns the loss scale of an optimizer, as a float or float32 tensor."""
     scale = 1.0
     while optimizer is not None:
         if hasattr(optimizer, "dynamic_scale"):
@@ -34,17 +34,17 @@ def loss_scale_of(optimizer):
 
 
 def may_skip(optimizer):
-    """Returns whether an optimizer may leave the weights as they are in a step."""
+    """Returns whether an optimizer may leave the weights unchanged in a step."""
     wrapped = hasattr(optimizer, "inner_optimizer")
     return wrapped or bool(optimizer.gradient_accumulation_steps)
 
 
 def slots_of(optimizer, variable):
-    """Returns the slots that hold one number for each weight of a variable.
+    """Returns the slots that hold one number per weight of a variable.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
-        variable: One of the variables that it trains.
+        variable: Variable that the optimizer trains.
 
     Returns:
         List of `keras.Variable`s of the variable's shape; empty for plain SGD.
@@ -68,14 +68,14 @@ def slots_of(optimizer, variable):
 
 
 def moving_average_of(optimizer, variable):
-    """Returns the exponential moving average that an optimizer keeps of a variable.
+    """Returns an optimizer's exponential moving average of a variable.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
-        variable: One of the variables that it trains.
+        variable: Variable that the optimizer trains.
 
     Returns:
-        `keras.Variable`, or `None` if there is none.
+        `keras.Variable`, or `None` if the optimizer keeps none.
     """
     if hasattr(optimizer, "slots_of"):
         return None
@@ -92,13 +92,13 @@ def _position(optimizer, variable):
 
 
 def clear_slots(optimizer, variable, where=None):
-    """Sets slots to zero.
+    """Sets the slots of a variable to zero.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
-        variable: One of the variables that it trains.
-        where: Bool tensor of the variable's shape: the weights whose slots are cleared;
-            `None` for all.
+        variable: Variable that the optimizer trains.
+        where: Bool tensor of the variable's shape; `True` clears a weight's slots.
+            `None` clears all.
     """
     for slot in slots_of(optimizer, variable):
         value = ops.convert_to_tensor(slot)
@@ -107,15 +107,15 @@ def clear_slots(optimizer, variable, where=None):
 
 
 def get_steps(optimizer):
-    """Returns the optimizer's own count of steps, as an int tensor or integer."""
+    """Returns the optimizer's step count, as an int tensor or integer."""
     if hasattr(optimizer, "get_steps"):
         return optimizer.get_steps()
-    # JAX donates buffers, each but once.
+    # Copies, because JAX can donate a buffer only once.
     return ops.copy(count_of(innermost(optimizer)))
 
 
 def set_steps(optimizer, steps):
-    """Sets the optimizer's own count of steps, for its bias corrections and the like.
+    """Sets the optimizer's step count, e.g. for its bias corrections.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.

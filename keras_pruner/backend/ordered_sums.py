@@ -1,20 +1,20 @@
 """Sums in a fixed order, so that scores are equal on every backend.
 
 A compiler may add the members of a group in any order, and each order rounds
-differently. Scores that differ in the last bit can prune different groups, so groups
-are summed by halving: elementwise additions only, which every backend rounds alike.
+differently. Scores that differ in the last bit can prune different groups. The
+functions here add halves elementwise, because every backend rounds that alike.
 """
 
 from keras import ops
 
 REDUCTIONS = ("mean", "sum", "max", "l2")
 
-# Most rows that are summed at once. What is counted in eight bits allows 255.
+# Limits the rows in one sum. A count in eight bits allows 255.
 LARGEST_BLOCK = 16
 
 
 def ordered_sum(x, axis):
-    """Sums over one axis by adding halves: `x[:n/2] + x[n/2:]`, again and again.
+    """Sums over one axis by repeatedly adding halves: `x[:n/2] + x[n/2:]`.
 
     Args:
         x: Float tensor with a static size along `axis`.
@@ -22,11 +22,18 @@ def ordered_sum(x, axis):
 
     Returns:
         Tensor of the dtype of `x`, without `axis`.
+
+    Example:
+
+    >>> x = ops.array([[1.0, 2.0, 3.0, 4.0], [1e8, 1.0, -1e8, 1.0]])
+    >>> # (1e8 - 1e8) + (1 + 1) = 2; from left to right float32 yields 1.
+    >>> ops.convert_to_numpy(ordered_sum(x, axis=1)).tolist()
+    [10.0, 2.0]
     """
     axis = axis % len(x.shape)
     size = x.shape[axis]
     if size <= LARGEST_BLOCK:
-        # One by one, which a compiler makes one loop of.
+        # A compiler fuses separate additions into one loop.
         before = (slice(None),) * axis
         parts = [x[(*before, index)] for index in range(size)]
         while len(parts) > 1:
@@ -38,32 +45,31 @@ def ordered_sum(x, axis):
     while size > 1:
         half = size // 2
         folded = x[:half] + x[half : 2 * half]
-        # (half, ...) plus the odd one out, which waits for the next round.
+        # (half, ...) plus the odd row, which waits for the next round.
         x = ops.concatenate([folded, x[2 * half :]]) if size % 2 else folded
         size -= half
     return x[0]
 
 
 def as_rows(x):
-    """Views a tensor as (rows, columns); the last axis stays, also if it is sharded."""
+    """Views a tensor as (rows, columns) and keeps the last axis, even if sharded."""
     return ops.reshape(x, (-1, x.shape[-1]))
 
 
 def sum_blocks(function, matrix, first=0):
-    """Sums what a function makes of the entries of a matrix over blocks of rows.
+    """Applies a function to a matrix and sums the results over blocks of rows.
 
-    Pairs of neighbouring rows are added, and pairs of these sums.
+    It adds pairs of neighbouring rows, then pairs of these sums.
 
     Args:
-        function: Function of a tensor, entry by entry.
+        function: Elementwise function of a tensor.
         matrix: Tensor (rows, columns).
-        first: Zero; or an int tensor () that is zero, but changes in a loop as far as a
-            compiler knows. What is made of the matrix then stays in the loop.
+        first: Zero, or an int tensor () that is zero but seems to change in a loop. The
+            compiler then keeps the calls of `function` inside the loop.
 
     Returns:
         Tuple of a tensor (blocks, columns) and the number of rows in a block, at most
-        `LARGEST_BLOCK`. Rows that do not fill one stand at the end, each as a block of
-        its own.
+        `LARGEST_BLOCK`. Rows that do not fill a block come last, one per block.
     """
     rows, columns = matrix.shape
     height = _block_height(rows, columns)
@@ -72,8 +78,8 @@ def sum_blocks(function, matrix, first=0):
     whole = rows // height * height
     blocks = ops.reshape(matrix[:whole], (-1, height, columns))
     shape = (blocks.shape[0], 1, columns)
-    # Row by row, which a compiler makes one loop of; to sum along an axis, it would
-    # write down first what is summed.
+    # A compiler fuses separate rows into one loop. For a sum along an axis it would
+    # materialise the terms first.
     parts = [
         function(ops.slice(blocks, (0, first + row, 0), shape)[:, 0])
         for row in range(height)
@@ -88,10 +94,10 @@ def sum_blocks(function, matrix, first=0):
 
 
 def _block_height(rows, columns):
-    """How many rows a block has: fewer in a small matrix, which compiles faster.
+    """Returns the rows in a block: fewer in a small matrix, which compiles faster.
 
-    A divisor of their number, if there is one, and rather of an eighth of it: blocks
-    then end where the rows of a device end, of up to eight, and none is moved.
+    The height divides an eighth of the rows if possible, else the rows. Blocks then
+    end at the shards of up to eight devices, and no row moves between devices.
     """
     if rows * columns <= 2**16:
         return 1
@@ -105,25 +111,25 @@ def _block_height(rows, columns):
 
 
 def sum_of_all(x, function=lambda x: x):
-    """Sums what a function makes of all elements.
+    """Applies a function to a tensor and sums all results.
 
-    Pairs of neighbouring rows are added, again and again, then a row. Where rows or
-    columns are divided over devices, neighbours live together until little is left. So
-    hardly anything is moved, and the order is still the same.
+    It repeatedly adds pairs of neighbouring rows, then sums the last row. If rows or
+    columns are sharded, neighbours share a device until few are left. Hardly any data
+    moves, and the order stays the same.
 
     Args:
         x: Tensor of a static shape, with at least one axis.
-        function: Function from a tensor to a float tensor, entry by entry.
+        function: Elementwise function from a tensor to a float tensor.
 
     Returns:
-        Tensor () of the dtype of what the function makes.
+        Tensor () of the dtype of the function's result.
     """
     x, _ = sum_blocks(function, as_rows(x))
     size = x.shape[0]
     while size > 1:
         pairs = ops.reshape(x[: size - size % 2], (size // 2, 2, -1))
         folded = pairs[:, 0] + pairs[:, 1]
-        # The odd one out waits for the next round.
+        # The odd row waits for the next round.
         x = ops.concatenate([folded, x[-1:]]) if size % 2 else folded
         size = x.shape[0]
     return ordered_sum(x[0], 0)
@@ -138,9 +144,9 @@ def all_finite(x):
 
 
 def count_true(mask):
-    """Counts what is `True` in a bool tensor, as a Python int.
+    """Counts the `True` entries of a bool tensor, as a Python int.
 
-    In parts: as integers the mask would take four times its bytes.
+    It counts in parts, because integers take four times the bytes of a mask.
     """
     rows = as_rows(mask)
     step = max(1, 2**22 // rows.shape[1])
@@ -153,14 +159,14 @@ def rounded_square(x):
     """Squares float32 values so that a sum of squares is equal on every backend.
 
     A compiler may fuse a product and a sum into one operation, which rounds once, not
-    twice. Clearing the last bit of the square keeps the two apart.
+    twice. Clearing the last bit of the square prevents this.
     """
     bits = ops.view(ops.square(x), "int32")
     return ops.view(ops.bitwise_and(bits, -2), "float32")
 
 
 def reduce_groups(x, axes, reduction):
-    """Turns the scores of a group's members into the group's score.
+    """Reduces the scores of each group's members to the group's score.
 
     Args:
         x: Float32 tensor.
@@ -169,6 +175,14 @@ def reduce_groups(x, axes, reduction):
 
     Returns:
         Float32 tensor without `axes`.
+
+    Example:
+
+    >>> scores = ops.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    >>> ops.convert_to_numpy(reduce_groups(scores, (0,), "mean")).tolist()
+    [3.0, 4.0, 5.0, 6.0]
+    >>> ops.convert_to_numpy(reduce_groups(scores, (1,), "max")).tolist()
+    [4.0, 8.0]
     """
     axes = sorted((axis % len(x.shape) for axis in axes), reverse=True)
     if reduction == "max":
@@ -182,7 +196,7 @@ def reduce_groups(x, axes, reduction):
 
 
 def reduce_blocks(matrix, height, width, reduction):
-    """Turns the scores of a matrix into scores of its blocks; see `reduce_groups`.
+    """Reduces the scores of a matrix to scores of its blocks; see `reduce_groups`.
 
     Args:
         matrix: Float32 tensor (rows, columns).
@@ -191,17 +205,24 @@ def reduce_blocks(matrix, height, width, reduction):
 
     Returns:
         Float32 tensor (rows / height, columns / width).
+
+    Example:
+
+    >>> scores = ops.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    >>> ops.convert_to_numpy(reduce_blocks(scores, 2, 2, "sum")).tolist()
+    [[14.0, 22.0]]
     """
     rows, columns = matrix.shape
     shape = (rows // height, columns // width)
     if reduction == "max":
         blocks = ops.reshape(matrix, (shape[0], height, shape[1], width))
         return ops.max(blocks, axis=(1, 3))
-    # Over long rows first.
+    # Sums over long rows first.
     total = ops.reshape(_terms(matrix, reduction), (shape[0], height, columns))
     if height % 2 == 0 and height * width >= LARGEST_BLOCK:
-        # A sum of two has no order. XLA computes it once; what is merely added here and
-        # is used sixteen times below, XLA would have the scores written down for.
+        # `ops.sum` over two terms has one order, and XLA computes it once. With a plain
+        # addition XLA would materialise the scores, because the result is used
+        # sixteen times.
         pairs = ops.reshape(total, (shape[0], 2, height // 2, columns))
         total = ops.sum(pairs, axis=1)
     total = ops.reshape(ordered_sum(total, 1), (*shape, width))
@@ -209,29 +230,35 @@ def reduce_blocks(matrix, height, width, reduction):
 
 
 def _terms(x, reduction):
-    """Returns what is summed."""
+    """Returns the terms of a reduction's sum."""
     return rounded_square(x) if reduction == "l2" else x
 
 
 def _reduced(total, size, reduction):
-    """Returns the score of groups of a size whose terms have been summed."""
+    """Returns the scores of groups of `size` members from the sums of their terms."""
     if reduction == "l2":
         return ops.sqrt(total)
-    # A product, not a quotient: XLA rewrites division by a constant.
+    # Multiplies, because XLA rewrites a division by a constant.
     return total * (1.0 / size) if reduction == "mean" else total
 
 
 def running_sum(x):
-    """Sums from the first element to each, in a fixed order.
+    """Computes the cumulative sum of a vector in a fixed order.
 
-    The elements are added in log2(n) rounds of shifted vectors, so that each sum is
-    rounded alike on every backend; a compiler's own cumulative sum is not.
+    It adds shifted vectors in log2(n) rounds, so that every backend rounds alike. A
+    compiler's own cumulative sum does not.
 
     Args:
         x: Float tensor of shape (n,).
 
     Returns:
         Tensor of the same shape and dtype.
+
+    Example:
+
+    >>> x = ops.array([1.0, 2.0, 3.0, 4.0])
+    >>> ops.convert_to_numpy(running_sum(x)).tolist()
+    [1.0, 3.0, 6.0, 10.0]
     """
     size, reach = x.shape[0], 1
     while reach < size:

@@ -1,13 +1,13 @@
-"""The state of the random generator that a backend has of its own."""
+"""Reads and restores the state of the backend's own random generator."""
 
 import keras
 
 
 def random_state():
-    """Returns the state of the backend's own generator as bytes; `None` if it has none.
+    """Returns the state of the backend's own generator as bytes, or `None`.
 
-    torch draws dropout and the order of shuffled data from it. TensorFlow's cannot be
-    read, and JAX has none.
+    torch draws dropout and the order of shuffled data from its generator. You cannot
+    read TensorFlow's generator, and JAX has none.
     """
     if keras.backend.backend() != "torch":
         return None
@@ -17,7 +17,7 @@ def random_state():
 
 
 def set_random_state(state):
-    """Sets the state that `random_state` returned."""
+    """Restores a state that `random_state` returned."""
     if keras.backend.backend() != "torch" or state is None:
         return
     import torch

@@ -1,4 +1,4 @@
-"""Which variables of a model are prunable, each as a matrix; and which are chosen."""
+"""Finds the prunable variables of a model as matrices, and selects among them."""
 
 from keras_pruner.kernels.filters import check_selector, matches_path
 from keras_pruner.kernels.find import (

@@ -1,4 +1,4 @@
-"""Picks kernels by name, by layer or by a function."""
+"""Selects kernels by name, by layer or by a function."""
 
 import re
 
@@ -10,9 +10,15 @@ from keras_pruner.registry import suggest
 def matches_path(pattern, path):
     """Returns whether a regular expression matches whole names of a path.
 
-    It must match one name or several that follow each other: of
-    `"block/dense_1/kernel"` it may match `dense_1`, `block/dense_.`, or all of it.
-    `dense_1` does not match `dense_10`.
+    It must match one name or several consecutive names.
+
+    Example:
+
+    >>> path = "block/dense_1/kernel"
+    >>> [matches_path(p, path) for p in ("dense_1", "block/dense_.", "block/.*")]
+    [True, True, True]
+    >>> matches_path("dense_1", "block/dense_10/kernel")
+    False
     """
     names = path.split("/")
     return any(
@@ -23,7 +29,7 @@ def matches_path(pattern, path):
 
 
 def check_selector(selector, key):
-    """Raises if `selector` is not a regex, a layer or a function."""
+    """Raises an error if `selector` is not a regex, a layer or a function."""
     if isinstance(selector, str):
         try:
             re.compile(selector)
@@ -39,7 +45,7 @@ def check_selector(selector, key):
 
 
 def selects(selector, kernel):
-    """Returns whether one selector picks a kernel."""
+    """Returns whether a selector picks a kernel."""
     if isinstance(selector, str):
         return matches_path(selector, kernel.path)
     if isinstance(selector, keras.layers.Layer):
@@ -51,8 +57,8 @@ def select(kernels, selectors, key):
     """Returns the kernels that any selector picks.
 
     Raises:
-        ValueError: If a selector picks none of `kernels`: a filter that matches
-            nothing is a mistake, not a wish.
+        ValueError: If a selector picks none of `kernels`, because such a filter is
+            probably a mistake.
     """
     chosen = set()
     for selector in selectors:

@@ -1,4 +1,4 @@
-"""Which variables of a Keras model are prunable, through all nesting."""
+"""Finds the prunable variables of a Keras model, through all nesting."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from keras_pruner.kernels.rules import (
     registered_layouts,
 )
 
-# Keras' own layers whose weights may have several axes, and what those are.
+# Weights of these Keras layers may have several axes, but are no matrices.
 _NO_MATRICES = {
     layers.PReLU: "a slope for each input",
     layers.SpectralNormalization: "the vector of a power iteration",
@@ -33,7 +33,7 @@ _EMBEDDING = "embeddings are pruned only when asked for: add 'Embedding' to laye
 
 
 def _refusal(layer):
-    """Returns why a layer of a known class cannot be pruned now, or `None`."""
+    """Returns why you cannot prune a layer of a known class now, or `None`."""
     if getattr(layer, "quantization_mode", None) is not None:
         return (
             f"the layer is quantized ({layer.quantization_mode}), so its kernel is "
@@ -55,9 +55,9 @@ def _layouts(layer):
 def find_kernels(model, *, embeddings=False, name=None):
     """Finds the prunable kernels of a model or layer, through all nesting.
 
-    Layers are known by `isinstance`, variables by name. A layer or variable that is
-    shared appears once. Paths are made of layer names from the model's children on, so
-    they are equal for a model and its saved copy; wrapper layers of this package add
+    `isinstance` identifies layers, and names identify variables. A shared layer or
+    variable appears once. Paths consist of layer names from the model's children on, so
+    a model and its saved copy have equal paths. Wrapper layers of this package add
     nothing to the path.
 
     Args:
@@ -67,7 +67,23 @@ def find_kernels(model, *, embeddings=False, name=None):
 
     Returns:
         `KernelSearch`. Every variable of two or more axes is in one of its two lists,
-        or belongs to a class that has none to prune.
+        unless a rule for its layer omits it.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((5, 2)),
+    ...         keras.layers.Conv1D(4, 3, name="conv"),
+    ...         keras.layers.PReLU(name="slopes"),
+    ...         keras.layers.Dense(2, name="head"),
+    ...     ]
+    ... )
+    >>> kernels, skipped = find_kernels(model).kernels, find_kernels(model).skipped
+    >>> kernels
+    (<Kernel 'conv/kernel' (3, 2, 4)>, <Kernel 'head/kernel' (4, 2)>)
+    >>> [(variable.path, variable.reason) for variable in skipped]
+    [('slopes/alpha', 'not multiplied by as a matrix: a slope for each input')]
     """
     found = find_all_kernels(model, name=name)
     if embeddings:
@@ -80,7 +96,7 @@ def find_kernels(model, *, embeddings=False, name=None):
 def find_all_kernels(model, *, name=None):
     """As `find_kernels`, but also with the kernels that are pruned on request only."""
     found, skipped, seen_layers, seen_variables = [], [], set(), set()
-    # From the id of an attention layer's part to the layer's path and heads.
+    # Maps the id of an attention layer's part to the layer's path and heads.
     attention, num_attention = {}, {}
 
     def visit(layer, prefix, wrapper):
@@ -154,15 +170,15 @@ def _is_plain_embedding(layer):
 
 
 def _num_heads(layer):
-    """Returns how many heads of an attention layer can be cut, or 0 for another."""
+    """Returns the number of prunable heads of an attention layer, or 0 for another."""
     if isinstance(layer, layers.GroupQueryAttention):
-        # Query heads that share one key and value head go together.
+        # Query heads that share one key and value head are pruned together.
         return layer.num_key_value_heads
     return layer.num_heads if isinstance(layer, layers.MultiHeadAttention) else 0
 
 
 def _with_heads(kernel, path, heads):
-    """Marks a kernel of an attention layer with the heads that its matrix holds."""
+    """Adds the heads of an attention layer to the layout of its kernel."""
     axes = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
     axis = axes.get(kernel.layer.name)
     if axis is None:
@@ -192,7 +208,7 @@ def _with_unique_paths(kernels):
 
 
 def _numbered(path, number):
-    """Tells the second and further layers of one path apart."""
+    """Adds a number to a path from its second layer on."""
     return path if number == 1 else f"{path}#{number}"
 
 
@@ -213,7 +229,7 @@ def masks_of(layer):
 
 
 def check_built(model):
-    """Raises if `model` is no Keras model, or has no weights yet."""
+    """Raises an error if `model` is no Keras model, or has no weights yet."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r}")
     if not model.built:

@@ -1,14 +1,14 @@
-"""Which variables of KerasHub's own layers are kernels, without importing KerasHub.
+"""Finds the kernels of KerasHub's own layers, without importing KerasHub.
 
-Most of KerasHub is made of Keras layers, or of subclasses of them. These are the layers
-that hold matrices of their own.
+Most of KerasHub consists of Keras layers or their subclasses. This file covers the
+layers that hold matrices of their own.
 """
 
 from keras_pruner.kernels.layouts import KernelLayout, dense_layout, stacked_layout
 
 
 def _channel_window_layout(shape):
-    """Layout of `(channels, window)`: each channel sees itself at a few positions."""
+    """Returns the layout of `(channels, window)`; a channel sees itself in a window."""
     channels, window = shape
     return KernelLayout(
         tuple(shape), (window,), 1, channels, groups=channels, permutation=(1, 0)
@@ -23,7 +23,7 @@ _TWO_MATRICES = _all(
     stacked_layout, "expert_feedforward_gate_dense", "expert_feedforward_output_dense"
 )
 
-# Class name -> name of a variable -> layout of its shape.
+# Maps a class name and a variable name to the function that returns a layout.
 _LAYOUTS = {
     "Gemma4AudioRelativePositionEmbedding": _all(dense_layout, "pos_proj"),
     "Gemma4MoEBlock": _all(stacked_layout, "gate_proj", "up_proj", "down_proj"),
@@ -40,15 +40,15 @@ _LAYOUTS = {
 
 
 def hub_layouts(layer, variables):
-    """Finds the kernels among the variables of a KerasHub layer, or of a subclass.
+    """Finds the kernels among the variables of a KerasHub layer or its subclass.
 
     Args:
         layer: Any Keras layer.
-        variables: Its own variables.
+        variables: The layer's own variables.
 
     Returns:
-        Dict from the name of a variable to its `KernelLayout`, or `None` if KerasHub
-        has no such layer, or one without matrices of its own.
+        Dict from the name of a variable to its `KernelLayout`, or `None` if the layer
+        is not KerasHub's or has no matrices of its own.
     """
     for layer_class in type(layer).__mro__:
         if layer_class.__module__.partition(".")[0] == "keras_hub":

@@ -1,4 +1,4 @@
-"""A prunable variable, one that is skipped, and what a search returns."""
+"""Defines prunable variables, skipped variables, and the result of a search."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from keras_pruner.kernels.layouts import KernelLayout
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
-    """One prunable variable of a model.
+    """Describes one prunable variable of a model.
 
     Args:
         path: Names from the model's child down to the variable, joined by `/`.
@@ -46,7 +46,7 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A matrix-like variable that is not pruned, and why."""
+    """Describes a matrix-like variable that is not pruned, and why."""
 
     path: str
     shape: tuple
@@ -59,7 +59,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class KernelSearch:
-    """What a search found: `kernels` that can be pruned and those `skipped`."""
+    """Holds the result of a search: prunable `kernels` and `skipped` variables."""
 
     kernels: tuple
     skipped: tuple

@@ -1,7 +1,7 @@
-"""How a kernel of any layer is seen as a matrix of inputs by outputs.
+"""Views a kernel of any layer as a matrix of inputs by outputs.
 
-Every prunable kernel is viewed as a 2-D matrix `(K, N)`: K the reduction (fan-in)
-axis, N the output axis. All pruning maths runs on this matrix and only there.
+Every prunable kernel becomes a 2-D matrix `(K, N)`: K is the reduction (fan-in) axis,
+N the output axis. All pruning maths runs on this matrix and only there.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class KernelLayout:
-    """How a kernel's axes form its matrix of `K = window * inputs` by `N = outputs`.
+    """Describes how a kernel's axes form a matrix (K, N).
 
-    In the matrix, inputs run fastest along K, within one window position; the outputs
-    of one group of a grouped convolution stand together along N.
+    `K = window * inputs` and `N = outputs`. Inputs run fastest along K, within one
+    window position. The outputs of one group of a convolution are adjacent along N.
 
     Args:
         shape: The kernel's shape.
@@ -23,10 +23,10 @@ class KernelLayout:
         inputs: Input channels that one output sees.
         outputs: Number of outputs.
         groups: Groups of a convolution (its depth for a depthwise one).
-        permutation: Order of the kernel's axes in the matrix, or `None` for as is.
-        split: Shape that the kernel is given before its axes are permuted, where one
-            of them holds two, e.g. groups and channels; `None` for as is.
-        heads: Attention heads that stand side by side in the matrix; 0 for none.
+        permutation: Order of the kernel's axes in the matrix; `None` keeps the order.
+        split: Shape of the kernel before the permutation, if one axis holds two, e.g.
+            groups and channels; `None` keeps the shape.
+        heads: Adjacent attention heads in the matrix; 0 for none.
         head_axis: Axis of the matrix that the heads divide: 0 (K) or 1 (N).
     """
 
@@ -58,7 +58,18 @@ class KernelLayout:
         return (*self.window, self.inputs, self.outputs)
 
     def to_matrix(self, kernel):
-        """Views a tensor of the kernel's shape as its `(K, N)` matrix."""
+        """Views a tensor of the kernel's shape as its `(K, N)` matrix.
+
+        Example:
+
+        >>> kernel = np.arange(8).reshape(2, 2, 2)
+        >>> conv = conv_layout((2, 2, 2))  # Conv1D: (window, inputs, outputs)
+        >>> ops.convert_to_numpy(conv.to_matrix(kernel)).tolist()
+        [[0, 1], [2, 3], [4, 5], [6, 7]]
+        >>> transpose = conv_transpose_layout((2, 2, 2))  # (window, outputs, inputs)
+        >>> ops.convert_to_numpy(transpose.to_matrix(kernel)).tolist()
+        [[0, 2], [1, 3], [4, 6], [5, 7]]
+        """
         if self.split is not None:
             kernel = ops.reshape(kernel, self.split)
         if self.permutation is not None:
@@ -66,7 +77,7 @@ class KernelLayout:
         return ops.reshape(kernel, (self.rows, self.outputs))
 
     def from_matrix(self, matrix):
-        """Inverse of `to_matrix`."""
+        """Inverts `to_matrix`."""
         if self.permutation is None:
             return ops.reshape(matrix, self.shape)
         axes = self.split or self.shape
@@ -77,19 +88,26 @@ class KernelLayout:
 
 
 def dense_layout(shape):
-    """Layout of a kernel whose last axis is the output and the others the input."""
+    """Returns the layout of `(*inputs, outputs)`.
+
+    Example:
+
+    >>> layout = dense_layout((2, 4))
+    >>> layout.rows, layout.outputs
+    (2, 4)
+    """
     shape = tuple(shape)
     return KernelLayout(shape, (), math.prod(shape[:-1]), shape[-1])
 
 
 def conv_layout(shape, groups=1):
-    """Layout of `(*window, inputs, outputs)`."""
+    """Returns the layout of `(*window, inputs, outputs)`."""
     *window, inputs, outputs = shape
     return KernelLayout(tuple(shape), tuple(window), inputs, outputs, groups)
 
 
 def conv_transpose_layout(shape):
-    """Layout of `(*window, outputs, inputs)`."""
+    """Returns the layout of `(*window, outputs, inputs)`."""
     *window, outputs, inputs = shape
     rank = len(window)
     order = (*range(rank), rank + 1, rank)
@@ -97,14 +115,14 @@ def conv_transpose_layout(shape):
 
 
 def depthwise_layout(shape):
-    """Layout of `(*window, inputs, multiplier)`: each output sees one input."""
+    """Returns the layout of `(*window, inputs, multiplier)`, with K = window."""
     *window, inputs, multiplier = shape
     outputs = inputs * multiplier
     return KernelLayout(tuple(shape), tuple(window), 1, outputs, groups=inputs)
 
 
 def stacked_layout(shape):
-    """Layout of `(matrices, inputs, outputs)`: one matrix for each expert, say."""
+    """Returns the layout of `(matrices, inputs, outputs)`, e.g. for experts."""
     matrices, inputs, outputs = shape
     order = (1, 0, 2)
     return KernelLayout(
@@ -113,10 +131,16 @@ def stacked_layout(shape):
 
 
 def einsum_layout(equation, shape):
-    """Layout of an einsum kernel: K are its letters that the output has not.
+    """Returns the layout of an einsum kernel.
 
-    Letters that input, kernel and output share are groups, like those of a grouped
-    convolution, and stand first along N.
+    K combines the kernel's letters that the output lacks. Letters that input, kernel
+    and output share are groups, as in a grouped convolution, and come first along N.
+
+    Example:
+
+    >>> layout = einsum_layout("abc,cde->abde", (2, 4, 1))  # 4 attention heads
+    >>> layout.rows, layout.outputs
+    (2, 4)
     """
     left, output = equation.replace(" ", "").split("->")
     inputs, kernel = left.split(",")

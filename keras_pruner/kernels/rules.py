@@ -1,4 +1,4 @@
-"""Which variables of a layer are kernels, by the class of the layer."""
+"""Defines which variables of a layer are kernels, by the class of the layer."""
 
 from keras import layers
 
@@ -15,16 +15,29 @@ _RULES = []
 
 
 def register_kernel_rule(layer_class, rule=None):
-    """Tells the search which variables of a layer class are prunable.
+    """Registers a rule for the prunable variables of a layer class.
 
-    Rules are looked up by `isinstance`; the one registered last is asked first, so a
-    user's rule for a subclass wins. A layer may instead have a method
-    `prunable_kernels()` that returns what a rule returns.
+    The search looks rules up by `isinstance`, the latest first, so that a user's rule
+    for a subclass wins. A layer may instead have a method `prunable_kernels()` that
+    returns the same dict as a rule.
 
     Args:
         layer_class: Class, or tuple of classes, of layers.
         rule: Function from a layer to a dict from the names of its own variables to
-            their `KernelLayout`. Omitted when used as a decorator.
+            their `KernelLayout`. Omit it to use the function as a decorator.
+
+    Example:
+
+    >>> class Mixer(keras.layers.Layer):
+    ...     def build(self, input_shape):
+    ...         self.mix = self.add_weight(shape=(2, 4), name="mix")
+    >>> @register_kernel_rule(Mixer)
+    ... def mixer_rule(layer):
+    ...     return {"mix": dense_layout(layer.mix.shape)}
+    >>> mixer = Mixer(name="mixer")
+    >>> mixer.build((None, 2))
+    >>> find_kernels(mixer).kernels
+    (<Kernel 'mixer/mix' (2, 4)>,)
     """
     if rule is None:
         return lambda rule: register_kernel_rule(layer_class, rule)
@@ -97,7 +110,7 @@ def _einsum_rule(layer):
 
 @register_kernel_rule((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D))
 def _conv_lstm_rule(layer):
-    # Keras does not export the cell's class; its kernels are the cell's variables.
+    # Keras does not export the cell's class. Its kernels are the cell's variables.
     return {
         variable.name: conv_layout(variable.shape)
         for variable in own_variables(layer.cell)
@@ -106,7 +119,7 @@ def _conv_lstm_rule(layer):
 
 
 def registered_layouts(layer):
-    """Returns `{variable name: layout}` by the registered rules, or `None` if none is.
+    """Returns `{variable name: layout}` by the registered rules, or `None` without one.
 
     Args:
         layer: Keras layer, or a `torch.nn.Module` of a class with a rule.

@@ -1,4 +1,4 @@
-"""From scores to exact masks: pure functions; and how masks are kept and written."""
+"""Turns scores into exact masks with pure functions, and stores the masks."""
 
 from keras_pruner.masks.apply import finite_or, keep, keep_if_dense
 from keras_pruner.masks.budget import Demand, PruningPlan

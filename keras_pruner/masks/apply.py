@@ -4,16 +4,24 @@ from keras import ops
 
 
 def keep(value, mask):
-    """Sets the entries of a tensor to zero where the mask is `False`."""
+    """Sets the entries of a tensor to zero where the mask is `False`.
+
+    Example:
+
+    >>> value = np.array([[1.0, -2.0, 3.0, -4.0], [5.0, -6.0, 7.0, -8.0]])
+    >>> mask = np.array([[True, True, False, False], [False, True, True, False]])
+    >>> ops.convert_to_numpy(keep(value, mask)).tolist()
+    [[1.0, -2.0, 0.0, 0.0], [0.0, -6.0, 7.0, 0.0]]
+    """
     value = ops.convert_to_tensor(value)
     zero = ops.zeros((), value.dtype)
     return ops.where(ops.convert_to_tensor(mask), value, zero)
 
 
 def keep_if_dense(value, mask):
-    """As `keep`; but what has no mask, `None`, and TensorFlow's sparse gradients stay.
+    """Masks a value as `keep` does, unless the value or the mask is `None`.
 
-    What a sparse gradient changes is masked after the step.
+    TensorFlow's sparse gradients stay unchanged too; their weights are masked later.
     """
     if value is None or mask is None or hasattr(value, "dense_shape"):
         return value
@@ -21,9 +29,9 @@ def keep_if_dense(value, mask):
 
 
 def finite_or(value, old):
-    """Returns a new value of a state, and the old one where that is not finite.
+    """Returns the new value of a state where it is finite, else the old value.
 
-    So one gradient that is NaN or infinite is not remembered for ever.
+    A single NaN or infinite gradient therefore does not spoil the state.
     """
     old = ops.convert_to_tensor(old)
     return ops.where(ops.isfinite(value), value, old)

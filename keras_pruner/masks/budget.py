@@ -1,4 +1,4 @@
-"""How many groups each kernel gives at a sparsity: whole numbers, made on the host."""
+"""Computes how many groups each kernel loses at a sparsity, on the host."""
 
 import dataclasses
 import math
@@ -8,13 +8,13 @@ from keras_pruner.components import KernelPlan
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
-    """What one update is asked for.
+    """Holds the targets and bounds of one mask update.
 
     Args:
-        counts: Groups to prune in each kernel; zeros where scores decide.
-        target: Weights to prune in all.
-        lower: Fewest groups of each kernel.
-        upper: Most groups of each kernel.
+        counts: Groups to prune in each kernel; zeros if scores decide.
+        target: Weights to prune in total.
+        lower: Fewest groups to prune in each kernel.
+        upper: Most groups to prune in each kernel.
     """
 
     counts: list
@@ -28,15 +28,25 @@ class PruningPlan:
 
     Args:
         config: `PruningConfig`.
-        kernels: The `Kernel`s that are pruned.
+        kernels: The `Kernel`s to prune.
 
     Attributes:
         kernels: List of `KernelPlan`, one per unit: a kernel, or several that the
             pattern couples.
-        final_sparsity: Sparsity over all kernels that the config asks for.
+        final_sparsity: Final sparsity over all kernels.
 
     Raises:
         ValueError: If the caps contradict each other or cannot meet the target.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((2,)), keras.layers.Dense(4), keras.layers.Dense(1)]
+    ... )
+    >>> config = PruningConfig(target_sparsity=0.75, allocation="uniform")
+    >>> plan = PruningPlan(config, find_kernels(model).kernels)  # 8 and 4 weights
+    >>> plan.demand(0.5).counts, plan.demand(0.75).counts
+    ([4, 2], [6, 3])
     """
 
     def __init__(self, config, kernels):
@@ -64,12 +74,11 @@ class PruningPlan:
 
         Args:
             sparsity: Target over all kernels, in [0, 1).
-            pinned: Groups of each kernel that stay pruned whatever the target, or
-                `None`.
+            pinned: Groups of each kernel that stay pruned at any target, or `None`.
         """
         config, plans = self.config, self.kernels
         share = sparsity / self.final_sparsity if self.final_sparsity else 1.0
-        # Caps from below grow with the schedule, so that they never contradict it.
+        # Lower caps grow with the schedule, so that they never contradict it.
         floor = config.min_sparsity * share
         lower, upper = group_bounds(plans, floor, config.max_sparsity)
         if pinned is not None:
@@ -93,7 +102,7 @@ class PruningPlan:
         return sum(k * p.group_size for k, p in zip(counts, self.kernels, strict=True))
 
     def _given_groups(self):
-        """Groups that a custom allocation asks of each kernel, before rounding."""
+        """Returns a custom allocation's groups of each kernel, before rounding."""
         given = self.config.allocation.kernel_sparsities(
             self.config.target_sparsity, self.kernels
         )
@@ -129,7 +138,7 @@ class PruningPlan:
         config = self.config
         target = target_weights(config.target_sparsity, self.kernels)
         least, most = self._weights_in(lower), self._weights_in(upper)
-        # Whole groups may miss any target by half of one.
+        # Whole groups may miss any target by half a group.
         slack = max(plan.group_size for plan in self.kernels) / 2
         if target - most > slack or least - target > slack:
             raise ValueError(
@@ -164,7 +173,7 @@ def target_weights(sparsity, plans):
 
 
 def group_bounds(plans, min_sparsity, max_sparsity):
-    """Returns the fewest and most groups that the caps let each kernel prune.
+    """Returns the fewest and most groups that each kernel may lose under the caps.
 
     Args:
         plans: List of `KernelPlan`.
@@ -173,6 +182,13 @@ def group_bounds(plans, min_sparsity, max_sparsity):
 
     Returns:
         Tuple of two lists of integers.
+
+    Example:
+
+    >>> layout = KernelLayout((2, 4), window=(), inputs=2, outputs=4)
+    >>> kernel = KernelPlan("dense/kernel", layout, num_groups=4, group_size=2)
+    >>> group_bounds([kernel], min_sparsity=0.25, max_sparsity=0.9)
+    ([1], [3])
     """
     # A cap of 0.29 means 29 of 100 groups, though 0.29 * 100 < 29 in floating point.
     slack = 1e-9
@@ -185,7 +201,7 @@ def group_bounds(plans, min_sparsity, max_sparsity):
 
 
 def allocate_counts(allocation, sparsity, plans, lower, upper):
-    """Divides a sparsity over kernels, by an allocation that needs no scores.
+    """Divides a sparsity over kernels with an allocation that needs no scores.
 
     Args:
         allocation: `Allocation` that does not rank jointly.
@@ -196,12 +212,12 @@ def allocate_counts(allocation, sparsity, plans, lower, upper):
 
     Returns:
         List of integers: groups to prune in each kernel. Their weights add up to
-        `round_half_even(sparsity * weights)`, up to what bounds and group sizes allow.
+        `round_half_even(sparsity * weights)`, if bounds and group sizes allow it.
     """
     densities = allocation.relative_densities(plans)
     if allocation.rounds_each_kernel and len(set(densities)) == 1:
         counts = [round(sparsity * p.num_weights / p.group_size) for p in plans]
-        # The caps bind, if they do, before anything is rounded away.
+        # Kernels round independently only if no cap binds.
         if all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True)):
             return counts
     target = target_weights(sparsity, plans)
@@ -222,7 +238,7 @@ def _scale_densities(densities, target, plans, lower, upper):
         return sum(k * p.group_size for k, p in zip(groups(factor), plans, strict=True))
 
     low, high = 0.0, 1.0 / min(densities)
-    # A float64 has 53 bits: more halvings change nothing.
+    # A float64 has 53 bits, so more halvings change nothing.
     for _ in range(100):
         factor = (low + high) / 2
         low, high = (factor, high) if weights(factor) > target else (low, factor)
@@ -230,7 +246,7 @@ def _scale_densities(densities, target, plans, lower, upper):
 
 
 def _near_bounds(ideal, plans, lower, upper):
-    """Returns the fewest and most groups that rounding may let each kernel prune."""
+    """Returns the fewest and most groups of each kernel that rounding may choose."""
     fewest, most = [], []
     for x, plan, low, high in zip(ideal, plans, lower, upper, strict=True):
         reach = math.ceil(plan.num_groups / 10)
@@ -243,13 +259,13 @@ def _near_bounds(ideal, plans, lower, upper):
 
 
 def _round_to_total(ideal, target, plans, lower, upper):
-    """Rounds to whole groups so that the total comes near to the target.
+    """Rounds to whole groups so that the total comes close to the target.
 
-    Large groups are rounded by themselves. The smallest make up for what that leaves,
-    by largest remainder; larger ones only where the smaller have no room. So that one
-    small kernel does not pay for the rounding of large groups, a kernel gives or is
-    spared at most a tenth of its groups on top of its share, and none is emptied; but
-    for these reasons the total misses the target by no more than half a group.
+    Kernels of large groups round by themselves. Kernels of the smallest groups make up
+    the difference, by largest remainder; larger groups follow if these have no room.
+    No small kernel pays for large groups: a correction is at most a tenth of a kernel's
+    groups, and empties no kernel. Only the caps limit a correction if the total would
+    otherwise miss the target by more than half of the largest group.
     """
     smallest = min(plan.group_size for plan in plans)
     counts = []
@@ -264,10 +280,10 @@ def _round_to_total(ideal, target, plans, lower, upper):
 
 
 def _make_up(counts, ideal, target, plans, lower, upper):
-    """Moves counts to within bounds, and towards the target.
+    """Clips counts to their bounds, then moves them towards the target.
 
     Returns:
-        Tuple of the counts and of the weights that are missing to the target.
+        Tuple of the counts and of the weights that the target still lacks.
     """
     counts = [
         min(high, max(low, count))
@@ -276,7 +292,8 @@ def _make_up(counts, ideal, target, plans, lower, upper):
     missing = target - sum(k * p.group_size for k, p in zip(counts, plans, strict=True))
     for size in sorted({plan.group_size for plan in plans}):
         members = [i for i, plan in enumerate(plans) if plan.group_size == size]
-        # Largest remainder first, then by index; each gives one group, then any number.
+        # The order is by largest remainder, then by index. In the first round each
+        # kernel changes by one group, in the second by any number.
         members.sort(key=lambda i: (counts[i] - ideal[i], i))
         for most in (1, abs(missing)):
             for index in members:

@@ -1,30 +1,37 @@
-"""Integers that order as floats do, so that a search can halve what lies between."""
+"""Maps floats to integers of the same order, so that a search can halve intervals."""
 
 import keras
 from keras import ops
 
-# Keys of the largest finite numbers.
+# The largest finite numbers have these keys.
 _LARGEST_KEYS = {"float32": 0x7F7FFFFF, "bfloat16": 0x7F7F}
 
 
 def ordered_keys(scores):
     """Maps float scores to integer keys of the same order and width.
 
-    A float's bits are its sign and its magnitude, which orders as an integer does: the
-    key is that magnitude with the sign. `-0.0` and `0.0` get one key.
+    The bits of a float are a sign and a magnitude. Magnitudes order like integers, so
+    the key is the magnitude with the sign. `-0.0` and `0.0` have the same key.
 
     Args:
-        scores: Tensor of finite values: bfloat16, or else read as float32.
+        scores: Tensor of finite values. Any dtype except bfloat16 is cast to float32.
 
     Returns:
         Int16 tensor for bfloat16, else int32, of the same shape.
+
+    Example:
+
+    >>> scores = ops.array([[-2.0, -1.0, -0.0, 0.0], [0.5, 1.0, 1.5, 2.0]])
+    >>> ops.convert_to_numpy(ordered_keys(scores)).tolist()
+    [[-1073741824, -1065353216, 0, 0],
+     [1056964608, 1065353216, 1069547520, 1073741824]]
     """
     if dtype_of(scores) == "bfloat16":
         integer, largest, width = "int16", 2**15 - 1, 16
     else:
         scores = ops.cast(scores, "float32")
         integer, largest, width = "int32", 2**31 - 1, 32
-    # All on integers, since a backend may take the smallest floats for zero.
+    # Only integer operations, because a backend may flush the smallest floats to zero.
     bits = _view(scores, integer)
     sign = ops.right_shift(bits, ops.cast(width - 1, integer))
     magnitude = ops.bitwise_and(bits, ops.cast(largest, integer))
@@ -33,11 +40,11 @@ def ordered_keys(scores):
 
 
 def values_of(keys, dtype):
-    """Returns the numbers, as float32, that keys stand for; see `ordered_keys`.
+    """Returns the float32 numbers that keys represent; see `ordered_keys`.
 
     Args:
-        keys: Int32 tensor. Beyond the largest finite number, that is returned.
-        dtype: Dtype of the scores that the keys were made of.
+        keys: Int32 tensor, clipped to the keys of finite numbers.
+        dtype: Dtype of the scores that have these keys.
     """
     largest = _LARGEST_KEYS.get(dtype, _LARGEST_KEYS["float32"])
     keys = ops.clip(keys, -largest, largest)
@@ -49,11 +56,11 @@ def values_of(keys, dtype):
 
 
 def keys_of(values, dtype):
-    """Returns the keys that numbers have once they are rounded to a dtype.
+    """Rounds numbers to a dtype and returns their keys.
 
     Args:
         values: Float32 tensor of finite values.
-        dtype: Dtype of the scores that the keys are compared with.
+        dtype: Dtype of the scores that you compare the keys with.
 
     Returns:
         Int32 tensor; see `ordered_keys`.
@@ -61,7 +68,7 @@ def keys_of(values, dtype):
     keys = ordered_keys(values)
     if dtype != "bfloat16":
         return keys
-    # Rounded by integers, half to even: on CPUs with AVX512-FP16 XLA cannot compile a
+    # Rounds half to even with integers. On CPUs with AVX512-FP16 XLA cannot compile a
     # cast to bfloat16 in a loop, and ends the process.
     magnitude = ops.abs(keys)
     is_odd = ops.bitwise_and(ops.right_shift(magnitude, 16), 1)

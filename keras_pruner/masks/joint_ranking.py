@@ -1,7 +1,7 @@
-"""How many of each tensor's scores are among the lowest of all tensors together.
+"""Ranks the scores of several tensors together and counts the lowest of each.
 
-Only counts and a small sample are exchanged between the tensors, so that none is moved
-or joined with another, and each is counted by a function of its own.
+The tensors exchange only counts and a small sample. No tensor is moved or joined with
+another, and each has its own counting function.
 """
 
 import math
@@ -23,29 +23,29 @@ from keras_pruner.masks.select_lowest import Cut, cut_ties
 
 
 class Forecast:
-    """Foretells where a ranking's threshold lies, from those of the rankings before.
+    """Predicts the threshold of a ranking from the thresholds of earlier rankings.
 
     From one mask update to the next a threshold moves about as far as it did before.
-    A forecast that is wrong costs passes over the scores, and changes no result.
+    A wrong forecast costs passes over the scores and changes no result.
     """
 
     def __init__(self):
         self._latest = self._step = self._error = None
 
     def guess(self):
-        """Returns a guess for `find_bracket`: `NO_GUESS` before anything was learnt."""
+        """Returns a guess for `find_bracket`; `NO_GUESS` before the first `learn`."""
         if self._latest is None:
             return NO_GUESS
         near = self._latest + self._step
-        # Up to the latest threshold all was pruned, so that little lies below it.
+        # Few scores are below the latest threshold, because all of them were pruned.
         return self._latest, near - 2 * self._error, near + 2 * self._error
 
     def learn(self, threshold):
-        """Takes in the threshold that a ranking found.
+        """Records the threshold that a ranking found.
 
         Args:
-            threshold: Float. One near the largest float32 is ignored: nothing, or
-                everything, was taken.
+            threshold: Float. A value near the largest float32 is ignored, because the
+                ranking took no scores or all of them.
         """
         if abs(threshold) > 1e38:
             return
@@ -59,13 +59,13 @@ class Forecast:
 
 
 def check_total(num_weights):
-    """Raises if there are more weights than the backend's integers can count.
+    """Raises an error if the backend's integers cannot count the weights.
 
     Args:
-        num_weights: Weights that are ranked together.
+        num_weights: Number of weights that are ranked together.
 
     Raises:
-        ValueError: If so.
+        ValueError: If counts are int32 and `num_weights` is 2^31 or more.
     """
     if num_weights >= 2**31 and count_dtype() == "int32":
         raise ValueError(
@@ -76,24 +76,30 @@ def check_total(num_weights):
 
 
 def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
-    """Divides a joint ranking: how many of each tensor's scores are among the lowest.
+    """Counts how many scores of each tensor are among the lowest of all tensors.
 
-    All scores are ranked together and taken from the lowest on until their groups hold
-    `demand.target` weights. No tensor gives fewer than its lower or more than its upper
-    bound: what a capped tensor does not give, the others give. Ties are taken tensor by
-    tensor. Where groups have different sizes and the target falls inside a group, that
-    group is taken if this comes nearer to the target.
+    It ranks all scores together and takes the lowest until their groups hold
+    `demand.target` weights. Each tensor stays within its bounds, and the others make up
+    for a capped tensor. Ties are taken tensor by tensor. If groups differ in size and
+    the target falls inside a group, that group is taken if this comes nearer to it.
 
     Args:
         scores: List of float tensors, finite.
         demand: `DemandTensors`.
         guess: See `find_bracket`.
-        run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
-            `call_in_trace`, to be compiled as a whole; or `call_directly`.
+        run: See `find_bracket`.
 
     Returns:
         Tuple of an int tensor (tensors,), the groups to take from each; of the
         `Bracket` of all; and of the threshold, a float32 tensor ().
+
+    Example:
+
+    >>> scores = [ops.array([[1.0, 2.0, 7.0, 8.0]]), ops.array([[3.0, 4.0, 5.0, 6.0]])]
+    >>> demand = demand_of(5, sizes=[1, 1], lower=[0, 0], upper=[4, 4])
+    >>> counts, _, threshold = rank_jointly(scores, demand)
+    >>> ops.convert_to_numpy(counts).tolist()  # 1, 2 and 3, 4, 5
+    [2, 3]
     """
     bracket = find_bracket(scores, demand, guess, run)
     dtype = dtype_of(scores[0])
@@ -102,16 +108,15 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
 
 
 def cuts_of(scores, counts, bracket, run=call_directly):
-    """Returns the `Cut` of each tensor, of a ranking's bracket.
+    """Returns the `Cut` of each tensor for a ranking's bracket.
 
-    Where numbers can be looked at, it searches only where it must: a tensor whose
-    bounds held it lies elsewhere than the others, and few have ties to cut. Where they
-    cannot, in a trace, no bound must have held any.
+    Outside a trace it searches only tensors that a bound limited or that have ties to
+    cut. Inside a trace it cannot read the counts, so no bound may limit a tensor.
 
     Args:
         scores: See `rank_jointly`.
-        counts: What `rank_jointly` returned.
-        bracket: What `rank_jointly` returned.
+        counts: Counts from `rank_jointly`.
+        bracket: `Bracket` from `rank_jointly`.
         run: See `rank_jointly`.
     """
     if not run.sees_numbers:
@@ -142,20 +147,20 @@ def cuts_of(scores, counts, bracket, run=call_directly):
 
 
 def _serves(bracket, count):
-    """Whether the `count` lowest scores of one tensor can be told by a bracket."""
+    """Returns whether a bracket determines the `count` lowest scores of one tensor."""
     low, high, below, reached = (int(number.item()) for number in bracket)
     return below <= count <= reached and (count in (below, reached) or high - low == 1)
 
 
 def _divide(bracket, demand, dtype):
-    """Returns how many groups each tensor gives, (tensors,), and up to which score."""
+    """Returns the groups to take from each tensor, (tensors,), and the threshold."""
     below = ops.clip(bracket.below, demand.lower, demand.upper)
     available = ops.clip(bracket.reached, demand.lower, demand.upper)
     missing = demand.target - ops.sum(below * demand.sizes)
     taken = []
     for index in range(below.shape[0]):
         size, room = demand.sizes[index], available[index] - below[index]
-        # Nearest number of groups; a tie goes to the smaller one.
+        # Rounds to the nearest number of groups; a tie goes to the smaller one.
         wanted = ops.maximum(missing + (size - 1) // 2, 0) // size
         extra = ops.minimum(room, wanted)
         missing = missing - extra * size

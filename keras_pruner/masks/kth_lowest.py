@@ -1,14 +1,13 @@
-"""The search for the k-th lowest score over one or many tensors, without sorting them.
+"""Searches for the k-th lowest score of one or many tensors, without sorting them.
 
-A float32 is mapped to an int32 of the same order, its key. The k-th smallest key lies
-in a bracket, `low < key <= high`, which passes over the scores narrow: each counts the
-scores below several thresholds at once. A small sample places the first thresholds, and
-with it a guess, if there is one; interpolation the later ones; where that gains little,
-the bracket is divided evenly. So a few passes find the key, a bad guess only costs
-passes, and the result is exact.
+Each float32 has an int32 key of the same order. A bracket `low < key <= high` holds the
+k-th smallest key. Each pass counts the scores below several thresholds and narrows the
+bracket. A small sample places the first thresholds, with a guess if there is one, and
+interpolation places later ones. If a pass gains little, the next divides the bracket
+evenly. A few passes find the key exactly; a bad guess only costs passes.
 
-Only counts and the sample leave a pass. So no tensor is moved or joined with another,
-also if it is divided over devices, and each is counted by a function of its own.
+Only counts and the sample leave a pass. No tensor is moved or joined with another, even
+if it is sharded, and each has its own counting function.
 """
 
 import functools
@@ -25,27 +24,27 @@ from keras_pruner.masks.float_keys import dtype_of, keys_of, ordered_keys, value
 NUM_THRESHOLDS = 4
 
 
-# Ends of the widest bracket: beyond every key, and one short of the ends of int32.
+# The widest bracket holds every key and ends one short of the ends of int32.
 _LOWEST_END, _HIGHEST_END = -(2**31) + 1, 2**31 - 2
 
-# Largest float32 that is an int32.
+# No larger float32 fits an int32.
 _LARGEST_FLOAT = 2.0**31 - 128
 
-# About how many scores are sorted to place the first thresholds.
+# The search sorts about this many scores to place the first thresholds.
 SAMPLE_SIZE = 512
 
-# A guess that says nothing: no number lies between its ends.
+# This guess is empty, because no number is between 1 and 0.
 NO_GUESS = (0.0, 1.0, 0.0)
 
 
 class Bracket(NamedTuple):
-    """Where the sought key lies: in `low < key <= high`.
+    """Holds the interval of the sought key, `low < key <= high`.
 
     Args:
         low: Int32 tensor ().
         high: Int32 tensor ().
-        below: Int tensor (tensors,): how many keys of each are `<= low`.
-        reached: Int tensor (tensors,): how many keys of each are `<= high`.
+        below: Int tensor (tensors,): number of keys of each tensor that are `<= low`.
+        reached: Int tensor (tensors,): number of keys of each that are `<= high`.
     """
 
     low: Any
@@ -54,18 +53,18 @@ class Bracket(NamedTuple):
     reached: Any
 
     def of_one(self, index):
-        """Returns the `Bracket` of one of the tensors."""
+        """Returns the `Bracket` of one tensor."""
         ends = slice(index, index + 1)
         return self._replace(below=self.below[ends], reached=self.reached[ends])
 
 
 class DemandTensors(NamedTuple):
-    """What is asked for, as tensors.
+    """Holds the targets and bounds of an update, as tensors.
 
     Args:
-        counts: Int tensor (tensors,): groups to take from each, where scores do not
+        counts: Int tensor (tensors,): groups to take from each, if scores do not
             decide.
-        target: Int tensor (): weights to take in all.
+        target: Int tensor (): weights to take in total.
         sizes: Int tensor (tensors,): weights in one group of each.
         lower: Int tensor (tensors,): fewest groups to take from each.
         upper: Int tensor (tensors,): most groups to take from each.
@@ -78,7 +77,7 @@ class DemandTensors(NamedTuple):
     upper: Any
 
     def total(self, counts):
-        """Weights that counts of groups come to, within the bounds."""
+        """Returns the weights in counts of groups, clipped to the bounds."""
         shape = (-1,) + (1,) * (len(counts.shape) - 1)
         lower, upper = ops.reshape(self.lower, shape), ops.reshape(self.upper, shape)
         taken = ops.clip(counts, lower, upper) * ops.reshape(self.sizes, shape)
@@ -86,38 +85,38 @@ class DemandTensors(NamedTuple):
 
 
 def count_dtype():
-    """Integer dtype for counts over several tensors; JAX has no int64 by default."""
+    """Returns the dtype of counts over tensors; JAX has no int64 by default."""
     return "int32" if keras.backend.backend() == "jax" else "int64"
 
 
 def demand_of(target, sizes, lower, upper, counts=None):
-    """Returns a `DemandTensors` of these integers and lists of integers."""
+    """Builds a `DemandTensors` from integers and lists of integers."""
     values = (lower if counts is None else counts, target, sizes, lower, upper)
     return DemandTensors(*map(as_counts, values))
 
 
 def as_counts(values):
-    """Returns an integer, or a list of integers, as a tensor of `count_dtype`."""
+    """Converts an integer or a list of integers to a tensor of `count_dtype`."""
     if isinstance(values, (int, list)):
-        # Of an array a tensor is made in half the time.
+        # Converting an array takes half the time.
         values = np.array(values, count_dtype())
     return ops.convert_to_tensor(values, dtype=count_dtype())
 
 
 def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
-    """Finds the bracket up to which scores are taken, from the lowest on.
+    """Finds the bracket up to which scores are taken, starting from the lowest.
 
     Args:
         scores: List of float tensors, finite, of at most 2^31 - 1 elements each.
         demand: `DemandTensors`.
-        guess: Three numbers, or `NO_GUESS`: one that the threshold lies above, since
-            nothing may lie right below it; and two that it may lie between.
-        run: Calls functions of tensors: a `FunctionCache`, to compile them one by one;
-            `call_in_trace`, to be compiled as a whole; or `call_directly`.
+        guess: Three numbers, or `NO_GUESS`. The threshold is probably above the first,
+            which may have no scores right below it, and between the other two.
+        run: Function that calls functions of tensors. A `FunctionCache` compiles each,
+            `call_in_trace` serves a caller that is compiled, `call_directly` is eager.
 
     Returns:
-        `Bracket` that needs no further pass: it holds one key; or its upper end gives
-        exactly the target, or no more than it; or its lower end no less.
+        `Bracket` that needs no further pass. It holds one key, or its upper end takes
+        at most the target, or its lower end takes at least the target.
     """
     dtype = dtype_of(scores[0])
     num_scores = [math.prod(score.shape) for score in scores]
@@ -126,7 +125,7 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
         run(_sample_keys, score, size=size(number))
         for score, number in zip(scores, num_scores, strict=True)
     ]
-    # Groups that one sampled key stands for.
+    # One sampled key represents this many groups.
     shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
     shares = ops.convert_to_tensor(shares, dtype="float32")
     guess = ops.convert_to_tensor(guess, dtype="float32")
@@ -154,15 +153,15 @@ def count_lowest(scores, thresholds, is_in_loop=False):
     Args:
         scores: Float tensor of any shape, finite, at most 2^31 - 1 elements.
         thresholds: Int32 tensor of shape (4,).
-        is_in_loop: Whether it is compiled as a part of the loop of passes. A compiler
-            would make the keys of all scores before the loop, and keep them: as much
-            memory as the scores take, to save what costs next to nothing.
+        is_in_loop: Whether the pass is compiled as a part of the loop of passes. The
+            compiler would otherwise compute all keys before the loop. They take as
+            much memory as the scores and save little time.
 
     Returns:
         Int32 tensor of shape (4,).
     """
-    # A zero that seems to depend on the loop. Where thresholds come from outside,
-    # TensorFlow would compile anew for each.
+    # This zero seems to depend on the loop. If thresholds come from outside the loop,
+    # TensorFlow would compile again for each value.
     zero = ops.minimum(ops.bitwise_and(thresholds[0], 1), 0) if is_in_loop else 0
     packed, _ = sum_blocks(
         lambda scores: _pack(scores, thresholds), as_rows(scores), zero
@@ -174,7 +173,7 @@ def count_lowest(scores, thresholds, is_in_loop=False):
 
 
 def _pack(scores, thresholds):
-    """Sets bit `8 * i` where a score's key is at most threshold i."""
+    """Sets bit `8 * i` if a score's key is at most threshold i."""
     keys = ops.cast(ordered_keys(scores), "int32")
     packed = ops.cast(keys <= thresholds[0], "int32")
     for number in range(1, NUM_THRESHOLDS):
@@ -184,10 +183,10 @@ def _pack(scores, thresholds):
 
 
 def _open_bracket(num_scores):
-    """Returns the `Bracket` of keys that nothing is known of yet.
+    """Returns the widest `Bracket`, for the start of a search.
 
     Args:
-        num_scores: List of the tensors' numbers of scores.
+        num_scores: List of the number of scores in each tensor.
     """
     return Bracket(
         low=ops.convert_to_tensor(_LOWEST_END, dtype="int32"),
@@ -198,8 +197,8 @@ def _open_bracket(num_scores):
 
 
 def _is_found(bracket, demand):
-    """Whether a bracket needs no further pass, as a bool tensor; see `find_bracket`."""
-    # A difference that wraps around is a wide one.
+    """Returns whether a bracket needs no further pass; see `find_bracket`."""
+    # The difference wraps around if the bracket is wide.
     width = bracket.high - bracket.low
     is_single = ops.logical_and(width >= 0, width <= 1)
     is_met = ops.logical_or(
@@ -210,18 +209,18 @@ def _is_found(bracket, demand):
 
 
 def _advance(bracket, thresholds, counts, demand, dtype):
-    """Takes in what a pass has counted, and places the thresholds of the next.
+    """Narrows a bracket by the counts of a pass, and places the next thresholds.
 
     Args:
         bracket: `Bracket` that is not found yet.
         thresholds: Int32 tensor (4,), in any order.
-        counts: List of int32 tensors (4,): how many keys of each tensor are at most
-            each threshold.
+        counts: List of int32 tensors (4,): number of keys of each tensor that are at
+            most each threshold.
         demand: `DemandTensors`.
         dtype: Dtype of the scores.
 
     Returns:
-        Tuple of the new `Bracket`, of the thresholds, and of whether it is found.
+        Tuple of the new `Bracket`, the thresholds, and whether the bracket is found.
     """
     bracket, was_slow = _narrow(bracket, thresholds, ops.stack(counts), demand)
     thresholds = _place_thresholds(bracket, was_slow, demand, dtype)
@@ -229,7 +228,7 @@ def _advance(bracket, thresholds, counts, demand, dtype):
 
 
 def _narrow(bracket, thresholds, counts, demand):
-    """Narrows a bracket; returns it and whether it is not much narrower."""
+    """Returns the narrower bracket, and whether it is more than a quarter as wide."""
     ends = ops.stack([bracket.low, bracket.high])
     keys = ops.concatenate([ends, thresholds])
     counts = ops.concatenate(
@@ -240,7 +239,7 @@ def _narrow(bracket, thresholds, counts, demand):
         axis=1,
     )
     is_enough = demand.total(counts) >= demand.target
-    # Thresholds lie within the bracket, so its own ends are chosen if no other is.
+    # Thresholds are within the bracket, so its own ends are the fallback.
     low = ops.argmax(ops.where(is_enough, -(2**31), keys))
     high = ops.argmin(ops.where(is_enough, keys, 2**31 - 1))
     narrowed = Bracket(
@@ -255,7 +254,7 @@ def _narrow(bracket, thresholds, counts, demand):
 def _width(bracket):
     width = bracket.high - bracket.low
     wide = ops.cast(bracket.high, "float32") - ops.cast(bracket.low, "float32")
-    # Near 2^32 the difference of the integers wraps; below, it is exact.
+    # The difference of the integers is exact, unless it wraps around.
     return ops.where(width < 0, wide, ops.cast(width, "float32"))
 
 
@@ -272,21 +271,21 @@ def _place_thresholds(bracket, was_slow, demand, dtype):
     below = demand.total(bracket.below)
     missing = ops.cast(demand.target - below, "float32")
     inside = ops.cast(demand.total(bracket.reached) - below, "float32")
-    # As if the scores in the bracket were spread evenly: where the target's would be.
+    # Assumes that the scores in the bracket are spread evenly.
     share = ops.clip((missing - 0.5) / ops.maximum(inside, 1.0), 0.0, 1.0)
     deviation = ops.sqrt(share * (1 - share) / ops.maximum(inside, 1.0))
-    # Wide enough for a density that is not quite even.
+    # The outer thresholds allow for a density that is not quite even.
     far = ops.maximum(3 * deviation, 1 / 32)
     near = 0.7 * deviation
     place = ops.clip(share + ops.stack([-far, -near, near, far]), 0.0, 1.0)
-    # Of the numbers, not of their keys: near zero are as many keys as far from it.
+    # Interpolates numbers, not keys, because keys are dense near zero.
     low, high = (values_of(end, dtype) for end in (bracket.low, bracket.high))
     keys = keys_of((1 - place) * low + place * high, dtype)
     evenly = ops.where(width <= 5, _steps(1.0), width * _steps(0.2))
     offset = ops.cast(ops.clip(evenly, 1.0, _LARGEST_FLOAT), "int32")
     is_even = ops.logical_or(was_slow, width <= 5)
     keys = ops.where(is_even, bracket.low + offset, keys)
-    # Never an end itself, or nothing would be gained.
+    # A threshold at an end would gain nothing.
     first = bracket.low + 1
     return ops.clip(keys, first, ops.maximum(bracket.high - 1, first))
 
@@ -299,23 +298,23 @@ def _sample_keys(scores, size):
     """Returns the keys of about `size` scores from all over a tensor, as a vector."""
     matrix = as_rows(scores)
     rows, columns = matrix.shape
-    # Neighbours in a row share a cache line, so rather few rows than few columns.
+    # Neighbours in a row share a cache line, so the sample skips rows first.
     across = min(16, columns)
     down = max(1, rows * columns // (max(1, size) * across))
     return ops.reshape(ordered_keys(matrix[::down, ::across]), (-1,))
 
 
 def _sample_size(number, total):
-    """How many of a tensor's scores are looked at, of `total` in all."""
+    """Returns the sample size of a tensor with `number` of the `total` scores."""
     return max(1, min(number, number * SAMPLE_SIZE // total))
 
 
 def _first_thresholds(samples, shares, demand, guess, dtype):
-    """Places the first thresholds around the quantile of the samples, and by a guess.
+    """Places the first thresholds around the quantile of the samples and the guess.
 
     Args:
         samples: List of the tensors' sampled keys.
-        shares: Float32 tensor (tensors,): groups that a sampled key stands for.
+        shares: Float32 tensor (tensors,): groups that a sampled key represents.
         demand: `DemandTensors`.
         guess: Float32 tensor (3,), see `find_bracket`.
         dtype: Dtype of the scores.
@@ -331,7 +330,7 @@ def _first_thresholds(samples, shares, demand, guess, dtype):
     first, low, high, last = (ops.take(keys, index[i]) for i in range(4))
     below, least, most = (keys_of(guess, dtype)[i] for i in range(3))
     is_guess = guess[1] <= guess[2]
-    # A key that many scores have is caught from both sides.
+    # Two thresholds enclose a key that many scores share.
     low = ops.where(is_guess, least, low - 1)
     high = ops.where(is_guess, most, high)
     first = ops.where(is_guess, ops.maximum(first, below), first)
@@ -343,7 +342,7 @@ def _places_in(samples, weights, places):
 
     Args:
         samples: List of vectors of keys.
-        weights: Float32 tensor (tensors,): what one key of each sample weighs.
+        weights: Float32 tensor (tensors,): weight of one key of each sample.
         places: Float32 tensor.
     """
     if len(samples) == 1:

@@ -1,8 +1,8 @@
-"""Score -> pattern -> select -> mask: the pure maths of one mask update.
+"""Computes the masks of one update with pure functions: score, group, select, expand.
 
-Kernels that lose the same groups together, such as those of an attention layer whose
-heads are pruned, form a *unit*; most kernels are a unit of their own. All functions
-here look at one unit, so that what is compiled for one serves all that are alike.
+Kernels that lose the same groups together form a *unit*, e.g. in an attention layer
+whose heads are pruned. Most kernels are a unit of their own. Each function here takes
+one unit, so that equal units share compiled code.
 """
 
 from keras import ops
@@ -10,14 +10,14 @@ from keras import ops
 from keras_pruner.backend import all_finite, rounded_square, sum_of_all
 from keras_pruner.masks.select_lowest import Cut, select_lowest, select_up_to
 
-# Below every finite score, and finite itself.
+# It is finite, and below every score that occurs.
 LOWEST_SCORE = -3e38
 
 HIGHEST_SCORE = 3e38
 
 
 def are_finite(inputs):
-    """Returns which kernels have finite weights, and which finite memories."""
+    """Returns which kernels have finite weights, and which finite criterion states."""
     weights, memories = [], []
     for weight, state in zip(inputs.weights, inputs.states, strict=True):
         weights.append(all_finite(weight))
@@ -27,7 +27,7 @@ def are_finite(inputs):
 
 
 def score_kernels(config, unit, inputs):
-    """Returns a list of the scores of a unit's kernels."""
+    """Returns a list of the scores of each kernel in a unit."""
     return [
         score_kernel(config, kernel, rule, weight, state.get("memory"))
         for kernel, rule, weight, state in zip(
@@ -37,9 +37,9 @@ def score_kernels(config, unit, inputs):
 
 
 def score_kernel(config, kernel, rule, weight, memory=None):
-    """Returns a kernel's scores as float32: of its weights, (K, N), or of its groups.
+    """Returns the float32 scores of a kernel's weights, (K, N), or of its groups.
 
-    Of groups if the criterion pools and the pattern does not choose single weights.
+    It scores groups if the criterion pools and the pattern chooses no single weights.
     """
     matrix = kernel.layout.to_matrix(weight)
     if not config.criterion.needs_gradients:
@@ -63,19 +63,19 @@ def weight_scores(config, kernel, rule, weight, memory=None):
 
 
 def scores_are_pooled(config):
-    """Whether the criterion scores groups, not weights."""
+    """Returns whether the criterion scores groups, not weights."""
     pools = getattr(config.criterion, "pools", False)
     return pools and not config.pattern.chooses_weights
 
 
 def score_groups(config, unit, weights, scores):
-    """Returns the scores by which a unit's groups are ranked."""
+    """Returns the scores that rank the groups of a unit."""
     pattern = config.pattern
     parts = []
     for kernel, part in zip(unit.kernels, scores, strict=True):
         layout = kernel.layout
         if scores_are_pooled(config):
-            # Criteria may flatten what the pattern keeps in two axes.
+            # Criteria may flatten scores that the pattern keeps in two axes.
             shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
             part = ops.reshape(part, shape.shape)
         else:
@@ -93,12 +93,12 @@ def score_groups(config, unit, weights, scores):
 
 
 def select_groups(groups, inputs, what="masks"):
-    """Marks the lowest groups, as many as asked for.
+    """Marks the lowest groups, as many as the target demands.
 
     Args:
         groups: Float tensor: the groups' scores.
         inputs: `UnitInputs`.
-        what: What they are selected for: a key of `inputs.targets`.
+        what: Key of the target in `inputs.targets`.
     """
     target = inputs.targets[what]
     select = select_up_to if isinstance(target, Cut) else select_lowest
@@ -106,7 +106,7 @@ def select_groups(groups, inputs, what="masks"):
 
 
 def expand_groups(config, unit, pruned, scores):
-    """Turns the chosen groups into the masks of the unit's kernels.
+    """Expands the chosen groups to the masks of the unit's kernels.
 
     Args:
         config: `PruningConfig`.
@@ -121,7 +121,7 @@ def expand_groups(config, unit, pruned, scores):
 
 
 def zero_groups(config, members):
-    """Marks the groups of which pruning would take nothing: they are zero already.
+    """Marks the groups whose weights are all zero already.
 
     Args:
         config: `PruningConfig`.

@@ -1,8 +1,8 @@
-"""Masks that are kept at one bit a weight, and how any mask is read.
+"""Keeps masks at one bit per weight, and reads masks of either kind.
 
-A mask of n weights is packed into B = ceil(n / 8) bytes: bit j of byte b is the flat
-entry `j * B + b`, and what is beyond n means nothing. So the entries of one bit lie
-together, and packing and unpacking go over long rows, which compilers make one loop of.
+A mask of n weights takes B = ceil(n / 8) bytes. Bit j of byte b is the flat entry
+`j * B + b`, and bits beyond n are unused. The entries of one bit are contiguous, so
+packing and unpacking use long rows, which compilers fuse into one loop.
 """
 
 import math
@@ -14,11 +14,11 @@ from keras_pruner.backend import call_directly
 
 
 class PackedMask:
-    """A bool tensor that is kept in a variable of one bit an entry.
+    """Keeps a bool tensor in a variable with one bit per entry.
 
-    It stands where else a bool `keras.Variable` stands: it has `shape`, `dtype` and
-    `assign`, and Keras converts it to tensors and arrays. `read_mask` makes a tensor of
-    either, on the device where it is on every backend.
+    It replaces a bool `keras.Variable`: it has `shape`, `dtype` and `assign`, and Keras
+    converts it to tensors and arrays. `read_mask` reads either kind as a tensor, on its
+    own device on every backend.
 
     Args:
         variable: uint8 `keras.Variable` of `packed_size(shape)` bytes.
@@ -39,7 +39,7 @@ class PackedMask:
             run: See `read_mask`.
 
         Raises:
-            ValueError: If it has another shape.
+            ValueError: If the value has another shape.
         """
         value = ops.convert_to_tensor(value, dtype="bool")
         if tuple(value.shape) != self.shape:
@@ -51,7 +51,7 @@ class PackedMask:
     def __array__(self, dtype=None, copy=None):
         return ops.convert_to_numpy(read_mask(self)).astype(dtype or bool)
 
-    # By these two names backends ask an object for a tensor.
+    # Backends call these two methods to convert an object to a tensor.
 
     def __tf_tensor__(self, dtype=None, name=None):
         return ops.cast(read_mask(self), dtype or "bool")
@@ -64,12 +64,22 @@ class PackedMask:
 
 
 def packed_size(shape):
-    """Returns how many bytes a mask of a shape takes at one bit an entry."""
+    """Returns the number of bytes of a mask at one bit per entry."""
     return -(-math.prod(shape) // 8)
 
 
 def pack(mask):
-    """Packs a bool tensor, of any shape, into a uint8 tensor of one axis."""
+    """Packs a bool tensor of any shape into a uint8 vector.
+
+    Example:
+
+    >>> mask = ops.array([[True, False, True, True], [False, False, False, True]])
+    >>> packed = pack(mask)  # 1 + 4 + 8 + 128
+    >>> ops.convert_to_numpy(packed).tolist()
+    [141]
+    >>> ops.convert_to_numpy(unpack(packed, shape=(2, 4))).astype(int).tolist()
+    [[1, 0, 1, 1], [0, 0, 0, 1]]
+    """
     shape = tuple(mask.shape)
     num_bytes, flat = packed_size(shape), ops.reshape(mask, (-1,))
     missing = 8 * num_bytes - math.prod(shape)
@@ -84,7 +94,7 @@ def pack(mask):
 
 
 def unpack(packed, *, shape):
-    """Returns the bool tensor of a shape that `pack` made a tensor of."""
+    """Returns the bool tensor of a shape that `pack` has packed."""
     places = ops.cast(ops.arange(8, dtype="int32"), "uint8")
     bits = ops.left_shift(ops.ones((8, 1), "uint8"), ops.expand_dims(places, 1))
     planes = ops.bitwise_and(ops.expand_dims(packed, 0), bits)
@@ -98,8 +108,8 @@ def read_mask(mask, run=call_directly):
 
     Args:
         mask: Bool `keras.Variable` or tensor, or `PackedMask`.
-        run: Function that calls a function of tensors: a `FunctionCache`, to compile
-            it. Inside of what is compiled anyway there is no need.
+        run: Function that calls a function of tensors. A `FunctionCache` compiles it;
+            code that is compiled already does not need one.
     """
     if not is_packed(mask):
         return ops.convert_to_tensor(mask)
@@ -115,11 +125,11 @@ def assign_mask(mask, value, run=call_directly):
 
 
 def stored(shape, num_bits):
-    """Returns what a variable for a mask that keeps all is made with.
+    """Returns the arguments for the variable of a mask that keeps all weights.
 
     Args:
         shape: The mask's shape.
-        num_bits: Bits that it takes for each entry: 8 or 1.
+        num_bits: Bits per entry: 8 or 1.
 
     Returns:
         Dict of the arguments `shape`, `dtype` and `initializer`.
@@ -131,7 +141,7 @@ def stored(shape, num_bits):
 
 
 def as_stored(mask, num_bits):
-    """Returns the value that a variable made by `stored` has for a bool tensor."""
+    """Converts a bool tensor to the value of a variable that `stored` describes."""
     return mask if num_bits == 8 else pack(mask)
 
 
@@ -145,6 +155,6 @@ def variable_of(mask):
 
 
 def as_mask(variable, shape):
-    """Returns the mask of a shape that a variable holds: itself, or a `PackedMask`."""
+    """Returns the mask in a variable: the variable itself, or a `PackedMask`."""
     is_bool = keras.backend.standardize_dtype(variable.dtype) == "bool"
     return variable if is_bool else PackedMask(variable, shape)

@@ -1,6 +1,6 @@
-"""Marks the lowest scores of one tensor: exactly so many, without sorting it.
+"""Marks an exact number of the lowest scores of one tensor, without sorting it.
 
-`search` finds the key up to which scores are taken; ties are then cut by index.
+`find_bracket` finds the key up to which scores are taken. Ties are then cut by index.
 """
 
 import math
@@ -14,12 +14,12 @@ from keras_pruner.masks.kth_lowest import count_dtype, demand_of, find_bracket
 
 
 class Cut(NamedTuple):
-    """What tells which scores of one tensor are taken: keys, and for ties an index.
+    """Determines which scores of one tensor are taken, by keys and for ties by index.
 
     Args:
         low: Int32 tensor (): all scores with a key up to this are taken.
-        high: Int32 tensor (): of those above it, with a key up to this, some are.
-        last: Int32 tensor (): index of the last one of these that is; -1 for none.
+        high: Int32 tensor (): scores with a key above `low` and up to this are tied.
+        last: Int32 tensor (): index of the last tied score that is taken, or -1.
     """
 
     low: Any
@@ -36,6 +36,13 @@ def select_lowest(scores, k):
 
     Returns:
         Bool tensor of the same shape with exactly k `True`.
+
+    Example:
+
+    >>> scores = ops.array([[3.0, 1.0, 2.0, 1.0], [2.0, 0.0, 2.0, 9.0]])
+    >>> lowest = select_lowest(scores, 4)  # 0, 1, 1, and the first 2
+    >>> ops.convert_to_numpy(lowest).astype(int).tolist()
+    [[0, 1, 1, 1], [0, 1, 0, 0]]
     """
     size = math.prod(scores.shape)
     k = ops.clip(ops.cast(k, count_dtype()), 0, size)
@@ -45,7 +52,16 @@ def select_lowest(scores, k):
 
 
 def select_up_to(scores, cut):
-    """Marks the scores that a `Cut` takes, as a bool tensor of the same shape."""
+    """Marks the scores that a `Cut` takes, as a bool tensor of the same shape.
+
+    Example:
+
+    >>> scores = ops.array([[3.0, 1.0, 2.0, 1.0], [2.0, 0.0, 2.0, 9.0]])
+    >>> low, high = ordered_keys(ops.array([1.0, 2.0]))
+    >>> marked = select_up_to(scores, Cut(low, high, last=4))  # 2s up to index 4
+    >>> ops.convert_to_numpy(marked).astype(int).tolist()
+    [[0, 1, 1, 1], [1, 1, 0, 0]]
+    """
     cut = Cut(*map(ops.convert_to_tensor, cut))
     matrix = as_rows(scores)
     keys = ops.cast(ordered_keys(matrix), "int32")
@@ -61,7 +77,7 @@ def cut_ties(scores, bracket, k):
 
     Args:
         scores: Float tensor.
-        bracket: Their `Bracket`, found for `k`.
+        bracket: `Bracket` of the scores, found for `k`.
         k: Int tensor (), in [0, number of scores].
     """
     matrix = as_rows(scores)
@@ -79,7 +95,7 @@ def cut_ties(scores, bracket, k):
         row = ops.where(
             block < num_blocks, block * height, block + (height - 1) * num_blocks
         )
-        # Of the last rows some are taken twice, behind the one that is sought.
+        # At the end the last row is read again, after the one that is sought.
         taken = ops.clip(row + ops.arange(height, dtype="int32"), 0, rows - 1)
         inside = ops.reshape(tied(ops.take(matrix, taken, axis=0)), (-1,))
         place, _ = _locate(inside, missing - before)
@@ -96,20 +112,20 @@ def cut_ties(scores, bracket, k):
 def _locate(counts, wanted):
     """Finds the place in a vector where the running sum reaches a number.
 
-    By halving: a running sum takes longer to compile than a search to run.
+    It halves the range, because a running sum compiles longer than the search runs.
 
     Args:
         counts: Int32 tensor (n,), not negative.
         wanted: Int32 tensor (), at least 1 and at most the sum.
 
     Returns:
-        Tuple of the first index up to which the counts sum to `wanted` or more, and of
-        the sum of what comes before it, as int32 tensors.
+        Tuple of int32 tensors: the first index up to which the counts sum to `wanted`
+        or more, and the sum of the counts before it.
     """
     index = ops.arange(counts.shape[0], dtype="int32")
 
     def halve(first, last, before):
-        # The sum of both might not be an int32.
+        # The sum of `first` and `last` may overflow.
         middle = first + ops.right_shift(last - first, 1)
         passed = ops.sum(ops.where(index <= middle, counts, 0))
         is_reached = passed >= wanted

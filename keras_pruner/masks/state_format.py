@@ -1,8 +1,8 @@
-"""How masks and what belongs to them are written to a file, and checked on the way in.
+"""Writes masks and pruning state to a file, and checks them when it reads them.
 
-A state is a set of named arrays and one header of JSON, kept as bytes, that describes
-them: so a reader knows what it has before it changes anything. Masks take one bit a
-weight. A checksum covers arrays and header.
+A state is a set of named arrays and one JSON header, kept as bytes, that describes
+them. A reader therefore knows the content before it changes anything. Masks take one
+bit per weight. A checksum covers arrays and header.
 """
 
 import json
@@ -20,7 +20,7 @@ def write_state(store, description, masks, arrays):
     """Writes a state.
 
     Args:
-        store: Dict-like store of Keras.
+        store: Dict-like Keras store.
         description: Dict of plain values.
         masks: Dict from a name to a bool variable or `PackedMask`.
         arrays: Dict from a name to a variable.
@@ -48,25 +48,25 @@ def write_state(store, description, masks, arrays):
 
 
 def read_state(store, owner):
-    """Reads a state, all of it, and checks that it is what was written.
+    """Reads a whole state and checks that it is intact.
 
     Args:
-        store: Dict-like store of Keras.
-        owner: Who it is for, in messages.
+        store: Dict-like Keras store.
+        owner: Name of the state's owner, for messages.
 
     Returns:
         Tuple of the description, a dict of bool arrays of masks, and a dict of arrays.
 
     Raises:
-        ValueError: If it is no such state, is damaged, or of another format.
+        ValueError: If the store has no state, a damaged one, or another format.
     """
     names = set(store.keys())
     if _HEADER not in names:
         raise ValueError(
-            f"What is saved for {owner} is no pruning state: it has the entries "
+            f"The saved state of {owner} is no pruning state: it has the entries "
             f"{', '.join(sorted(names)) or 'none'}. It was saved without pruning, or "
             "by another version. Load the weights into a model that is not being "
-            "pruned, or begin the run anew."
+            "pruned, or start the run again."
         )
     damaged = ValueError(
         f"The pruning state that is saved for {owner} is damaged. Use an older file."
@@ -105,15 +105,15 @@ def _checksum(header, arrays):
 
 
 def check_variables(arrays, variables, owner):
-    """Raises if arrays do not fit the variables that they are for.
+    """Raises an error if saved arrays do not fit their variables.
 
     Args:
         arrays: Dict from a name to an array.
-        variables: Dict from a name to a pair of a variable and what it is, in words.
-        owner: Who they are for, in messages.
+        variables: Dict from a name to a pair of a variable and its description.
+        owner: Name of the variables' owner, for messages.
 
     Raises:
-        ValueError: Naming the first that is missing, is too many, or has another shape.
+        ValueError: If an array is missing, is unexpected, or has another shape.
     """
     for name, (variable, words) in variables.items():
         if name not in arrays:

@@ -410,8 +410,7 @@ def test_rigl_grows_where_the_gradient_is_and_empties_slots():
     optimizer = torch.optim.Adam(net.parameters())
     config = {"pruning_type": "rigl", "target_sparsity": 0.5, "begin_step": 0}
     config |= {"end_step": 4, "frequency": 2}
-    pruner = PytorchBasePruner(config, net)
-    pruner.attach(net, optimizer, grad_scaler=grad_scaler)
+    pruner = PytorchBasePruner(config, net).attach(net, optimizer)
     train(net, optimizer, batches(1))
     before, (x, y) = pruner.masks, list(batches(2))[1]
     gradients = true_gradients(net, [(x, y)])
@@ -433,8 +432,7 @@ def test_lottery_tickets_rewind_all_weights_and_steps():
     optimizer = torch.optim.Adam(net.parameters())
     config = {"pruning_type": "lottery_ticket", "target_sparsity": 0.5}
     config |= {"begin_step": 1, "end_step": 3, "frequency": 2}
-    pruner = PytorchBasePruner(config, net)
-    pruner.attach(net, optimizer, grad_scaler=grad_scaler)
+    pruner = PytorchBasePruner(config, net).attach(net, optimizer)
     train(net, optimizer, batches(1))
     early = copy.deepcopy(net.state_dict())
     train(net, optimizer, batches(2))
