@@ -126,3 +126,50 @@ def set_steps(optimizer, steps):
     else:
         count = count_of(innermost(optimizer))
         count.assign(ops.cast(ops.copy(steps), count.dtype))
+
+
+def moving_averages(optimizer):
+    """Returns a dict from the index of a variable to its moving average.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not. The dict is empty
+            if it keeps no averages.
+    """
+    optimizer = innermost(optimizer)
+    if not optimizer.use_ema:
+        return {}
+    averages = enumerate(moving_averages_of(optimizer))
+    return {index: average for index, average in averages if average is not None}
+
+
+def apply_inner(optimizer, gradients, variables, trained=None):
+    """Lets an optimizer step, inside of another optimizer's `apply`.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+        gradients: List of gradients.
+        variables: List of their variables.
+        trained: List of all variables that the optimizer trains, if Keras maps
+            variables to values while it runs (`stateless_apply`).
+
+    Returns:
+        Tuple of whether it accepted the gradients, and whether it applied a step, as
+        bool tensors. Both are `None` if it always does.
+    """
+    counter = count_of(innermost(optimizer))
+    # A sum is a value; the variable itself would change with the step.
+    ticks, iterations = counter + 0, optimizer.iterations + 0
+    if trained is None:
+        optimizer.apply(gradients, variables)
+    else:
+        values, state = optimizer.stateless_apply(
+            [ops.convert_to_tensor(v) for v in optimizer.variables],
+            gradients,
+            [ops.convert_to_tensor(v) for v in trained],
+        )
+        new = zip(trained, values, strict=True)
+        for variable, value in (*new, *zip(optimizer.variables, state, strict=True)):
+            variable.assign(value)
+    if not may_skip(optimizer):
+        return None, None
+    return counter + 0 > ticks, optimizer.iterations + 0 > iterations

@@ -32,7 +32,8 @@ class BasePruner(abc.ABC):
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`.
         modules: What is pruned; see the subclass.
-        framework: `"pytorch"` or `"keras"`: what `modules` hold.
+        framework: `"pytorch"` (the default) or `"keras"`: the framework of `modules`.
+            A subclass takes its own only.
 
     Attributes:
         modules: The modules given.
@@ -70,17 +71,18 @@ class BasePruner(abc.ABC):
     # How the steps are laid where the config leaves them open.
     pace = Pace()
 
-    def __init__(self, config, modules, framework="pytorch"):
+    def __init__(self, config, modules, framework=None):
+        own, known = self.framework, ", ".join(FRAMEWORKS)
+        framework = framework or own or "pytorch"
         if framework not in FRAMEWORKS:
             raise ValueError(
-                f"`framework` must be one of {', '.join(FRAMEWORKS)}. "
-                f"Received: framework={framework!r}"
+                f"`framework` must be one of {known}. Received: framework={framework!r}"
             )
-        if self.framework not in (None, framework):
+        if own not in (None, framework):
             prunes = {"keras": "Keras models", "pytorch": "torch modules"}
             raise ValueError(
-                f"{type(self).__name__} prunes {prunes[self.framework]}: `framework` "
-                f"must be '{self.framework}'. Received: framework={framework!r}"
+                f"{type(self).__name__} prunes {prunes[own]}: `framework` must be "
+                f"'{own}'. Received: framework={framework!r}"
             )
         self.config, self.options = self.complete(config)
         self.modules = modules

@@ -58,8 +58,7 @@ class PrunerGroup(BasePruner):
         num_pruned: Weights that the masks zero.
     """
 
-    def __init__(self, config, modules, framework="keras"):
-        super().__init__(config, modules, framework)
+    framework = "keras"
 
     @classmethod
     def complete(cls, config):

@@ -76,9 +76,6 @@ class KerasBasePruner(BasePruner):
     # Whether it cannot share a model with other pruners.
     takes_whole_model = False
 
-    def __init__(self, config, modules, framework="keras"):
-        super().__init__(config, modules, framework)
-
     def build(self):
         selection = self._select()
         self.modules = selection.modules
@@ -275,28 +272,17 @@ class KerasBasePruner(BasePruner):
         """
         if sparsity is None:
             sparsity = self.target_sparsity_ratio
-        if not self._has_gradients():
-            pinned = self.updater.pinned_groups()
-            if self.plan.demand(sparsity, pinned).target == 0:
-                # Nothing is pruned yet, so nothing needs a score.
-                return
-            raise ValueError(
-                f"Pruner '{self.name or type(self).__name__}' with criterion "
-                f"'{self.config.criterion.name}' needs gradients and has seen none. "
-                "Train with PruningCallback and `begin_step` >= 1, give the gradients "
-                "to `on_before_optimizer_step` in a loop of your own, or call "
-                "`prune_at_init(model, data)`."
-            )
         self.updater.update(sparsity)
 
-    def _has_gradients(self):
+    @property
+    def lacks_gradients(self):
+        """Whether an update needs gradients, and none was seen yet."""
         # A pruner that grows by gradients first has to prune, which needs none.
         wants = self.needs_gradients and self._updated_at >= 0
         if not (wants or self.config.criterion.needs_gradients):
-            return True
-        if self._has_seen_gradients:
-            return True
-        return self._step_variable is not None and self.global_step > 0
+            return False
+        has_stepped = self._step_variable is not None and self.global_step > 0
+        return not (self._has_seen_gradients or has_stepped)
 
     def count_pruned(self, counts):
         """Counts the pruned weights after an update.

@@ -79,12 +79,29 @@ class MaskUpdater:
         Raises:
             NonFiniteError: If a kernel or a criterion state holds NaN or infinity. No
                 mask and no weight changes.
+            ValueError: If the pruner needs gradients and has seen none.
         """
+        if self.pruner.lacks_gradients:
+            demand = self.pruner.plan.demand(sparsity, self.pinned_groups())
+            if demand.target == 0:
+                # Nothing is pruned yet, so nothing needs a score.
+                return
+            self._raise_without_gradients()
         if self._is_updated_at_once:
             self._take_in(self._update_at_once(sparsity), sparsity)
         else:
             self._take_in(self._update_by_units(sparsity), sparsity)
             self.pruner.apply_masks()
+
+    def _raise_without_gradients(self):
+        pruner = self.pruner
+        raise ValueError(
+            f"Pruner '{pruner.name or type(pruner).__name__}' with criterion "
+            f"'{pruner.config.criterion.name}' needs gradients and has seen none. "
+            "Train with PruningCallback and `begin_step` >= 1, give the gradients "
+            "to `on_before_optimizer_step` in a loop of your own, or call "
+            "`prune_at_init(model, data)`."
+        )
 
     # Two ways to update.
 

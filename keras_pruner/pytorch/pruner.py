@@ -72,7 +72,7 @@ class PytorchBasePruner(PrunerGroup):
 
     framework = "pytorch"
 
-    def __init__(self, config, modules, framework="pytorch"):
+    def __init__(self, config, modules, framework=None):
         check_backend()
         config = with_module_selectors(as_config(config))
         check_settings(config)

@@ -6,13 +6,13 @@ import keras
 from keras import ops
 
 from keras_pruner.backend import (
+    apply_inner,
     count_of,
     index_in,
     innermost,
     layout_for,
     loss_scale_of,
-    may_skip,
-    moving_averages_of,
+    moving_averages,
     num_replicas,
     variables_trained_by,
 )
@@ -292,50 +292,21 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             shaped.append(gradient)
         # Read now: the step may move a schedule on.
         rate = ops.cast(inner.learning_rate, "float32")
-        ticked, applied = self._step_inner(shaped, variables)
+        ticked = applied = None
+        if not self._freezes:
+            trained = self.trained_variables if self._is_stateless else None
+            ticked, applied = apply_inner(inner, shaped, variables, trained)
         count = 1 if applied is None else ops.cast(applied, self.step.dtype)
         self.step.assign_add(count)
         if applied is not None:
             rate = rate * ops.cast(applied, "float32")
         step.after(
             None if self._freezes else rate,
-            averages=self._moving_averages(),
+            averages=moving_averages(self.inner_optimizer),
             ticked=ticked,
             applied=applied,
             accumulated_steps=innermost(inner).gradient_accumulation_steps,
         )
-
-    def _step_inner(self, gradients, variables):
-        """Lets the inner optimizer step.
-
-        Returns:
-            Tuple of whether it took the gradients in, and whether it applied a step, as
-            bool tensors; both `None` if it always does.
-        """
-        if self._freezes:
-            return None, None
-        inner, counter = self.inner_optimizer, count_of(innermost(self.inner_optimizer))
-        # A sum is a value; the variable itself would change with the step.
-        ticks, iterations = counter + 0, inner.iterations + 0
-        if self._is_stateless:
-            self._step_stateless(gradients)
-        else:
-            inner.apply(gradients, variables)
-        if not may_skip(inner):
-            return None, None
-        return counter + 0 > ticks, inner.iterations + 0 > iterations
-
-    def _step_stateless(self, gradients):
-        """Lets the inner optimizer step where Keras maps variables to values."""
-        inner, trained = self.inner_optimizer, self.trained_variables
-        values, state = inner.stateless_apply(
-            [ops.convert_to_tensor(v) for v in inner.variables],
-            gradients,
-            [ops.convert_to_tensor(v) for v in trained],
-        )
-        new = zip(trained, values, strict=True)
-        for variable, value in (*new, *zip(inner.variables, state, strict=True)):
-            variable.assign(value)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         # Keras runs `apply` in a scope that maps variables to these values.
@@ -349,19 +320,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def enforce(self):
         """Sets the moving averages of pruned weights to zero, after a mask update."""
-        averages = self._moving_averages()
+        averages = moving_averages(self.inner_optimizer)
         masks = self.masks
         for index in set(averages) & set(masks):
             average = ops.convert_to_tensor(averages[index])
             averages[index].assign(keep_if_dense(average, read_mask(masks[index])))
-
-    def _moving_averages(self):
-        """Returns a dict from index to moving average; empty if there are none."""
-        optimizer = innermost(self.inner_optimizer)
-        if not optimizer.use_ema:
-            return {}
-        averages = enumerate(moving_averages_of(optimizer))
-        return {index: average for index, average in averages if average is not None}
 
     # Files.
 
