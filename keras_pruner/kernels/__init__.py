@@ -8,7 +8,7 @@ from keras_pruner.kernels.find import (
     find_wrapped,
     masks_of,
 )
-from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch, Skipped
 from keras_pruner.kernels.layouts import (
     KernelLayout,
     conv_layout,
@@ -26,6 +26,7 @@ from keras_pruner.kernels.rules import (
 from keras_pruner.kernels.select import Selection, select_in_model, select_kernels
 
 __all__ = [
+    "Coupling",
     "Kernel",
     "KernelLayout",
     "KernelSearch",

@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_pruner.backend import all_layers, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
-from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch, Skipped
 from keras_pruner.kernels.rules import (
     own_variables,
     registered_layouts,
@@ -29,6 +29,8 @@ _NO_MATRICES = {
 }
 
 _MAX_KERNEL_SIZE = 2**31 - 1
+# Part of an attention layer -> axis of its matrix along which the heads lie.
+_HEAD_AXES = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
 _EMBEDDING = "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
 
 
@@ -178,13 +180,13 @@ def _num_heads(layer):
 
 
 def _with_heads(kernel, path, heads):
-    """Adds the heads of an attention layer to the layout of its kernel."""
-    axes = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
-    axis = axes.get(kernel.layer.name)
+    """Adds the heads of its attention layer to a kernel."""
+    role = kernel.layer.name
+    axis = _HEAD_AXES.get(role)
     if axis is None:
         return kernel
-    layout = dataclasses.replace(kernel.layout, heads=heads, head_axis=axis)
-    return dataclasses.replace(kernel, layout=layout, attention=path)
+    coupling = Coupling("heads", path, role, axis, heads)
+    return dataclasses.replace(kernel, couplings=(*kernel.couplings, coupling))
 
 
 def _unknown_reason(layer):

@@ -8,6 +8,31 @@ import keras
 from keras_pruner.kernels.layouts import KernelLayout
 
 
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """The place of a kernel among kernels that lose the same groups together.
+
+    Group i of the unit is the rows (axis 0) or columns (axis 1) of the kernel's matrix
+    that `index_map` sends to i.
+
+    Args:
+        kind: What the groups are, e.g. `"heads"`.
+        unit: Name of the unit, e.g. the path of an attention layer.
+        role: The kernel's part in the unit, e.g. `"query"`.
+        axis: Axis of the matrix along which the groups lie: 0 (K) or 1 (N).
+        num_groups: Number of groups.
+        index_map: Tuple with the group of each index along the axis, -1 for none; or
+            `None` for runs of equal length, one after the other.
+    """
+
+    kind: str
+    unit: str
+    role: str
+    axis: int
+    num_groups: int
+    index_map: tuple | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
     """Describes one prunable variable of a model.
@@ -18,7 +43,7 @@ class Kernel:
         layout: `KernelLayout`.
         layer: The layer that owns the variable, or `None`.
         wrapper: The wrapper layer that masks the variable, or `None`.
-        attention: Path of the attention layer whose heads the kernel holds, or `None`.
+        couplings: Tuple of `Coupling`s: how other kernels lose groups with it.
         on_request: Reason to skip the kernel unless a config asks for it by its layer
             class, or `None`.
     """
@@ -28,13 +53,17 @@ class Kernel:
     layout: KernelLayout
     layer: keras.layers.Layer | None = None
     wrapper: keras.layers.Layer | None = None
-    attention: str | None = None
+    couplings: tuple = ()
     on_request: str | None = None
 
     @property
     def wrapper_mask(self):
         """The mask variable of the wrapper layer around the kernel, or `None`."""
         return None if self.wrapper is None else self.wrapper.mask_of(self.variable)
+
+    def coupling(self, kind):
+        """Returns the kernel's `Coupling` of a kind, or `None`."""
+        return next((c for c in self.couplings if c.kind == kind), None)
 
     def skip(self, reason):
         """Returns the `Skipped` of this kernel."""

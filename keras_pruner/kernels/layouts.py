@@ -26,8 +26,6 @@ class KernelLayout:
         permutation: Order of the kernel's axes in the matrix; `None` keeps the order.
         split: Shape of the kernel before the permutation, if one axis holds two, e.g.
             groups and channels; `None` keeps the shape.
-        heads: Adjacent attention heads in the matrix; 0 for none.
-        head_axis: Axis of the matrix that the heads divide: 0 (K) or 1 (N).
     """
 
     shape: tuple
@@ -36,8 +34,6 @@ class KernelLayout:
     outputs: int
     groups: int = 1
     permutation: tuple | None = None
-    heads: int = 0
-    head_axis: int = 1
     split: tuple | None = None
 
     @property

@@ -247,7 +247,7 @@ def _of_types(kernels, names):
 def _fit_pattern(config, kernels, modules):
     """Returns the `Selection` of the kernels that take the config's pattern."""
     reasons = [
-        (kernel, config.pattern.reason_to_skip(kernel.layout)) for kernel in kernels
+        (kernel, config.pattern.refusal(kernel)) for kernel in kernels
     ]
     return Selection(
         config,

@@ -21,11 +21,31 @@ class Pattern(Component):
     max_sparsity = 1.0
     # Whether it chooses single weights, also where it counts in groups.
     chooses_weights = False
+    # Whether a group is one weight.
+    is_unstructured = False
+    # Whether a group is a whole channel or head.
+    prunes_channels = False
+    # Whether the last axis of the groups' scores runs along the outputs.
+    keeps_outputs = False
+    # Kind of `Coupling` that a kernel needs to take the pattern, or `None`.
+    coupling_kind = None
 
     @classmethod
     def parse(cls, text):
         """Returns the pattern that `text` names, or `None` if it names another."""
         return cls() if text == cls.name else None
+
+    def refusal(self, kernel):
+        """Returns why a `Kernel` stays dense under the pattern, or `None`."""
+        return self.reason_to_skip(kernel.layout)
+
+    def groups_of(self, kernel):
+        """Returns the pattern that divides one kernel of a unit: most often itself."""
+        return self
+
+    def unit_name(self, kernels):
+        """Returns the name of the unit that coupled kernels form."""
+        return kernels[0].path
 
     def reason_to_skip(self, layout):
         """Returns why a kernel of this layout cannot take the pattern, or `None`."""

@@ -1,6 +1,4 @@
-from keras import ops
-
-from keras_pruner.backend import reduce_groups
+from keras_pruner.components.patterns.axis import AxisGroups
 from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 _ROLES = ("query", "key", "value", "attention_output")
@@ -11,51 +9,40 @@ class Heads(Pattern):
     """Whole attention heads.
 
     A head is its columns of the query, key and value kernels and its rows of the
-    output kernel, pruned together: its score is the sum of those of its four parts. In
-    grouped-query attention a head is one key and value head with all query heads that
-    share it. Kernels outside of attention layers stay dense.
+    output kernel, pruned together. Its score is the sum of the scores of its four
+    parts. In grouped-query attention a head is one key and value head with all query
+    heads that share it. Kernels outside of attention layers stay dense.
     """
 
-    def reason_to_skip(self, layout):
-        if not layout.heads:
+    coupling_kind = "heads"
+    prunes_channels = True
+
+    def refusal(self, kernel):
+        if kernel.coupling(self.coupling_kind) is None:
             return (
                 "pattern 'mha' takes the kernels of MultiHeadAttention and "
                 "GroupQueryAttention only"
             )
         return None
 
+    def groups_of(self, kernel):
+        heads = kernel.coupling(self.coupling_kind)
+        return AxisGroups(heads.axis, heads.num_groups, heads.index_map)
+
+    def unit_name(self, kernels):
+        return kernels[0].coupling(self.coupling_kind).unit
+
     def couple(self, kernels):
-        layers = {}
+        units = {}
         for index, kernel in enumerate(kernels):
-            layers.setdefault(kernel.attention, []).append(index)
-        for path, members in layers.items():
-            present = {kernels[index].layer.name for index in members}
-            missing = [role for role in _ROLES if role not in present]
+            heads = kernel.coupling(self.coupling_kind)
+            units.setdefault(heads.unit, {})[index] = heads.role
+        for unit, roles in units.items():
+            missing = [role for role in _ROLES if role not in roles.values()]
             if missing:
                 raise ValueError(
-                    f"Pattern 'mha' prunes whole heads, but of attention layer '{path}'"
+                    f"Pattern 'mha' prunes whole heads, but of attention layer '{unit}'"
                     f" the kernels of {', '.join(missing)} are not selected. Select "
                     "the layer as a whole, or exclude it as a whole."
                 )
-        return [tuple(members) for members in layers.values()]
-
-    def num_groups(self, layout):
-        return layout.heads
-
-    def group_size(self, layout):
-        return layout.size // layout.heads
-
-    def group_scores(self, scores, layout, reduction):
-        rows, columns = layout.rows, layout.outputs
-        if layout.head_axis == 0:
-            heads = ops.reshape(scores, (layout.heads, rows // layout.heads, columns))
-            return reduce_groups(heads, (1, 2), reduction)
-        heads = ops.reshape(scores, (rows, layout.heads, columns // layout.heads))
-        return reduce_groups(heads, (0, 2), reduction)
-
-    def spread(self, values, layout):
-        if layout.head_axis == 0:
-            rows = ops.repeat(values, layout.rows // layout.heads)
-            return ops.tile(ops.expand_dims(rows, 1), (1, layout.outputs))
-        columns = ops.repeat(values, layout.outputs // layout.heads)
-        return ops.tile(ops.expand_dims(columns, 0), (layout.rows, 1))
+        return [tuple(roles) for roles in units.values()]
