@@ -6,7 +6,12 @@ import re
 import keras
 
 from keras_pruner.backend import REDUCTIONS
-from keras_pruner.checks import check_mask_bits, check_sparsities, check_steps
+from keras_pruner.checks import (
+    check_in_range,
+    check_mask_bits,
+    check_sparsities,
+    check_steps,
+)
 from keras_pruner.components import (
     ALLOCATIONS,
     CRITERIA,
@@ -127,15 +132,10 @@ class PruningConfig:
                 f"{suggest(self.group_reduction, REDUCTIONS)} "
                 f"Received: {self.group_reduction!r}"
             )
-        strength = self.regularizer_strength
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
-            raise TypeError(
-                f"`regularizer_strength` must be a number. Received: {strength!r}"
-            )
-        if not 0 <= strength < float("inf"):
-            raise ValueError(
-                f"`regularizer_strength` must be finite and >= 0. Received: {strength}"
-            )
+        strength = check_in_range(
+            self.regularizer_strength, "`regularizer_strength`", 0
+        )
+        self._set("regularizer_strength", strength)
         for key in ("low_memory_usage", "resume_from_pruned_checkpoint"):
             if not isinstance(getattr(self, key), bool):
                 raise TypeError(

@@ -8,6 +8,7 @@ precision, so that the counts that follow from them are exact.
 
 import math
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.registry import Component, Registry
 
 
@@ -46,9 +47,7 @@ class Polynomial(Schedule):
     """
 
     def __init__(self, power=3.0):
-        if not power > 0:
-            raise ValueError(f"`power` must be positive. Received: power={power}")
-        self.power = float(power)
+        self.power = check_in_range(power, "`power`", 0, open_low=True)
 
     def sparsity(self, progress, initial, target):
         return target + (initial - target) * (1.0 - progress) ** self.power

@@ -1,3 +1,4 @@
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.allocations.base import Allocation, register_allocation
 from keras_pruner.kernels import matches_path
 
@@ -74,11 +75,5 @@ class Custom(Allocation):
         return f"Custom({self.sparsities!r})"
 
 
-def _check_sparsity(value, name):
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"A sparsity must be a number. Received: {value!r} for {name}")
-    if not 0 <= value <= 1:
-        raise ValueError(
-            f"A kernel's sparsity must be in [0, 1]. Received: {value} for '{name}'"
-        )
-    return float(value)
+def _check_sparsity(value, path):
+    return check_in_range(value, f"The sparsity of '{path}'", 0, 1)

@@ -1,5 +1,6 @@
 """The base classes of criteria and their registry."""
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.registry import Component, Registry
 
 
@@ -132,8 +133,4 @@ register_criterion = CRITERIA.register
 
 def check_decay(value, name):
     """Returns the share that a memory keeps at each step, a float in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
-    return float(value)
+    return check_in_range(value, f"`{name}`", 0, 1, open_high=True)

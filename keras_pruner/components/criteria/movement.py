@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
 
 
@@ -32,21 +33,13 @@ class Movement(GradientCriterion):
     default_allocation = "erk"
 
     def __init__(self, learning_rate=0.01, soft=False, penalty=1e-3):
-        for name, value in (("learning_rate", learning_rate), ("penalty", penalty)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"`{name}` must be a number. Received: {value!r}")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(
-                "`learning_rate` must be finite and positive. "
-                f"Received: {learning_rate}"
-            )
-        if not 0 <= penalty < float("inf"):
-            raise ValueError(f"`penalty` must be finite and >= 0. Received: {penalty}")
+        self.learning_rate = check_in_range(
+            learning_rate, "`learning_rate`", 0, open_low=True
+        )
+        self.penalty = check_in_range(penalty, "`penalty`", 0)
         if not isinstance(soft, bool):
             raise TypeError(f"`soft` must be True or False. Received: {soft!r}")
-        self.learning_rate = float(learning_rate)
         self.soft = soft
-        self.penalty = float(penalty)
         if soft:
             self.default_allocation = "global"
 

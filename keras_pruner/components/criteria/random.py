@@ -1,4 +1,5 @@
 from keras_pruner.backend import salt_of, uniform_hash
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import Criterion, register_criterion
 
 
@@ -19,9 +20,7 @@ class Random(Criterion):
     default_allocation = "erk"
 
     def __init__(self, seed=0):
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"`seed` must be an integer. Received: seed={seed!r}")
-        self.seed = seed
+        self.seed = check_in_range(seed, "`seed`", integer=True)
 
     def scores(self, weight, kernel):
         return uniform_hash(weight.shape, salt_of(f"{self.seed}/{kernel.path}"))

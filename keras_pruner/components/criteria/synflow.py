@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
 
 
@@ -23,13 +24,7 @@ class SynFlow(GradientCriterion):
     default_allocation = "global"
 
     def __init__(self, num_rounds=100):
-        if isinstance(num_rounds, bool) or not isinstance(num_rounds, int):
-            raise TypeError(
-                f"`num_rounds` must be an integer. Received: {num_rounds!r}"
-            )
-        if num_rounds < 1:
-            raise ValueError(f"`num_rounds` must be >= 1. Received: {num_rounds}")
-        self.num_rounds = num_rounds
+        self.num_rounds = check_in_range(num_rounds, "`num_rounds`", 1, integer=True)
 
     def accumulate(self, memory, weight, gradient, pool):
         """Here `gradient` is that of the flow, scaled alike for all kernels."""
