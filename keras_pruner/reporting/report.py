@@ -193,7 +193,7 @@ def report(model, config=None):
     left = "not wrapped" if masks else "not chosen"
     rows = []
     for kernel in search.kernels:
-        values = _effective(kernel.variable, masks)
+        values = masked_value(kernel.variable, masks)
         key = id(kernel.variable)
         pattern = patterns.get(key)
         reason = None if pattern is not None else reasons.get(kernel.path, left)
@@ -212,7 +212,7 @@ def report(model, config=None):
         rows.append(ReportRow(skip.path, skip.shape, "-", skip.size, 0, skip.reason))
     mask_ids = {id(variable_of(mask)) for mask in masks.values()}
     weights = [v for v in model.weights if id(v) not in mask_ids]
-    raw, zipped = _sizes(_effective(weight, masks) for weight in weights)
+    raw, zipped = _sizes(masked_value(weight, masks) for weight in weights)
     return Report(
         rows,
         parameters=sum(math.prod(weight.shape) for weight in weights),
@@ -252,7 +252,7 @@ def _intentions(model, config):
     return patterns, reasons, embeddings
 
 
-def _effective(variable, masks):
+def masked_value(variable, masks):
     values = ops.convert_to_numpy(variable)
     mask = masks.get(id(variable))
     return values if mask is None else np.where(ops.convert_to_numpy(mask), values, 0)
