@@ -1,16 +1,11 @@
 """What was pruned, what was not and why, and what it saves: counted, not estimated."""
 
 import dataclasses
-import html
-import io
 import math
 import zlib
 
 import numpy as np
 from keras import ops
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
@@ -22,6 +17,7 @@ from keras_pruner.kernels import (
     partition_kernels,
 )
 from keras_pruner.masks import variable_of
+from keras_pruner.reporting.render import as_html, as_text, summary_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,78 +92,16 @@ class Report:
 
     def summary_lines(self):
         """Returns the sentences above the table, the shares of zeros first."""
-        skipped = sum(row.skipped is not None for row in self.kernels)
-        lines = [
-            f"Sparsity {self.pruned_sparsity:.2%} of the pruned kernels, "
-            f"{self.prunable_sparsity:.2%} of all kernels ({skipped} skipped), "
-            f"{self.model_sparsity:.2%} of all {self.parameters:,} parameters.",
-            f"Weights take {self.raw_bytes:,} bytes raw, {self.zipped_bytes:,} zipped "
-            f"({self.raw_bytes / max(1, self.zipped_bytes):.1f} times smaller).",
-        ]
-        if self.zeros:
-            lines.append(
-                "Zeros make the zipped file smaller; dense kernels compute with them, "
-                "so inference is not faster by zeros alone."
-            )
-        collapsed = [r.path for r in self.kernels if r.zeros == r.parameters]
-        if collapsed:
-            lines.append(f"Nothing is left of: {', '.join(collapsed)}.")
-        return lines
-
-    def _columns(self):
-        names = ("kernel", "shape", "pattern", "sparsity", "parameters", "zeros")
-        return (*names, "skipped")[: self._width()]
-
-    def _width(self):
-        return 7 if any(row.skipped for row in self.kernels) else 6
-
-    def _cells(self):
-        for row in self.kernels:
-            cells = (
-                row.path,
-                " x ".join(map(str, row.shape)),
-                row.pattern,
-                f"{row.sparsity:.2%}",
-                f"{row.parameters:,}",
-                f"{row.zeros:,}",
-                row.skipped or "",
-            )
-            yield cells[: self._width()]
-        parameters = sum(row.parameters for row in self.kernels)
-        total = f"{self.prunable_sparsity:.2%}", f"{parameters:,}", f"{self.zeros:,}"
-        yield ("total", "", "", *total, "")[: self._width()]
+        return summary_lines(self)
 
     def __str__(self):
-        table = Table(box=box.SIMPLE_HEAD)
-        for name in self._columns():
-            number = name in ("sparsity", "parameters", "zeros")
-            table.add_column(
-                name,
-                justify="right" if number else "left",
-                overflow="fold",
-                no_wrap=number,
-            )
-        for cells in self._cells():
-            table.add_row(*cells)
-        stream = io.StringIO()
-        # In a notebook rich would show the table instead of writing it.
-        console = Console(
-            file=stream, width=110, color_system=None, force_jupyter=False
-        )
-        console.print(table)
-        return "\n".join(self.summary_lines()) + "\n" + stream.getvalue().rstrip()
+        return as_text(self)
 
     def __repr__(self):
-        return str(self)
+        return as_text(self)
 
     def _repr_html_(self):
-        def row(cells, tag):
-            inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-            return f"<tr>{inner}</tr>"
-
-        body = "".join(row(cells, "td") for cells in self._cells())
-        text = "<br>".join(html.escape(line) for line in self.summary_lines())
-        return f"<p>{text}</p><table>{row(self._columns(), 'th')}{body}</table>"
+        return as_html(self)
 
 
 def report(model, config=None):
@@ -253,6 +187,12 @@ def _intentions(model, config):
 
 
 def masked_value(variable, masks):
+    """Returns a variable as an array, with zeros where a wrapper masks it.
+
+    Args:
+        variable: `keras.Variable`.
+        masks: Dict from the id of a variable to its mask; see `masks_of`.
+    """
     values = ops.convert_to_numpy(variable)
     mask = masks.get(id(variable))
     return values if mask is None else np.where(ops.convert_to_numpy(mask), values, 0)
