@@ -340,6 +340,18 @@ def as_config(config):
     return PruningConfig.from_dict(config)
 
 
+def merged_config(config, settings):
+    """Returns a config with some of its fields changed.
+
+    Args:
+        config: `PruningConfig`, dict, or `None` for the defaults.
+        settings: Dict of fields, under their own names or Intel's. They win.
+    """
+    if config is None:
+        return as_config(settings)
+    return dataclasses.replace(as_config(config), **rename_keys(settings))
+
+
 def _as_tuple(value):
     if value is None:
         return ()

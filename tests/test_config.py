@@ -14,9 +14,10 @@ from keras import layers
 
 from keras_pruner.checks import check_in_range, check_option
 from keras_pruner.components import CRITERIA, SCHEDULES, Custom
-from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.config import PruningConfig, as_config, merged_config
 from keras_pruner.intel_names import KEY_ALIASES
 from keras_pruner.kernels import collect_kernels, matches_path, partition_kernels
+from keras_pruner.oneshot import prune_at_init
 from keras_pruner.pruners import KerasBasePruner, create_pruners
 
 FIELDS = [field.name for field in dataclasses.fields(PruningConfig)]
@@ -874,3 +875,39 @@ def test_kernel_that_does_not_fit_the_pattern_is_listed_as_skipped():
         "head/kernel",
     ]
     assert pruner.num_weights == 16
+
+
+# Settings on top of a config.
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"target_sparsity": 0.5, "exclude": "head"}, None],
+)
+def test_settings_win_over_a_config(config):
+    made = None if config is None else PruningConfig(**config)
+    for given in (config, made):
+        merged = merged_config(given, {"op_names": ["dense_1"], "pattern": "2x1"})
+        expected = {"include": "dense_1", "pattern": "2x1"} | (config or {})
+        assert merged == PruningConfig(**expected)
+    assert made is None or (str(made.pattern), made.include) == ("1x1", None)
+
+
+def test_no_settings_leave_a_config():
+    config = PruningConfig(target_sparsity=0.5)
+    assert merged_config(config, {}) == config
+    assert merged_config(None, {}) == PruningConfig()
+
+
+def test_unknown_setting_on_top_of_a_config_is_an_error():
+    with pytest.raises(ValueError, match="Unknown pruning config key 'patern'"):
+        merged_config(PruningConfig(), {"patern": "2:4"})
+
+
+def test_prune_at_init_takes_settings_on_top_of_a_config():
+    config = PruningConfig(criterion="magnitude", target_sparsity=0.5)
+    pruned = prune_at_init(
+        ten_dense(), config=config, op_names=["dense_1"], verbose=False
+    )
+    zeros = [(np.asarray(w) == 0).sum() for w in pruned.get_weights()[::2]]
+    assert zeros == [8, 0, 0]

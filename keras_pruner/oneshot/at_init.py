@@ -6,7 +6,7 @@ import keras
 from keras import ops
 from rich.progress import Progress
 
-from keras_pruner.config import as_config
+from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.calibration_data import as_batches
 from keras_pruner.oneshot.loss_gradients import Probe
@@ -45,7 +45,7 @@ def prune_at_init(
         batch_size: Samples in a batch, where `data` holds arrays.
         in_place: Whether the model itself is pruned. By default it is not touched.
         verbose: Whether to show a progress bar and a line on the result.
-        **settings: Fields of `PruningConfig`, in place of a config.
+        **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
     Returns:
         The model, pruned; a plain uncompiled copy unless `in_place`.
@@ -55,12 +55,7 @@ def prune_at_init(
             loss; or nothing can be pruned. No weight changes then.
     """
     check_built(model)
-    if config is not None and settings:
-        raise ValueError(
-            "Give a `config` or its fields, not both. "
-            f"Received: config and {', '.join(settings)}"
-        )
-    config = _with_defaults(as_config(settings if config is None else config))
+    config = _with_defaults(merged_config(config, settings))
     pruned = model if in_place else plain_copy(model)
     pruners = create_pruners(config, pruned)
     wants_gradients = [p for p in pruners if p.config.criterion.needs_gradients]
