@@ -1,9 +1,9 @@
-"""Checks of the numbers that a user sets."""
+"""Checks the numbers that a user sets."""
 
 import math
 import numbers
 
-# Where a setting has no upper bound of its own: what tensors can hold.
+# A setting without an upper bound must still fit into a tensor.
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 INT64_MAX = 2**63 - 1
 
@@ -11,19 +11,19 @@ INT64_MAX = 2**63 - 1
 def check_in_range(
     value, name, low=None, high=None, *, integer=False, open_low=False, open_high=False
 ):
-    """Returns a number of a range as a Python float or integer.
+    """Checks that a number is in a range, and returns it as a float or an integer.
 
     Args:
-        value: Number of any type, but no bool. An integer may be a whole float.
+        value: Number of any type except bool. An integer may be given as 3.0.
         name: The setting, written as in a message: "`decay`", "Option 'seed'".
         low: Lowest value, or `None`.
-        high: Highest value. `None` allows what float32, or int64, can hold.
+        high: Highest value, or `None` for the most that float32, or int64, holds.
         integer: Whether the number must be whole.
         open_low: Whether `low` itself is excluded.
         open_high: Whether `high` itself is excluded.
 
     Raises:
-        TypeError: If the value is no number, or must be whole and is not.
+        TypeError: If the value is not a number, or is not whole but must be.
         ValueError: If it is outside the range.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -57,7 +57,7 @@ def check_option(options, name, low, high, *, integer=False):
         integer: Whether it must be an integer.
     """
     value, name = options[name], f"Option '{name}'"
-    # Options are used and saved unchanged, so only Python's own numbers will do.
+    # Options are saved unchanged, so only Python's own numbers are accepted.
     if not isinstance(value, int if integer else int | float):
         raise _wrong_type(value, name, integer)
     check_in_range(value, name, low, high, integer=integer)

@@ -1,4 +1,4 @@
-"""Plots of schedules, of training runs and of where the weights are left."""
+"""Plots schedules, training runs and reports."""
 
 from keras_pruner.config import as_config
 from keras_pruner.pruners import PRUNERS, BasePruner, PatternLock
@@ -12,10 +12,10 @@ def plot_schedule(config=None, total_steps=1000, ax=None):
     begins at step 1 for criteria that need a gradient first.
 
     Args:
-        config: `PruningConfig`, dict, or `None` for the defaults. Where the
-            allocation gives each kernel its own sparsity, the curve is that of the
-            kernels that it leaves at `target_sparsity`.
-        total_steps: Optimizer updates of the run; fills in steps left open.
+        config: `PruningConfig`, dict, or `None` for the defaults. If the allocation
+            sets a sparsity for each kernel, the curve is that of a kernel at
+            `target_sparsity`.
+        total_steps: Optimizer updates of the run; sets the steps that are `None`.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:
@@ -71,12 +71,13 @@ def plot_history(history, metric="accuracy", ax=None):
     """Plots a metric and the sparsity of a run over its epochs.
 
     Args:
-        history: What `model.fit` returned, or its `history` dict.
-        metric: Name of the metric; its `"val_"` twin is drawn too if there is one.
+        history: The `History` that `model.fit` returned, or its `history` dict.
+        metric: Name of the metric. The metric of the same name with `"val_"` is drawn
+            too, if there is one.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:
-        The axes of the metric; the sparsity is on a twin of them.
+        The axes of the metric; the sparsity has twin axes.
 
     Raises:
         ValueError: If the history lacks the metric or the sparsity.
@@ -105,7 +106,7 @@ def plot_report(report, ax=None):
     """Plots, per kernel, how many weights are kept and how many are zero.
 
     Args:
-        report: What `keras_pruner.report` returned.
+        report: A `Report`, as `keras_pruner.report` returns it.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:

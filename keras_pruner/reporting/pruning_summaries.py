@@ -1,4 +1,4 @@
-"""TensorBoard summaries of a pruned model."""
+"""Writes the sparsity of a model for TensorBoard."""
 
 import importlib.util
 
@@ -9,12 +9,12 @@ from keras_pruner.reporting.report import masked_value
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
-    """TensorBoard callback that also writes the sparsity of every prunable kernel.
+    """Is a TensorBoard callback that also writes the sparsity of every prunable kernel.
 
-    It counts zeros in the weights that the model computes with, masks of
-    `PrunedLayer` applied, whoever made the zeros. Embeddings count once they are
-    pruned. Scalars are named `sparsity/<path of the kernel>` and `sparsity/all`, with
-    one value per epoch. Takes the arguments of `keras.callbacks.TensorBoard`.
+    It counts zeros in the weights after the masks of `PrunedLayer`s are applied, no
+    matter how the zeros were made. Embeddings count once they are pruned. The scalars
+    `sparsity/<path of the kernel>` and `sparsity/all` have one value per epoch. The
+    arguments are those of `keras.callbacks.TensorBoard`.
 
     Raises:
         ImportError: If TensorBoard is not installed.

@@ -1,4 +1,4 @@
-"""A `Report` as sentences, as a text table and as HTML."""
+"""Renders a `Report` as sentences, as a text table and as HTML."""
 
 import html
 import io
@@ -46,7 +46,7 @@ def as_text(report):
     for cells in _cells(report):
         table.add_row(*cells)
     stream = io.StringIO()
-    # In a notebook rich would show the table instead of writing it.
+    # In a notebook rich would otherwise show the table instead of writing it.
     console = Console(file=stream, width=110, color_system=None, force_jupyter=False)
     console.print(table)
     return "\n".join(summary_lines(report)) + "\n" + stream.getvalue().rstrip()

@@ -1,4 +1,4 @@
-"""What was pruned, what was not and why, and what it saves: counted, not estimated."""
+"""Counts the zeros of a model, its skipped kernels, and the bytes saved."""
 
 import dataclasses
 import math
@@ -22,15 +22,15 @@ from keras_pruner.reporting.render import as_html, as_text, summary_lines
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """One kernel of a report.
+    """Describes one kernel of a report.
 
     Args:
         path: The kernel's path.
-        shape: Its shape.
-        pattern: Name of the pattern it is pruned by, or `"-"` if it is not pruned.
-        parameters: Its weights.
-        zeros: How many of them are exactly zero.
-        skipped: Why it is left dense, or `None`.
+        shape: The kernel's shape.
+        pattern: Name of the pattern that prunes it, or `"-"` if it is not pruned.
+        parameters: Number of its weights.
+        zeros: Number of its weights that are exactly zero.
+        skipped: The reason why it is dense, or `None` if it is pruned.
     """
 
     path: str
@@ -47,19 +47,19 @@ class ReportRow:
 
 
 class Report:
-    """Sparsity of a model, kernel by kernel and in all.
+    """Holds the sparsity of a model, kernel by kernel and in total.
 
-    It prints as a table, shows as HTML in notebooks, and `rows()` gives plain dicts.
+    It prints as a table, shows as HTML in notebooks, and `rows()` returns plain dicts.
 
     Args:
         kernels: Tuple of `ReportRow`.
-        parameters: All parameters of the model.
-        raw_bytes: Bytes of all weights as they are stored.
-        zipped_bytes: Bytes of the same after zlib, level 6.
+        parameters: Number of all parameters of the model.
+        raw_bytes: Bytes of all weights in memory.
+        zipped_bytes: Bytes of all weights after zlib, level 6.
 
     Attributes:
         pruned_sparsity: Zeros / weights over the kernels that are pruned.
-        prunable_sparsity: The same over all kernels, skipped ones too.
+        prunable_sparsity: Zeros / weights over all kernels, skipped ones included.
         model_sparsity: Zeros in kernels / all parameters of the model.
     """
 
@@ -91,7 +91,7 @@ class Report:
         }
 
     def summary_lines(self):
-        """Returns the sentences above the table, the shares of zeros first."""
+        """Returns the sentences above the table, with the shares of zeros first."""
         return summary_lines(self)
 
     def __str__(self):
@@ -105,20 +105,19 @@ class Report:
 
 
 def report(model, config=None):
-    """Reports what is zero in a model, and what was skipped and why.
+    """Reports the zeros of each kernel of a model, and why kernels were skipped.
 
     Args:
         model: Built Keras model: pruned by the callback, wrapped, stripped, or dense.
-        config: `PruningConfig` or dict that it was pruned with, which tells what was
-            meant to be pruned and by which pattern. Without one, the wrapped layers of
-            a model count, or else every prunable kernel.
+        config: `PruningConfig` or dict that it was pruned with, which names the pruned
+            kernels and their pattern. Without a config the wrapped layers count as
+            pruned, or every prunable kernel if no layer is wrapped.
 
     Returns:
-        `Report`. Zeros are counted in the weights as the model computes with them,
-        masks applied.
+        `Report`. It counts zeros in the weights after masks are applied.
 
     Raises:
-        ValueError: If the model is not built, or the config selects what it has not.
+        ValueError: If the model is not built, or the config selects no kernel of it.
     """
     check_built(model)
     patterns, reasons, embeddings = _intentions(model, config)
@@ -156,11 +155,12 @@ def report(model, config=None):
 
 
 def _intentions(model, config):
-    """Returns what a config, or the wrapping, meant for each kernel.
+    """Returns the intention of a config, or of the wrappers, for each kernel.
 
     Returns:
         Tuple of a dict from the id of a pruned variable to its pattern's name, a dict
-        from the path of a skipped kernel to the reason, and whether embeddings count.
+        from the path of a skipped kernel to the reason, and whether to count
+        embeddings.
     """
     patterns, reasons = {}, {}
     wrapped = find_wrapped(model)
@@ -187,7 +187,7 @@ def _intentions(model, config):
 
 
 def masked_value(variable, masks):
-    """Returns a variable as an array, with zeros where a wrapper masks it.
+    """Returns a variable as an array, after its wrapper's mask is applied.
 
     Args:
         variable: `keras.Variable`.
@@ -199,7 +199,7 @@ def masked_value(variable, masks):
 
 
 def _sizes(arrays):
-    """Returns the bytes of arrays, as they are and compressed, one at a time."""
+    """Returns the bytes of arrays, raw and compressed, one array at a time."""
     raw, zipped = 0, 0
     compressor = zlib.compressobj(level=6)
     for array in arrays:

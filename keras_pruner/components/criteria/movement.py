@@ -10,18 +10,18 @@ class Movement(GradientCriterion):
 
     `scores <- scores - learning_rate * gradient * weight`
 
-    The gradient is that of the masked kernel, taken straight through for weights that
-    are pruned: these keep the value they had, hidden, and return with it when their
-    score rises again. Hard movement pruning keeps the highest scores.
+    The gradient is that of the masked kernel and also updates the scores of pruned
+    weights (straight-through). Pruned weights keep their dense value, and return with
+    it when their score rises again. Hard movement pruning keeps the highest scores.
 
-    Soft movement pruning keeps what lies above one threshold for all kernels and draws
-    the scores down by a penalty, the derivative of `penalty * sum(sigmoid(scores))`;
-    here the threshold follows from the target sparsity, so that it is met exactly, and
-    the ranking must be global.
+    Soft movement pruning keeps the scores above one threshold for all kernels. A
+    penalty, `penalty * sum(sigmoid(scores))`, lowers the scores by its derivative. Here
+    the target sparsity sets the threshold, so the target is met exactly and the ranking
+    must be global.
 
     Args:
-        learning_rate: Step size of the scores, positive. Hard scores only grow with
-            it; the ranking stays.
+        learning_rate: Step size of the scores, positive. It only scales hard scores,
+            and so does not change their ranking.
         soft: Whether the scores are penalised and ranked over all kernels together.
         penalty: Strength of the penalty, >= 0; read only if `soft`.
 

@@ -5,13 +5,13 @@ from keras_pruner.components.criteria.base import Criterion, register_criterion
 
 @register_criterion("random")
 class Random(Criterion):
-    """Scores every weight uniformly at random: the baseline to beat.
+    """Scores every weight uniformly at random, as a baseline.
 
     `scores = hash(index, seed, path) / 2^24`, in [0, 1)
 
     The numbers come from an integer hash of the weight's index, not from a backend's
-    generator. So they are the same at every update (a pruned weight stays pruned), on
-    every backend, and take no memory.
+    generator. So they are equal on every backend and at every update (a pruned weight
+    stays pruned), and take no memory.
 
     Args:
         seed: Integer.

@@ -8,12 +8,12 @@ _ROLES = ("query", "key", "value", "attention_output")
 
 @register_pattern("mha")
 class Heads(Pattern):
-    """Whole attention heads.
+    """Prunes whole attention heads.
 
-    A head is its columns of the query, key and value kernels and its rows of the
-    output kernel, pruned together: its score is the sum of those of its four parts. In
-    grouped-query attention a head is one key and value head with all query heads that
-    share it. Kernels outside of attention layers stay dense.
+    A head has columns of the query, key and value kernels and rows of the output
+    kernel, which are pruned together. Its score is the sum of the scores of these four
+    parts. In grouped-query attention a head is one key and value head with all query
+    heads that share it. Kernels outside attention layers stay dense.
     """
 
     def reason_to_skip(self, layout):
