@@ -1,7 +1,70 @@
-"""Checks of the numbers in a `PruningConfig`."""
+"""Checks the numbers that a user sets."""
 
 import math
 import numbers
+
+# A setting without an upper bound must still fit into a tensor.
+FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
+INT64_MAX = 2**63 - 1
+
+
+def check_in_range(
+    value, name, low=None, high=None, *, integer=False, open_low=False, open_high=False
+):
+    """Checks that a number is in a range, and returns it as a float or an integer.
+
+    Args:
+        value: Number of any type except bool. An integer may be given as 3.0.
+        name: The setting, written as in a message: "`decay`", "Option 'seed'".
+        low: Lowest value, or `None`.
+        high: Highest value, or `None` for the most that float32, or int64, holds.
+        integer: Whether the number must be whole.
+        open_low: Whether `low` itself is excluded.
+        open_high: Whether `high` itself is excluded.
+
+    Raises:
+        TypeError: If the value is not a number, or is not whole but must be.
+        ValueError: If it is outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _wrong_type(value, name, integer)
+    number = _whole(value) if integer else _as_float(value)
+    if number is None:
+        raise _wrong_type(value, name, integer)
+    limit = INT64_MAX if integer else FLOAT32_MAX
+    least, most = -limit if low is None else low, limit if high is None else high
+    above = number > least if open_low else number >= least
+    below = number < most if open_high else number <= most
+    if above and below:
+        return number
+    hint = ""
+    if high == 1 and 1 < number <= 100:
+        hint = " (a fraction, not a percentage)"
+    elif high is None and number > limit and value != math.inf:
+        hint = f" ({'int64' if integer else 'float32'} holds at most {limit:g})"
+    allowed = _interval(low, high, integer, open_low, open_high)
+    raise ValueError(f"{name} must be {allowed}{hint}. Received: {_shown(value)}")
+
+
+def check_option(options, name, low, high, *, integer=False):
+    """Raises unless a pruner's option is a number in [low, high].
+
+    Args:
+        options: Dict of options.
+        name: The option's name.
+        low: Lowest value.
+        high: Highest value.
+        integer: Whether it must be an integer.
+    """
+    value, name = options[name], f"Option '{name}'"
+    # Options are saved unchanged, so only Python's own numbers are accepted.
+    if not isinstance(value, int if integer else int | float):
+        raise _wrong_type(value, name, integer)
+    check_in_range(value, name, low, high, integer=integer)
+
+
+# The name that the pruners import.
+check_number = check_option
 
 
 def check_sparsities(config, assign):
@@ -17,17 +80,10 @@ def check_sparsities(config, assign):
         ("min_sparsity", False),
         ("max_sparsity", False),
     ):
-        value = getattr(config, key)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"`{key}` must be a number. Received: {value!r}")
-        inside = 0 <= value < 1 if highest_is_open else 0 <= value <= 1
-        if not inside:
-            hint = " (a fraction, not a percentage)" if 1 < value <= 100 else ""
-            raise ValueError(
-                f"`{key}` must be in [0, 1{')' if highest_is_open else ']'}{hint}. "
-                f"Received: {value}"
-            )
-        assign(key, float(value))
+        value = check_in_range(
+            getattr(config, key), f"`{key}`", 0, 1, open_high=highest_is_open
+        )
+        assign(key, value)
     if config.initial_sparsity > config.target_sparsity:
         raise ValueError(
             "`initial_sparsity` must not exceed `target_sparsity`. Received: "
@@ -62,13 +118,8 @@ def check_steps(config, assign):
     """Checks the steps of a `PruningConfig` and makes them integers."""
     for key, lowest in (("begin_step", 0), ("end_step", 0), ("frequency", 1)):
         value = getattr(config, key)
-        if value is None:
-            continue
-        if not is_whole(value):
-            raise TypeError(f"`{key}` must be an integer. Received: {value!r}")
-        if value < lowest:
-            raise ValueError(f"`{key}` must be >= {lowest}. Received: {value}")
-        assign(key, int(value))
+        if value is not None:
+            assign(key, check_in_range(value, f"`{key}`", lowest, integer=True))
     if None not in (config.begin_step, config.end_step):
         if config.end_step < config.begin_step:
             raise ValueError(
@@ -79,40 +130,52 @@ def check_steps(config, assign):
 
 def check_mask_bits(config, assign):
     """Checks `mask_bits` of a `PruningConfig` and makes it an integer."""
-    bits = config.mask_bits
-    if not is_whole(bits):
-        raise TypeError(f"`mask_bits` must be an integer. Received: {bits!r}")
+    bits = check_in_range(config.mask_bits, "`mask_bits`", integer=True)
     if bits not in (1, 8):
         raise ValueError(
             "`mask_bits` must be 8 (a byte a weight) or 1 (packed, an eighth of it). "
             f"Received: {bits}"
         )
-    assign("mask_bits", int(bits))
+    assign("mask_bits", bits)
 
 
-def is_whole(value):
-    """Whether a value is a whole number, of whatever type, and no bool."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    return math.isfinite(value) and int(value) == value
+def _as_float(value):
+    try:
+        return float(value)
+    except OverflowError:
+        # An integer such as 10**400.
+        return math.inf if value > 0 else -math.inf
 
 
-def check_number(options, name, low, high, *, integer=False):
-    """Raises unless an option is a number in [low, high].
+def _whole(value):
+    """Returns a number as an integer, or `None` if it is not whole."""
+    try:
+        whole = int(value)
+    except (OverflowError, ValueError):
+        return None
+    return whole if whole == value else None
 
-    Args:
-        options: Dict of options.
-        name: The option's name.
-        low: Lowest value.
-        high: Highest value.
-        integer: Whether it must be an integer.
-    """
-    value = options[name]
-    kinds = int if integer else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        kind = "an integer" if integer else "a number"
-        raise TypeError(f"Option '{name}' must be {kind}. Received: {value!r}")
-    if not low <= value <= high:
-        raise ValueError(
-            f"Option '{name}' must be in [{low:g}, {high:g}]. Received: {value}"
-        )
+
+def _wrong_type(value, name, integer):
+    kind = "an integer" if integer else "a number"
+    return TypeError(f"{name} must be {kind}. Received: {value!r}")
+
+
+def _interval(low, high, integer, open_low, open_high):
+    if high is not None:
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        return f"in {left}{low:g}, {high:g}{right}"
+    if low is None:
+        return "an integer" if integer else "finite"
+    bound = f"> {low:g}" if open_low else f">= {low:g}"
+    bound = "positive" if bound == "> 0" else bound
+    return bound if integer else f"finite and {bound}"
+
+
+def _shown(value):
+    """Returns a number as text of a bounded length."""
+    try:
+        text = str(value)
+    except ValueError:
+        return "an integer of more digits than Python prints"
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"

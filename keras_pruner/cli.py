@@ -1,4 +1,4 @@
-"""The command line: `python -m keras_pruner demo`."""
+"""Runs commands such as `python -m keras_pruner demo`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ def main(arguments=None):
     """Runs a command and returns its exit status.
 
     Args:
-        arguments: List of strings; the process's own by default.
+        arguments: List of strings. The default is the process's own arguments.
     """
     parser = argparse.ArgumentParser(
         prog="python -m keras_pruner", description="Pruning for Keras 3."
@@ -38,13 +38,13 @@ def _add_demo_arguments(parser):
 
 
 def _run_demo(options):
-    # Imported here, so that `--help` needs no backend.
+    # The import is here, so that `--help` needs no backend.
     from keras_pruner.demo import run_demo
 
     run_demo(options.target_sparsity, options.epochs, options.seed)
 
 
-# Name of a command -> what adds its arguments, what runs it, and what it does.
+# Name of a command -> function that adds its arguments, function that runs it, help.
 COMMANDS = {
     "demo": (
         _add_demo_arguments,

@@ -1,4 +1,4 @@
-"""What to prune, how far and when: one frozen, validated object."""
+"""Defines `PruningConfig`: what to prune, how far and when."""
 
 import dataclasses
 import re
@@ -6,7 +6,12 @@ import re
 import keras
 
 from keras_pruner.backend import REDUCTIONS
-from keras_pruner.checks import check_mask_bits, check_sparsities, check_steps
+from keras_pruner.checks import (
+    check_in_range,
+    check_mask_bits,
+    check_sparsities,
+    check_steps,
+)
 from keras_pruner.components import (
     ALLOCATIONS,
     CRITERIA,
@@ -29,65 +34,63 @@ DEFAULT_TARGET_SPARSITY = 0.9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PruningConfig:
-    """What to prune, how far and when.
+    """Says what to prune, how far and when.
 
-    Every field has a default, is checked at once, and cannot be changed afterwards;
-    `dataclasses.replace` makes a changed copy.
+    Every field has a default. The constructor checks all fields and freezes them; use
+    `dataclasses.replace` to make a changed copy.
 
     Args:
         target_sparsity: Fraction of weights to zero, in [0, 1). Defaults to 0.9, or
             to n/m for an `n:m` pattern.
-        pattern: Shape of what is pruned together: `"1x1"` (single weights, the
-            default), `"NxM"` blocks of N outputs by M inputs, `"n:m"` (n of every m
-            inputs pruned), `"channelx1"` (input channels), `"1xchannel"` (outputs).
+        pattern: Shape of the groups that are pruned together: `"1x1"` (single weights,
+            the default), `"NxM"` (blocks of N outputs by M inputs), `"n:m"` (n of every
+            m inputs), `"channelx1"` (input channels), `"1xchannel"` (outputs).
         criterion: How weights are scored, e.g. `"magnitude"`, `"snip_momentum"`;
-            `docs/algorithms.md` lists all. `None` leaves it to the pruner, and means
-            `"magnitude"` for most.
+            `docs/algorithms.md` lists all. With `None` the pruner chooses, most often
+            `"magnitude"`.
         allocation: How the target is divided over the kernels: `"erk"`, `"uniform"`,
-            `"global"`, `"global_l2"`, or a dict from regular expressions to
-            sparsities, or a function from a `KernelPlan` to a sparsity. `None` leaves
-            it to pruner, criterion and pattern: `"global_l2"` for single weights
-            scored by magnitude, `"global"` for those scored by gradients, `"erk"` for
-            groups.
+            `"global"`, `"global_l2"`, a dict from regular expressions to sparsities,
+            or a function from a `KernelPlan` to a sparsity. With `None` the pruner,
+            criterion and pattern choose: `"global_l2"` for single weights scored by
+            magnitude, `"global"` for those scored by gradients, `"erk"` for groups.
         schedule: How sparsity grows: `"polynomial"`, `"linear"`, `"cos"`, `"exp"`,
-            `"cube"`, `"constant"`. `None` leaves it to the pruner, and means
-            `"polynomial"` for those that prune gradually.
+            `"cube"`, `"constant"`. With `None` the pruner chooses; gradual pruners
+            choose `"polynomial"`.
         initial_sparsity: Sparsity at the first update, in [0, target_sparsity].
-        begin_step: Optimizer updates before the first mask update, or `None` to let
-            the callback choose.
+        begin_step: Optimizer updates before the first mask update. With `None` the
+            callback chooses.
         end_step: Optimizer updates after which masks are frozen, or `None`.
         frequency: Optimizer updates between mask updates, or `None`.
-        include: What to prune: regular expressions that match whole names of a
+        include: Kernels to prune: regular expressions that match whole names of a
             kernel's path, layers, or functions from a `Kernel` to a bool. `None`
             means every prunable kernel.
-        exclude: What to leave dense, given like `include`. Wins over `include`.
-        layer_types: Names of layer classes to prune, subclasses too; `None` for all.
-            `"Embedding"` must be named to be pruned.
+        exclude: Kernels to leave dense, given like `include`. It wins over `include`.
+        layer_types: Names of layer classes to prune, with their subclasses; `None` for
+            all. Embeddings are pruned only if `"Embedding"` is named.
         min_sparsity: Lowest sparsity of any one kernel, in [0, 1].
         max_sparsity: Highest sparsity of any one kernel, in [0, 1].
-        group_reduction: How a group's score follows from its members': `"mean"`,
-            `"sum"`, `"max"` or `"l2"`.
-        regularizer: What draws weights towards zero after every step: `None`
-            (default), `"group_lasso"`, `"l1"` or `"l2"` on all weights from the
-            beginning on; `"growing_l1"` or `"growing_l2"` on what will be pruned.
-        regularizer_strength: Its coefficient, >= 0; it is multiplied by the learning
-            rate.
-        low_memory_usage: Whether scores are kept in bfloat16 while masks are made: 2
-            bytes a weight instead of 4. Scores that then are equal are cut by index.
-        mask_bits: Bits that a mask takes for each weight while it is in memory: 8 (the
-            default), or 1, which training steps unpack. The masks are the same, and
-            so are the files, which hold 1 bit a weight.
+        group_reduction: How the scores of a group's members become its score:
+            `"mean"`, `"sum"`, `"max"` or `"l2"`.
+        regularizer: Draws weights towards zero after every step: `None` (default);
+            `"group_lasso"`, `"l1"` or `"l2"` on all weights from the first step on; or
+            `"growing_l1"` or `"growing_l2"` on the weights to be pruned.
+        regularizer_strength: Coefficient, >= 0, multiplied by the learning rate.
+        low_memory_usage: Whether an update keeps scores in bfloat16: 2 bytes a weight
+            instead of 4. Scores that rounding makes equal are pruned by index.
+        mask_bits: Bits of memory that a mask takes for each weight: 8 (the default),
+            or 1, which training steps unpack. The masks are the same. Files always
+            hold 1 bit a weight.
         pruning_type: Registered name of the pruner, `"basic"` by default. As in Intel
-            Neural Compressor the name of a gradient criterion is taken too, alone or
-            with the suffix `"_progressive"`: `"snip_momentum_progressive"`.
+            Neural Compressor you can also name a gradient criterion, alone or with
+            the suffix `"_progressive"`: `"snip_momentum_progressive"`.
         pruner_options: Dict of settings of the pruner, by name.
         resume_from_pruned_checkpoint: Whether zeros that the model already has stay
             pruned, and count.
         local_configs: Configs, or dicts of changed keys, for some of the layers. Each
-            names its layers by `include`, and they leave this config.
+            names its layers by `include`; this config then skips them.
 
     Raises:
-        ValueError: If a value is out of its range, or two contradict.
+        ValueError: If a value is out of its range, or two values contradict.
         TypeError: If a value has the wrong type.
     """
 
@@ -127,15 +130,10 @@ class PruningConfig:
                 f"{suggest(self.group_reduction, REDUCTIONS)} "
                 f"Received: {self.group_reduction!r}"
             )
-        strength = self.regularizer_strength
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
-            raise TypeError(
-                f"`regularizer_strength` must be a number. Received: {strength!r}"
-            )
-        if not 0 <= strength < float("inf"):
-            raise ValueError(
-                f"`regularizer_strength` must be finite and >= 0. Received: {strength}"
-            )
+        strength = check_in_range(
+            self.regularizer_strength, "`regularizer_strength`", 0
+        )
+        self._set("regularizer_strength", strength)
         for key in ("low_memory_usage", "resume_from_pruned_checkpoint"):
             if not isinstance(getattr(self, key), bool):
                 raise TypeError(
@@ -173,13 +171,13 @@ class PruningConfig:
         self._set("pruner_options", dict(options))
 
     def completed(self, criterion, schedule, allocation=None):
-        """Returns a config with nothing left open that a pruner has a default for.
+        """Returns a config with the pruner's defaults in place of `None`.
 
         Args:
-            criterion: Name that an open `criterion` stands for.
-            schedule: Name that an open `schedule` stands for.
-            allocation: Name that an open `allocation` stands for, or `None` to leave it
-                to the criterion, and then to the pattern.
+            criterion: Name of the default criterion.
+            schedule: Name of the default schedule.
+            allocation: Name of the default allocation. With `None` the criterion
+                chooses, or else the pattern.
 
         Raises:
             ValueError: If the criterion cannot work with the rest.
@@ -187,7 +185,7 @@ class PruningConfig:
         criterion = CRITERIA.get(self.criterion, criterion)
         allocation = allocation or criterion.default_allocation
         if allocation is None and str(self.pattern) == "1x1":
-            # What docs/accuracy.md shows best.
+            # The most accurate of docs/accuracy.md.
             allocation = "global" if criterion.is_comparable else "global_l2"
         config = dataclasses.replace(
             self,
@@ -278,7 +276,7 @@ class PruningConfig:
     def from_dict(cls, config):
         """Builds a config from a dict of fields.
 
-        Besides the fields' names it takes those of Intel Neural Compressor, listed in
+        The keys are names of fields, or of Intel Neural Compressor as listed in
         `docs/config.md`. The dict is not changed.
 
         Args:
@@ -286,7 +284,7 @@ class PruningConfig:
 
         Raises:
             ValueError: If a key is unknown (the message names the nearest known one),
-                given twice under two names, or its value is invalid.
+                a setting has two names in the dict, or a value is invalid.
         """
         if not isinstance(config, dict):
             raise TypeError(
@@ -295,7 +293,7 @@ class PruningConfig:
         return cls(**rename_keys(config))
 
     def to_dict(self):
-        """Returns plain values from which `from_dict` makes an equal config.
+        """Returns a dict of plain values; `from_dict` makes an equal config of it.
 
         Layers in `include` and `exclude` become their names.
 
@@ -338,6 +336,18 @@ def as_config(config):
     if isinstance(config, PruningConfig):
         return config
     return PruningConfig.from_dict(config)
+
+
+def merged_config(config, settings):
+    """Returns a config with some of its fields changed.
+
+    Args:
+        config: `PruningConfig`, dict, or `None` for the defaults.
+        settings: Dict of fields, under their own names or Intel's. They win.
+    """
+    if config is None:
+        return as_config(settings)
+    return dataclasses.replace(as_config(config), **rename_keys(settings))
 
 
 def _as_tuple(value):

@@ -1,4 +1,4 @@
-"""The main job, end to end, on real data: train, prune, strip, save, reload."""
+"""Trains, prunes, strips, saves and reloads a model on real data."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from keras_pruner.reporting import report
 from keras_pruner.slimming import strip
 from keras_pruner.training import PruningCallback
 
-# Run in a fresh process, without this package: the stripped model is a plain one.
+# Runs in a fresh process without this package, because a stripped model is plain.
 _RELOAD = """
 import sys, keras, numpy as np
 data = np.load(sys.argv[2])
@@ -29,7 +29,7 @@ print("accuracy", (predicted == data["y"]).mean())
 
 
 def load_digits():
-    """Returns scikit-learn's digits as images in [0, 1]: 1,437 to train, 360 to test.
+    """Returns scikit-learn's digits, in [0, 1], as 1,437 training and 360 test images.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -53,7 +53,7 @@ def load_digits():
 
 
 def build_convnet():
-    """Returns a compiled ConvNet for 8 x 8 images of ten classes."""
+    """Returns a compiled ConvNet that classifies 8 x 8 images into ten classes."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -73,7 +73,7 @@ def build_convnet():
 
 
 def compile_classifier(model):
-    """Compiles a model that returns logits of classes."""
+    """Compiles a classifier that returns logits."""
     model.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -90,7 +90,7 @@ def run_demo(target_sparsity=0.9, epochs=15, seed=0):
         seed: Seed of weights and shuffling.
 
     Returns:
-        Dict of what the table shows.
+        Dict of the numbers in the table.
     """
     callback = PruningCallback(target_sparsity=target_sparsity)
     keras.utils.set_random_seed(seed)
@@ -106,7 +106,7 @@ def run_demo(target_sparsity=0.9, epochs=15, seed=0):
 
     with tempfile.TemporaryDirectory() as folder:
         dense_path = os.path.join(folder, "dense.keras")
-        # A plain copy, so that neither file holds an optimizer.
+        # `strip` copies the model, so neither file holds an optimizer.
         strip(model).save(dense_path)
 
         console.rule(f"Pruning it in fit to {target_sparsity:.0%}, {epochs} epochs")

@@ -1,4 +1,4 @@
-"""The names that settings have in Intel Neural Compressor, beside their names here."""
+"""Maps the setting names of Intel Neural Compressor to the names here."""
 
 from keras_pruner.registry import suggest
 
@@ -20,13 +20,13 @@ KEY_ALIASES = {
     "pruning_configs": "local_configs",
 }
 
-# Values that are spelled otherwise there, by field.
+# Values with another spelling in Intel Neural Compressor, by field.
 VALUE_ALIASES = {
     "allocation": {"local": "uniform"},
     "regularizer": {"none": None},
 }
 
-# Type names there -> the classes of Keras and torch that they stand for.
+# Intel Neural Compressor's type name -> classes of Keras and torch.
 TYPE_ALIASES = {
     "Linear": ("Dense", "Linear"),
     "Conv": ("Conv1D", "Conv2D", "Conv3D", "Conv1d", "Conv2d", "Conv3d"),
@@ -37,11 +37,11 @@ def renamed(config, known):
     """Returns a copy of a dict of settings with the fields' names as its keys.
 
     Args:
-        config: Dict whose keys are names of fields, or Intel's.
+        config: Dict with fields' names or Intel's as keys.
         known: Names of the fields.
 
     Raises:
-        ValueError: If a key is unknown, or a setting is given under two names.
+        ValueError: If a key is unknown, or a setting has two names in the dict.
     """
     values = {}
     for key, value in config.items():
@@ -65,17 +65,17 @@ def renamed(config, known):
 
 
 def split_pruning_type(name, criteria):
-    """Reads a `pruning_type` that names a criterion, as Intel's do.
+    """Splits a `pruning_type` that names a criterion, as Intel's do.
 
     Args:
         name: E.g. `"snip_momentum_progressive"`, `"snip_momentum"` or `"rigl"`.
         criteria: Names of the criteria.
 
     Returns:
-        Tuple of the pruner's name and of the criterion's, or `None` if none is named.
+        Tuple of the pruner's name and the criterion's name, or `None` without one.
     """
     stem = name.removesuffix("_progressive")
-    # These name a pruner and a criterion alike, and the pruner chooses the criterion.
+    # Both names mean a pruner and a criterion; the pruner chooses the criterion.
     if stem not in criteria or name in ("block_mask", "retrain_free"):
         return name, None
     return ("progressive" if name != stem else "basic"), stem

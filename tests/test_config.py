@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import fractions
 import json
 import re
 
@@ -11,9 +12,12 @@ import pytest
 from conftest import build_mlp
 from keras import layers
 
-from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.checks import check_in_range, check_option
+from keras_pruner.components import CRITERIA, SCHEDULES, Custom
+from keras_pruner.config import PruningConfig, as_config, merged_config
 from keras_pruner.intel_names import KEY_ALIASES
 from keras_pruner.kernels import matches_path, select_kernels
+from keras_pruner.oneshot import prune_at_init
 from keras_pruner.pruners import KerasBasePruner, create_pruners
 
 FIELDS = [field.name for field in dataclasses.fields(PruningConfig)]
@@ -262,6 +266,85 @@ def test_regularizer_strength_outside_its_range_is_an_error(value):
         f"`regularizer_strength` must be finite and >= 0. Received: {value}",
         regularizer_strength=value,
     )
+
+
+def test_regularizer_strength_beyond_float32_is_an_error():
+    refuses(
+        "`regularizer_strength` must be finite and >= 0 (float32 holds at most "
+        "3.40282e+38). Received: 1e+39",
+        regularizer_strength=1e39,
+    )
+    assert PruningConfig(regularizer_strength=3.4e38).regularizer_strength == 3.4e38
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize(
+    "key",
+    ["target_sparsity", "max_sparsity", "begin_step", "end_step", "frequency"]
+    + ["mask_bits", "regularizer_strength"],
+)
+def test_integer_that_no_float_holds_is_an_error_of_a_bounded_length(key, digits):
+    for value in (10**digits, -(10**digits)):
+        with pytest.raises(ValueError, match=f"`{key}` must be") as raised:
+            PruningConfig(**{key: value})
+        assert len(str(raised.value)) < 150
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Custom({"a": n}),
+        lambda n: CRITERIA.get({"name": "snip_momentum", "config": {"decay": n}}),
+        lambda n: CRITERIA.get({"name": "movement", "config": {"penalty": n}}),
+        lambda n: CRITERIA.get({"name": "random", "config": {"seed": n}}),
+        lambda n: CRITERIA.get({"name": "synflow", "config": {"num_rounds": n}}),
+        lambda n: SCHEDULES.get({"name": "polynomial", "config": {"power": n}}),
+        lambda n: check_option({"rate": n}, "rate", 0, 1000),
+        lambda n: check_option({"seed": n}, "seed", 0, 1000, integer=True),
+    ],
+)
+def test_component_refuses_an_integer_that_no_float_holds(make):
+    with pytest.raises(ValueError, match="must be"):
+        make(10**400)
+
+
+@pytest.mark.parametrize(
+    ("value", "settings", "number"),
+    [
+        (1, {}, 1.0),
+        (np.float32(0.5), {"low": 0, "high": 1}, 0.5),
+        (fractions.Fraction(1, 4), {"low": 0}, 0.25),
+        (np.int64(3), {"integer": True}, 3),
+        (-3.0, {"integer": True}, -3),
+        (0, {"low": 0, "high": 1}, 0.0),
+        (1, {"low": 0, "high": 1}, 1.0),
+    ],
+)
+def test_number_in_range_becomes_a_python_number(value, settings, number):
+    found = check_in_range(value, "`x`", **settings)
+    assert (found, type(found)) == (number, type(number))
+
+
+@pytest.mark.parametrize(
+    ("value", "settings", "message"),
+    [
+        (0, {"low": 0, "open_low": True}, "finite and positive. Received: 0"),
+        (2, {"low": 2, "open_low": True}, "finite and > 2. Received: 2"),
+        (0, {"low": 1, "integer": True}, ">= 1. Received: 0"),
+        (1, {"low": 0, "high": 1, "open_high": True}, "in [0, 1). Received: 1"),
+        (0, {"low": 0, "high": 2, "open_low": True}, "in (0, 2]. Received: 0"),
+        (float("nan"), {}, "finite. Received: nan"),
+        (
+            2**63,
+            {"low": 0, "integer": True},
+            ">= 0 (int64 holds at most 9.22337e+18). Received: 9223372036854775808",
+        ),
+    ],
+)
+def test_number_outside_its_range_says_what_is_allowed(value, settings, message):
+    with pytest.raises(ValueError) as raised:
+        check_in_range(value, "`x`", **settings)
+    assert str(raised.value) == f"`x` must be {message}"
 
 
 @pytest.mark.parametrize("value", ["1e-4", None, True])
@@ -792,3 +875,39 @@ def test_kernel_that_does_not_fit_the_pattern_is_listed_as_skipped():
         "head/kernel",
     ]
     assert pruner.num_weights == 16
+
+
+# Settings on top of a config.
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"target_sparsity": 0.5, "exclude": "head"}, None],
+)
+def test_settings_win_over_a_config(config):
+    made = None if config is None else PruningConfig(**config)
+    for given in (config, made):
+        merged = merged_config(given, {"op_names": ["dense_1"], "pattern": "2x1"})
+        expected = {"include": "dense_1", "pattern": "2x1"} | (config or {})
+        assert merged == PruningConfig(**expected)
+    assert made is None or (str(made.pattern), made.include) == ("1x1", None)
+
+
+def test_no_settings_leave_a_config():
+    config = PruningConfig(target_sparsity=0.5)
+    assert merged_config(config, {}) == config
+    assert merged_config(None, {}) == PruningConfig()
+
+
+def test_unknown_setting_on_top_of_a_config_is_an_error():
+    with pytest.raises(ValueError, match="Unknown pruning config key 'patern'"):
+        merged_config(PruningConfig(), {"patern": "2:4"})
+
+
+def test_prune_at_init_takes_settings_on_top_of_a_config():
+    config = PruningConfig(criterion="magnitude", target_sparsity=0.5)
+    pruned = prune_at_init(
+        ten_dense(), config=config, op_names=["dense_1"], verbose=False
+    )
+    zeros = [(np.asarray(w) == 0).sum() for w in pruned.get_weights()[::2]]
+    assert zeros == [8, 0, 0]

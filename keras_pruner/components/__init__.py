@@ -1,4 +1,4 @@
-"""What a pruner is composed of: one class, one file, one registered name."""
+"""Holds the parts of a pruner: criteria, patterns, allocations and so on."""
 
 from keras_pruner.components.allocations import (
     ALLOCATIONS,

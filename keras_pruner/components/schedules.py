@@ -1,21 +1,21 @@
-"""Schedules: how sparsity grows from a first to a last step.
+"""Schedules say how sparsity grows from a first to a last step.
 
-A `Schedule` is the shape of the curve alone, a pure function of progress in [0, 1].
+A `Schedule` is the shape of the curve, a pure function of progress in [0, 1].
 A `PruningScheduler` places it on the step axis and says when masks are updated.
-Steps count applied optimizer updates. Sparsities are Python floats, computed in double
-precision, so that the counts that follow from them are exact.
+Sparsities are Python floats in double precision, so counts of groups are exact.
 """
 
 import math
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.registry import Component, Registry
 
 
 class Schedule(Component):
-    """Shape of the curve between an initial and a final sparsity."""
+    """Base class of curves from an initial to a final sparsity."""
 
     def sparsity(self, progress, initial, target):
-        """Returns the sparsity at one point of the way.
+        """Returns the sparsity at one point of the curve.
 
         Args:
             progress: Float in [0, 1]: `(step - begin) / (end - begin)`, clipped.
@@ -36,19 +36,19 @@ register_schedule = SCHEDULES.register
 
 @register_schedule("polynomial")
 class Polynomial(Schedule):
-    """`s = target + (initial - target) * (1 - p)^power`: fast at first, then slow.
+    """Prunes fast at first, then slowly.
+
+    `s = target + (initial - target) * (1 - p)^power`
 
     Args:
-        power: Positive float. 3 is the published curve.
+        power: Positive float. The paper uses 3.
 
     References:
         [To prune, or not to prune, Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
 
     def __init__(self, power=3.0):
-        if not power > 0:
-            raise ValueError(f"`power` must be positive. Received: power={power}")
-        self.power = float(power)
+        self.power = check_in_range(power, "`power`", 0, open_low=True)
 
     def sparsity(self, progress, initial, target):
         return target + (initial - target) * (1.0 - progress) ** self.power
@@ -59,7 +59,7 @@ class Polynomial(Schedule):
 
 @register_schedule("linear")
 class Linear(Schedule):
-    """`s = initial + (target - initial) * p`."""
+    """Prunes at a constant rate: `s = initial + (target - initial) * p`."""
 
     def sparsity(self, progress, initial, target):
         return initial + (target - initial) * progress
@@ -67,7 +67,10 @@ class Linear(Schedule):
 
 @register_schedule("cos")
 class Cosine(Schedule):
-    """`s = initial + (target - initial) * (1 - cos(pi p / 2))`: slow, then fast."""
+    """Prunes slowly at first, then fast.
+
+    `s = initial + (target - initial) * (1 - cos(pi p / 2))`
+    """
 
     def sparsity(self, progress, initial, target):
         return initial + (target - initial) * (1.0 - math.cos(math.pi * progress / 2))
@@ -75,9 +78,9 @@ class Cosine(Schedule):
 
 @register_schedule("exp")
 class Exponential(Schedule):
-    """`s = 1 - (1 - initial) * ((1 - target) / (1 - initial))^p`.
+    """Prunes the same share of the remaining weights at every step.
 
-    Every step removes the same share of the weights that are left.
+    `s = 1 - (1 - initial) * ((1 - target) / (1 - initial))^p`
     """
 
     def sparsity(self, progress, initial, target):
@@ -86,7 +89,7 @@ class Exponential(Schedule):
 
 @register_schedule("cube")
 class Cube(Schedule):
-    """`s = initial + (target - initial) * p^3`: the slow start of Intel's pruner."""
+    """Starts slowly, as Intel's pruner: `s = initial + (target - initial) * p^3`."""
 
     def sparsity(self, progress, initial, target):
         return initial + (target - initial) * progress**3
@@ -94,7 +97,7 @@ class Cube(Schedule):
 
 @register_schedule("constant", "oneshot")
 class Constant(Schedule):
-    """`s = target` from the first update on."""
+    """Prunes to the target at the first update: `s = target`."""
 
     def sparsity(self, progress, initial, target):
         return target

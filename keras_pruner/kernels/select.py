@@ -246,9 +246,7 @@ def _of_types(kernels, names):
 
 def _fit_pattern(config, kernels, modules):
     """Returns the `Selection` of the kernels that take the config's pattern."""
-    reasons = [
-        (kernel, config.pattern.refusal(kernel)) for kernel in kernels
-    ]
+    reasons = [(kernel, config.pattern.refusal(kernel)) for kernel in kernels]
     return Selection(
         config,
         tuple(kernel for kernel, reason in reasons if reason is None),

@@ -1,4 +1,4 @@
-"""Masks from a few batches of data, without training."""
+"""Makes masks from a few batches of data, without training."""
 
 from keras_pruner.oneshot.at_init import prune_at_init
 

@@ -1,4 +1,4 @@
-"""Prunes at once, from a few batches of data: at initialisation or after training."""
+"""Prunes in one shot from a few batches, at initialisation or after training."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import keras
 from keras import ops
 from rich.progress import Progress
 
-from keras_pruner.config import as_config
+from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.calibration_data import as_batches
 from keras_pruner.oneshot.loss_gradients import Probe
@@ -18,15 +18,14 @@ def prune_at_init(
     model, data=None, *, config=None, loss=None, batch_size=32, in_place=False,
     verbose=True, **settings,
 ):  # fmt: skip
-    """Prunes a model in one go, by what a few batches of data say.
+    """Prunes a model in one shot, from a few batches of data.
 
-    Made for untrained models: `"snip"` (default), `"grasp"`, `"synflow"`, as published
-    with one ranking over all kernels where `allocation` is left open. Every other
-    criterion works too; those that learn from gradients see each batch once, on
-    weights that stay as they are. With
-    `pruning_type="retrain_free"` it prunes the channels of a trained model.
+    The criteria for untrained models are `"snip"` (default), `"grasp"` and `"synflow"`.
+    As published, they rank all kernels together unless you set `allocation`. Every
+    other criterion works too. Gradient criteria see each batch once, with the weights
+    unchanged. `pruning_type="retrain_free"` prunes the channels of a trained model.
 
-    To train what is left, lock the zeros:
+    To train the pruned model, lock its zeros:
 
     ```python
     sparse = prune_at_init(model, (x, y), criterion="snip", target_sparsity=0.9)
@@ -37,30 +36,25 @@ def prune_at_init(
     Args:
         model: Built Keras model.
         data: Tuple `(x, y)` or `(x, y, sample_weight)` of arrays; or an iterable of
-            batches of that form, all of which are used. `None` for criteria that need
-            none: `"synflow"`, `"magnitude"`, `"random"`, `"lamp"`.
+            such batches, all of which are used. `None` for criteria without data:
+            `"synflow"`, `"magnitude"`, `"random"`, `"lamp"`.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
-        loss: Function from `(y_true, y_pred)` to a loss; by default the loss that the
-            model was compiled with.
-        batch_size: Samples in a batch, where `data` holds arrays.
-        in_place: Whether the model itself is pruned. By default it is not touched.
+        loss: Function from `(y_true, y_pred)` to a loss. The default is the loss that
+            the model was compiled with.
+        batch_size: Samples in a batch, if `data` holds arrays.
+        in_place: Whether to prune the model itself. By default it does not change.
         verbose: Whether to show a progress bar and a line on the result.
-        **settings: Fields of `PruningConfig`, in place of a config.
+        **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
     Returns:
         The model, pruned; a plain uncompiled copy unless `in_place`.
 
     Raises:
-        ValueError: If the data is missing, empty, or does not fit; the model has no
-            loss; or nothing can be pruned. No weight changes then.
+        ValueError: If the data is missing, empty, or does not fit; if the model has
+            no loss; or if nothing can be pruned. The weights then do not change.
     """
     check_built(model)
-    if config is not None and settings:
-        raise ValueError(
-            "Give a `config` or its fields, not both. "
-            f"Received: config and {', '.join(settings)}"
-        )
-    config = _with_defaults(as_config(settings if config is None else config))
+    config = _with_defaults(merged_config(config, settings))
     pruned = model if in_place else plain_copy(model)
     pruners = create_pruners(config, pruned)
     wants_gradients = [p for p in pruners if p.config.criterion.needs_gradients]
@@ -96,14 +90,14 @@ def prune_at_init(
 
 
 def _with_defaults(config):
-    """Fills in what is open: SNIP, and one ranking for what learns by gradients."""
+    """Sets the defaults: SNIP, and one ranking of all kernels for gradient criteria."""
     if config.criterion is None and config.pruning_type == "basic":
         config = dataclasses.replace(config, criterion="snip")
     learns = config.criterion is not None and config.criterion.needs_gradients
     if config.allocation is None and learns:
         config = dataclasses.replace(config, allocation="global")
     if getattr(config.criterion, "num_rounds", 1) > 1:
-        # What one round has pruned stays so, though others score zero then, too.
+        # Later rounds keep pruned weights pruned, also when others score zero too.
         config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
     return config
 
@@ -134,7 +128,7 @@ def _loss_function(model, loss):
 
 
 def _try_loss(model, batch, loss):
-    """Runs the loss once, so that data which does not fit is found before pruning."""
+    """Runs the loss once, to find data that does not fit before pruning."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     if y is None:
         raise ValueError(
@@ -155,7 +149,7 @@ def _try_loss(model, batch, loss):
 
 
 def _prune(pruner, model, batches, loss, verbose):
-    """Approaches the target in as many rounds as the criterion likes."""
+    """Approaches the target in the number of rounds that the criterion asks for."""
     criterion, target = pruner.config.criterion, pruner.target_sparsity_ratio
     rounds = getattr(criterion, "num_rounds", 1)
     with Progress(disable=not verbose, transient=True) as progress:
@@ -164,7 +158,7 @@ def _prune(pruner, model, batches, loss, verbose):
         for number in range(1, rounds + 1):
             if criterion.needs_gradients:
                 _calibrate(pruner, probe)
-            # The same share of what is left in every round.
+            # Every round prunes the same share of the remaining weights.
             pruner.update_masks(1 - (1 - target) ** (number / rounds))
             progress.advance(bar)
 

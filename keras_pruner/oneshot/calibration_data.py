@@ -1,4 +1,4 @@
-"""What a user gives as data, as batches of tensors."""
+"""Turns the data of a user into batches of tensors."""
 
 import keras
 import numpy as np
@@ -6,21 +6,21 @@ from keras import ops
 
 
 def as_batches(data, batch_size, model):
-    """Turns what a user gives as data into a list of batches of tensors.
+    """Returns the data of a user as a list of batches of tensors.
 
     Args:
         data: Tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays (or nested
             ones) with samples along the first axis; or an iterable of such batches,
             e.g. a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch `DataLoader`.
         batch_size: Samples in a batch, for arrays.
-        model: The model that shall be called on them.
+        model: The model that the batches are for.
 
     Raises:
-        ValueError: If the data is empty, or its shapes do not fit together or to the
+        ValueError: If the data is empty, or its shapes do not fit each other or the
             model.
-        TypeError: If it is neither.
+        TypeError: If the data is of another type.
     """
-    # A list of tuples is a list of batches; `[x, y]` is meant as `(x, y)`.
+    # A list of tuples is a list of batches, but `[x, y]` means `(x, y)`.
     is_batches = isinstance(data, list) and all(
         isinstance(part, list | tuple) for part in data
     )

@@ -1,4 +1,4 @@
-"""Gradients of a model on a few batches, while its weights stay as they are."""
+"""Computes gradients of a model on a few batches, with its weights unchanged."""
 
 import keras
 from keras import ops
@@ -8,15 +8,15 @@ from keras_pruner.oneshot.synaptic_flow import flow_gradients
 
 
 class Probe:
-    """Derivatives of a model's loss, or of its flow, by the matrices of its kernels.
+    """Computes derivatives of a model's loss, or of its flow, by its kernel matrices.
 
-    Nothing of the model changes: it is run in a `keras.StatelessScope`.
+    The model does not change, because it runs in a `keras.StatelessScope`.
 
     Args:
         model: Built Keras model.
         kernels: List of its `Kernel`s.
         batches: List of tuples `(x, y)` or `(x, y, sample_weight)`; may be empty if
-            only the flow is asked for.
+            only the flow is needed.
         loss: Function from `(x, y, outputs, sample_weight)` to a scalar tensor.
         on_batch: Function called after each batch, e.g. to move a progress bar.
     """
@@ -47,7 +47,7 @@ class Probe:
         return derivative(lambda at: self._loss_at(at, batch))(values)
 
     def _derive_norm(self, values, directions, batch):
-        """The Hessian times a vector: the derivative of gradient * vector."""
+        """Returns the Hessian times a vector: the derivative of gradient * vector."""
 
         def projection(at):
             gradients = derivative(lambda inner: self._loss_at(inner, batch))(at)
@@ -71,7 +71,7 @@ class Probe:
             self.on_batch()
 
     def _mean(self, derive):
-        """Returns the mean over all samples of what `derive` gives for a batch."""
+        """Returns the mean of `derive(batch)` over all samples."""
         total, num_samples = None, 0
         for batch in self.batches:
             size = _num_samples(batch)
@@ -93,17 +93,17 @@ class Probe:
         return self._matrices(self._mean_gradients())
 
     def hessian_gradient_products(self):
-        """Returns `H g` by kernel, H and g of the mean loss over all samples.
+        """Returns `H g` for each kernel, H and g of the mean loss over all samples.
 
-        H is the Hessian by the kernels that are pruned together, so it takes their
-        interactions in; one product costs about two gradients.
+        H is the Hessian by all kernels that are pruned together, so it includes their
+        interactions. One product costs about as much as two gradients.
         """
         values, directions = self._values(), self._mean_gradients()
         products = self._mean(lambda batch: self._products(values, directions, batch))
         return self._matrices(products)
 
     def flow_gradients(self):
-        """Returns `dR/d|w|` of the synaptic flow R, see `flow.flow_gradients`."""
+        """Returns `dR/d|w|` of the synaptic flow R; see `flow_gradients`."""
         example = self.batches[0][0] if self.batches else None
         return flow_gradients(self.model, self.kernels, example)
 

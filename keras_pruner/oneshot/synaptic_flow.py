@@ -1,4 +1,4 @@
-"""The synaptic flow through a model of absolute weights, and its derivatives."""
+"""Computes the synaptic flow through a model of absolute weights."""
 
 import contextlib
 import functools
@@ -15,12 +15,12 @@ from keras_pruner.backend import (
     inputs_structure_of,
 )
 
-# They saturate on the large positive numbers that flow through a model of absolute
-# weights, and then let no flow through.
+# Activations that saturate on the large numbers in a model of absolute weights, and
+# then block the flow.
 _SATURATING = {"softmax", "log_softmax", "sigmoid", "hard_sigmoid", "tanh"}
 
-# They divide by what their own input says, and so pass no flow on. Batch normalisation
-# has statistics of its own, in inference mode.
+# Layers that divide by statistics of their input, and so block the flow. In inference
+# mode batch normalisation uses its own statistics instead.
 _NORMALIZING = (
     layers.LayerNormalization,
     layers.RMSNormalization,
@@ -28,27 +28,27 @@ _NORMALIZING = (
     layers.UnitNormalization,
 )
 
-# The flow grows with every layer. Where it leaves the range of floats, input and R are
-# multiplied by these. Without biases that changes all scores by one factor.
+# The flow grows with every layer. If it exceeds the range of floats, input and R are
+# multiplied by these. Without biases this scales all scores by one factor.
 _SCALES = (1.0, 1e-10, 1e-20, 1e-30)
 
 
 def flow_gradients(model, kernels, example=None):
-    """Returns `dR/d|w|` by kernel, (K, N) float32, scaled: the largest score is 1.
+    """Returns `dR/d|w|` for each kernel, (K, N) float32, with a largest score of 1.
 
-    R is the sum of the outputs on an input of ones, of the model with absolute weights,
-    in inference mode and in float64. Layers that normalise by their own input only
-    scale and shift. Outside of TensorFlow, Keras computes much in
-    float32 all the same; so where a derivative is not finite, input and R are made
-    smaller. Nothing of the model changes.
+    R is the sum of the outputs on an input of ones, for the model with absolute
+    weights, in inference mode and float64. Layers that normalise by their own input
+    only scale and shift. Outside TensorFlow, Keras still computes much in float32. So
+    if a derivative is not finite, input and R are scaled down. The model does not
+    change.
 
     Args:
         model: Built Keras model.
         kernels: List of its `Kernel`s.
-        example: Inputs whose shape and dtype to use, or `None` to take the model's.
+        example: Inputs whose shape and dtype to use, or `None` to use the model's.
 
     Raises:
-        ValueError: If the input's shape is not known, or no flow arrives.
+        ValueError: If the input's shape is not known, or the flow is zero.
     """
     specs = _input_specs(model, example)
     own = {id(kernel.variable) for kernel in kernels}
@@ -58,7 +58,7 @@ def flow_gradients(model, kernels, example=None):
         for scale in _SCALES:
             slopes = _derive_flow(model, kernels, values, others, specs, scale)
             with np.errstate(invalid="ignore", over="ignore"):
-                # NumPy's, which is NaN where any score is.
+                # `np.max` is NaN if any score is.
                 largest = np.max(
                     [
                         np.abs(ops.convert_to_numpy(value) * slope).max()
@@ -93,20 +93,19 @@ def _derive_flow(model, kernels, values, others, specs, scale):
         pairs = [(k.variable, v) for k, v in zip(kernels, values, strict=True)]
         pairs += [(variable, _absolute(variable)) for variable in others]
         with keras.StatelessScope() as scope:
-            # What is mapped when the scope is made is cast to the variable's dtype;
-            # what is added later is not.
+            # A `state_mapping` would be cast to the variables' dtype; updates are not.
             for pair in pairs:
                 scope.add_update(pair)
             outputs = model(inputs, training=False)
         return scale * sum(ops.sum(out) for out in keras.tree.flatten(outputs))
 
-    # Run eagerly: a compiled float64 twin would be used once.
+    # Eager, because a compiled float64 function would run only once.
     slopes = derivative(flow)(values)
     return [ops.convert_to_numpy(ops.stop_gradient(slope)) for slope in slopes]
 
 
 class _Spec:
-    """A shape without the batch axis, and a dtype; a leaf in nested inputs."""
+    """Holds a shape without the batch axis, and a dtype; a leaf in nested inputs."""
 
     def __init__(self, tensor):
         self.shape = tuple(tensor.shape[1:])
@@ -115,7 +114,7 @@ class _Spec:
 
 def _input_specs(model, example):
     if example is None:
-        # Nested as the model takes them; a subclassed model has none.
+        # Nested like the arguments of the model; a subclassed model has none.
         example = inputs_structure_of(model)
         if example is None:
             example = getattr(model, "inputs", None)
@@ -137,7 +136,7 @@ def _input_specs(model, example):
 
 
 def _inputs(specs, size):
-    """Returns one sample, of ones times `size`; integers stay ones."""
+    """Returns one sample filled with `size`, or with ones if it holds integers."""
 
     def fill(spec):
         if "float" not in spec.dtype:
@@ -149,12 +148,12 @@ def _inputs(specs, size):
 
 @contextlib.contextmanager
 def _for_flow(model):
-    """Lets a model compute in float64, and let all flow through, for a while."""
+    """Makes a model compute in float64 and pass all flow on, within the context."""
     with contextlib.ExitStack() as patches:
         for layer in all_layers(model):
             changes = {"dtype_policy": keras.DTypePolicy("float64")}
             name = getattr(getattr(layer, "activation", None), "__name__", None)
-            # The gates of a recurrent layer are no activations of this kind.
+            # The gates of a recurrent layer keep their activations.
             if name in _SATURATING and not _is_recurrent(layer):
                 changes["activation"] = keras.activations.linear
             if isinstance(layer, _NORMALIZING):
@@ -164,11 +163,11 @@ def _for_flow(model):
 
 
 def _scale_and_shift(layer, inputs, *args, **kwargs):
-    """What a normalising layer does besides normalising."""
+    """Calls a normalising layer without its normalisation."""
     axes = getattr(layer, "axis", -1)
     axes = {axis % len(inputs.shape) for axis in keras.tree.flatten(axes)}
     shape = [n if axis in axes else 1 for axis, n in enumerate(inputs.shape)]
-    # "scale" is a variable of RMSNormalization, and a setting of LayerNormalization.
+    # "scale" is a variable of RMSNormalization, but a setting of LayerNormalization.
     for name in ("gamma", "scale"):
         factor = getattr(layer, name, None)
         if isinstance(factor, keras.Variable):

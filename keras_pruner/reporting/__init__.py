@@ -1,4 +1,4 @@
-"""What was pruned and what it brings: report, plots, summaries."""
+"""Reports, plots and logs the sparsity of a model."""
 
 from keras_pruner.reporting.plots import plot_history, plot_report, plot_schedule
 from keras_pruner.reporting.pruning_summaries import PruningSummaries

@@ -1,58 +1,82 @@
-"""Plots of schedules, of training runs and of where the weights are left."""
+"""Plots schedules, training runs and reports."""
 
 from keras_pruner.config import as_config
-from keras_pruner.pruners import PRUNERS, PruningScheduler, derive_steps
+from keras_pruner.pruners import PRUNERS, PatternLock
 
 
 def plot_schedule(config=None, total_steps=1000, ax=None):
-    """Plots the sparsity that each mask update asks for.
+    """Plots the sparsity of each mask update of a run.
+
+    The pruner itself chooses the steps and the sparsities, as it does in `fit`. So
+    the curve has the phases of `"acdc"` and the rounds of `"lottery_ticket"`, and
+    begins at step 1 for criteria that need a gradient first.
 
     Args:
-        config: `PruningConfig`, dict, or `None` for the defaults. Where the
-            allocation gives each kernel its own sparsity, the curve is that of the
-            kernels that it leaves at `target_sparsity`.
-        total_steps: Optimizer updates of the run; fills in steps left open.
+        config: `PruningConfig`, dict, or `None` for the defaults. If the allocation
+            sets a sparsity for each kernel, the curve is that of a kernel at
+            `target_sparsity`.
+        total_steps: Optimizer updates of the run; sets the steps that are `None`.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If the config is invalid, or the pruner has no schedule:
+            `"pattern_lock"` keeps the zeros of a model, and criteria such as
+            `"synflow"` prune in `prune_at_init` only.
     """
-    config = as_config(config)
-    if config.pruning_type not in PRUNERS:
-        raise PRUNERS.unknown(config.pruning_type)
-    config, _ = PRUNERS[config.pruning_type].complete(config)
-    begin, end, frequency = derive_steps(
-        total_steps, config.begin_step or 0, config.end_step, config.frequency
-    )
-    scheduler = PruningScheduler(
-        config.schedule,
-        initial=config.initial_sparsity,
-        target=config.target_sparsity,
-        begin=begin,
-        end=end,
-        frequency=frequency,
-    )
-    updates = range(begin, end + 1, frequency)
+    pruner = _pruner_without_kernels(as_config(config))
+    pruner.schedule_steps(total_steps)
+    scheduler = pruner.scheduler
+    steps = list(range(scheduler.begin, scheduler.end + 1, scheduler.frequency))
+    values = [pruner.sparsity_at(step) for step in steps]
+    if scheduler.begin > 0:
+        steps, values = [0, *steps], [0.0, *values]
     ax = _axes(ax)
-    steps = [*updates, max(total_steps, end)]
-    values = [scheduler(step) for step in steps]
-    ax.step(steps, values, where="post", label=config.schedule.name)
+    ax.step(
+        [*steps, max(total_steps, scheduler.end)],
+        [*values, values[-1]],
+        where="post",
+        label=scheduler.schedule.name,
+    )
     ax.axvline(scheduler.last_update, linestyle=":", color="gray")
     ax.set(xlabel="optimizer update", ylabel="sparsity", ylim=(0, 1))
     ax.legend()
     return ax
 
 
+def _pruner_without_kernels(config):
+    """Returns a pruner that knows its steps and prunes nothing."""
+    if config.pruning_type not in PRUNERS:
+        raise PRUNERS.unknown(config.pruning_type)
+    pruner_class = PRUNERS[config.pruning_type]
+    if issubclass(pruner_class, PatternLock):
+        raise ValueError(
+            f"Pruner '{config.pruning_type}' keeps the zeros that a model has, so "
+            "there is no schedule to plot. `report(model)` tells its sparsity."
+        )
+
+    class WithoutKernels(pruner_class):
+        target_sparsity_ratio = config.target_sparsity
+
+        def build(self):
+            """Needs no kernels of the pattern, as a real pruner would."""
+
+    return WithoutKernels(config, {})
+
+
 def plot_history(history, metric="accuracy", ax=None):
     """Plots a metric and the sparsity of a run over its epochs.
 
     Args:
-        history: What `model.fit` returned, or its `history` dict.
-        metric: Name of the metric; its `"val_"` twin is drawn too if there is one.
+        history: The `History` that `model.fit` returned, or its `history` dict.
+        metric: Name of the metric. The metric of the same name with `"val_"` is drawn
+            too, if there is one.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:
-        The axes of the metric; the sparsity is on a twin of them.
+        The axes of the metric; the sparsity has twin axes.
 
     Raises:
         ValueError: If the history lacks the metric or the sparsity.
@@ -81,7 +105,7 @@ def plot_report(report, ax=None):
     """Plots, per kernel, how many weights are kept and how many are zero.
 
     Args:
-        report: What `keras_pruner.report` returned.
+        report: A `Report`, as `keras_pruner.report` returns it.
         ax: Matplotlib axes, or `None` for new ones.
 
     Returns:

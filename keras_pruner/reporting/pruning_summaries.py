@@ -1,19 +1,20 @@
-"""What TensorBoard shows of a pruned model."""
+"""Writes the sparsity of a model for TensorBoard."""
 
 import importlib.util
 
 import keras
-from keras import ops
 
-from keras_pruner.kernels import find_kernels
+from keras_pruner.kernels import find_kernels, masks_of
+from keras_pruner.reporting.report import masked_value
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
-    """TensorBoard callback that also writes the sparsity of every prunable kernel.
+    """Is a TensorBoard callback that also writes the sparsity of every prunable kernel.
 
-    It reads the weights themselves, so it shows what is true, whoever made the zeros.
-    Scalars are named `sparsity/<path of the kernel>` and `sparsity/all`, one value per
-    epoch. Takes the arguments of `keras.callbacks.TensorBoard`.
+    It counts zeros in the weights after the masks of `PrunedLayer`s are applied, no
+    matter how the zeros were made. Embeddings count once they are pruned. The scalars
+    `sparsity/<path of the kernel>` and `sparsity/all` have one value per epoch. The
+    arguments are those of `keras.callbacks.TensorBoard`.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -29,14 +30,22 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        zeros = total = 0
         with self._train_writer.as_default():
-            for kernel in find_kernels(self.model).kernels:
-                values = ops.convert_to_numpy(kernel.variable)
-                count = int((values == 0).sum())
-                zeros, total = zeros + count, total + values.size
-                self.summary.scalar(
-                    f"sparsity/{kernel.path}", count / values.size, step=epoch
-                )
-            if total:
-                self.summary.scalar("sparsity/all", zeros / total, step=epoch)
+            for name, sparsity in _sparsities(self.model).items():
+                self.summary.scalar(f"sparsity/{name}", sparsity, step=epoch)
+
+
+def _sparsities(model):
+    """Returns a dict from the path of each kernel, and `"all"`, to its sparsity."""
+    masks = masks_of(model)
+    found = {}
+    zeros = total = 0
+    for kernel in find_kernels(model, embeddings=True).kernels:
+        values = masked_value(kernel.variable, masks)
+        count = int((values == 0).sum())
+        is_pruned = count > 0 or id(kernel.variable) in masks
+        if isinstance(kernel.layer, keras.layers.Embedding) and not is_pruned:
+            continue
+        zeros, total = zeros + count, total + values.size
+        found[kernel.path] = count / values.size
+    return found | {"all": zeros / total} if total else {}

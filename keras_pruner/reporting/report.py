@@ -1,16 +1,11 @@
-"""What was pruned, what was not and why, and what it saves: counted, not estimated."""
+"""Counts the zeros of a model, its skipped kernels, and the bytes saved."""
 
 import dataclasses
-import html
-import io
 import math
 import zlib
 
 import numpy as np
 from keras import ops
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
@@ -22,19 +17,20 @@ from keras_pruner.kernels import (
     select_kernels,
 )
 from keras_pruner.masks import variable_of
+from keras_pruner.reporting.render import as_html, as_text, summary_lines
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """One kernel of a report.
+    """Describes one kernel of a report.
 
     Args:
         path: The kernel's path.
-        shape: Its shape.
-        pattern: Name of the pattern it is pruned by, or `"-"` if it is not pruned.
-        parameters: Its weights.
-        zeros: How many of them are exactly zero.
-        skipped: Why it is left dense, or `None`.
+        shape: The kernel's shape.
+        pattern: Name of the pattern that prunes it, or `"-"` if it is not pruned.
+        parameters: Number of its weights.
+        zeros: Number of its weights that are exactly zero.
+        skipped: The reason why it is dense, or `None` if it is pruned.
     """
 
     path: str
@@ -51,19 +47,19 @@ class ReportRow:
 
 
 class Report:
-    """Sparsity of a model, kernel by kernel and in all.
+    """Holds the sparsity of a model, kernel by kernel and in total.
 
-    It prints as a table, shows as HTML in notebooks, and `rows()` gives plain dicts.
+    It prints as a table, shows as HTML in notebooks, and `rows()` returns plain dicts.
 
     Args:
         kernels: Tuple of `ReportRow`.
-        parameters: All parameters of the model.
-        raw_bytes: Bytes of all weights as they are stored.
-        zipped_bytes: Bytes of the same after zlib, level 6.
+        parameters: Number of all parameters of the model.
+        raw_bytes: Bytes of all weights in memory.
+        zipped_bytes: Bytes of all weights after zlib, level 6.
 
     Attributes:
         pruned_sparsity: Zeros / weights over the kernels that are pruned.
-        prunable_sparsity: The same over all kernels, skipped ones too.
+        prunable_sparsity: Zeros / weights over all kernels, skipped ones included.
         model_sparsity: Zeros in kernels / all parameters of the model.
     """
 
@@ -95,96 +91,33 @@ class Report:
         }
 
     def summary_lines(self):
-        """Returns the sentences above the table, the shares of zeros first."""
-        skipped = sum(row.skipped is not None for row in self.kernels)
-        lines = [
-            f"Sparsity {self.pruned_sparsity:.2%} of the pruned kernels, "
-            f"{self.prunable_sparsity:.2%} of all kernels ({skipped} skipped), "
-            f"{self.model_sparsity:.2%} of all {self.parameters:,} parameters.",
-            f"Weights take {self.raw_bytes:,} bytes raw, {self.zipped_bytes:,} zipped "
-            f"({self.raw_bytes / max(1, self.zipped_bytes):.1f} times smaller).",
-        ]
-        if self.zeros:
-            lines.append(
-                "Zeros make the zipped file smaller; dense kernels compute with them, "
-                "so inference is not faster by zeros alone."
-            )
-        collapsed = [r.path for r in self.kernels if r.zeros == r.parameters]
-        if collapsed:
-            lines.append(f"Nothing is left of: {', '.join(collapsed)}.")
-        return lines
-
-    def _columns(self):
-        names = ("kernel", "shape", "pattern", "sparsity", "parameters", "zeros")
-        return (*names, "skipped")[: self._width()]
-
-    def _width(self):
-        return 7 if any(row.skipped for row in self.kernels) else 6
-
-    def _cells(self):
-        for row in self.kernels:
-            cells = (
-                row.path,
-                " x ".join(map(str, row.shape)),
-                row.pattern,
-                f"{row.sparsity:.2%}",
-                f"{row.parameters:,}",
-                f"{row.zeros:,}",
-                row.skipped or "",
-            )
-            yield cells[: self._width()]
-        parameters = sum(row.parameters for row in self.kernels)
-        total = f"{self.prunable_sparsity:.2%}", f"{parameters:,}", f"{self.zeros:,}"
-        yield ("total", "", "", *total, "")[: self._width()]
+        """Returns the sentences above the table, with the shares of zeros first."""
+        return summary_lines(self)
 
     def __str__(self):
-        table = Table(box=box.SIMPLE_HEAD)
-        for name in self._columns():
-            number = name in ("sparsity", "parameters", "zeros")
-            table.add_column(
-                name,
-                justify="right" if number else "left",
-                overflow="fold",
-                no_wrap=number,
-            )
-        for cells in self._cells():
-            table.add_row(*cells)
-        stream = io.StringIO()
-        # In a notebook rich would show the table instead of writing it.
-        console = Console(
-            file=stream, width=110, color_system=None, force_jupyter=False
-        )
-        console.print(table)
-        return "\n".join(self.summary_lines()) + "\n" + stream.getvalue().rstrip()
+        return as_text(self)
 
     def __repr__(self):
-        return str(self)
+        return as_text(self)
 
     def _repr_html_(self):
-        def row(cells, tag):
-            inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-            return f"<tr>{inner}</tr>"
-
-        body = "".join(row(cells, "td") for cells in self._cells())
-        text = "<br>".join(html.escape(line) for line in self.summary_lines())
-        return f"<p>{text}</p><table>{row(self._columns(), 'th')}{body}</table>"
+        return as_html(self)
 
 
 def report(model, config=None):
-    """Reports what is zero in a model, and what was skipped and why.
+    """Reports the zeros of each kernel of a model, and why kernels were skipped.
 
     Args:
         model: Built Keras model: pruned by the callback, wrapped, stripped, or dense.
-        config: `PruningConfig` or dict that it was pruned with, which tells what was
-            meant to be pruned and by which pattern. Without one, the wrapped layers of
-            a model count, or else every prunable kernel.
+        config: `PruningConfig` or dict that it was pruned with, which names the pruned
+            kernels and their pattern. Without a config the wrapped layers count as
+            pruned, or every prunable kernel if no layer is wrapped.
 
     Returns:
-        `Report`. Zeros are counted in the weights as the model computes with them,
-        masks applied.
+        `Report`. It counts zeros in the weights after masks are applied.
 
     Raises:
-        ValueError: If the model is not built, or the config selects what it has not.
+        ValueError: If the model is not built, or the config selects no kernel of it.
     """
     check_built(model)
     patterns, reasons = _intentions(model, config)
@@ -193,7 +126,7 @@ def report(model, config=None):
     left = "not wrapped" if masks else "not chosen"
     rows = []
     for kernel in search.kernels:
-        values = _effective(kernel.variable, masks)
+        values = masked_value(kernel.variable, masks)
         key = id(kernel.variable)
         pattern = patterns.get(key)
         reason = None if pattern is not None else reasons.get(kernel.path, left)
@@ -212,7 +145,7 @@ def report(model, config=None):
         rows.append(ReportRow(skip.path, skip.shape, "-", skip.size, 0, skip.reason))
     mask_ids = {id(variable_of(mask)) for mask in masks.values()}
     weights = [v for v in model.weights if id(v) not in mask_ids]
-    raw, zipped = _sizes(_effective(weight, masks) for weight in weights)
+    raw, zipped = _sizes(masked_value(weight, masks) for weight in weights)
     return Report(
         rows,
         parameters=sum(math.prod(weight.shape) for weight in weights),
@@ -222,7 +155,7 @@ def report(model, config=None):
 
 
 def _intentions(model, config):
-    """Returns what a config, or the wrapping, meant for each kernel.
+    """Returns the intention of a config, or of the wrappers, for each kernel.
 
     Returns:
         Tuple of a dict from the id of a pruned variable to its pattern's name, and of a
@@ -238,14 +171,20 @@ def _intentions(model, config):
     return patterns, reasons
 
 
-def _effective(variable, masks):
+def masked_value(variable, masks):
+    """Returns a variable as an array, after its wrapper's mask is applied.
+
+    Args:
+        variable: `keras.Variable`.
+        masks: Dict from the id of a variable to its mask; see `masks_of`.
+    """
     values = ops.convert_to_numpy(variable)
     mask = masks.get(id(variable))
     return values if mask is None else np.where(ops.convert_to_numpy(mask), values, 0)
 
 
 def _sizes(arrays):
-    """Returns the bytes of arrays, as they are and compressed, one at a time."""
+    """Returns the bytes of arrays, raw and compressed, one array at a time."""
     raw, zipped = 0, 0
     compressor = zlib.compressobj(level=6)
     for array in arrays:

@@ -276,7 +276,7 @@ def test_derive_steps_keeps_what_is_given():
 
 @pytest.mark.parametrize("power", [0, -1.0, float("nan")])
 def test_polynomial_without_a_positive_power_is_an_error(power):
-    with pytest.raises(ValueError, match="`power` must be positive. Received: power="):
+    with pytest.raises(ValueError, match="`power` must be finite and positive. "):
         SCHEDULES.get({"name": "polynomial", "config": {"power": power}})
 
 

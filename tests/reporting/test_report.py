@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_pruner import (
     PrunedLayer,
+    PruningCallback,
     plot_history,
     plot_report,
     plot_schedule,
@@ -109,6 +110,128 @@ def test_report_prints_a_table_and_escapes_html():
     assert "<td>hidden/kernel</td>" in page and "<th>sparsity</th>" in page
     with pytest.raises(ValueError, match="not built"):
         report(keras.Sequential([layers.Dense(2)]))
+
+
+def drawn(config, total_steps):
+    """Returns the steps and sparsities of a plotted schedule, as two lists."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    (line, end) = plot_schedule(config, total_steps).lines
+    pyplot.close("all")
+    assert end.get_xdata()[0] == line.get_xdata()[-2]
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+class Updates(keras.callbacks.Callback):
+    """Records the sparsity that a run has after each step, the first at step 0."""
+
+    def __init__(self, pruning):
+        super().__init__()
+        self.pruning = pruning
+        self.sparsities = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.sparsities.append(self.pruning.sparsity)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.sparsities.append(self.pruning.sparsity)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"begin_step": 4, "initial_sparsity": 0.25, "frequency": 3},
+        {"begin_step": 4, "end_step": 4},
+        {"pruning_type": "acdc"},
+        {"pruning_type": "acdc", "schedule": "linear", "frequency": 3},
+        {"pruning_type": "sr_ste"},
+        {"pruning_type": "sr_ste", "pattern": "2:4", "target_sparsity": 0.5},
+        {"pruning_type": "lottery_ticket"},
+        {"pruning_type": "lottery_ticket", "pruner_options": {"num_rounds": 2}},
+        {
+            "pruning_type": "progressive",
+            "pattern": "1xchannel",
+            "schedule": "linear",
+            "frequency": 6,
+            "pruner_options": {"num_sub_steps": 2},
+        },
+        {"pruning_type": "retrain_free", "pattern": "1xchannel"},
+        {"pruning_type": "rigl"},
+        {"criterion": "snip"},
+        {"pruning_type": "snip_momentum"},
+    ],
+    ids=lambda config: "-".join(map(str, config.values())) or "defaults",
+)
+def test_plotted_schedule_is_that_of_a_run(config):
+    total = 24
+    settings = {"target_sparsity": 0.75, "allocation": "uniform"} | config
+    model = keras.Sequential([layers.Input((16,)), layers.Dense(16, use_bias=False)])
+    # XLA would take longer to compile so small a model than to train it.
+    model.compile("sgd", "mse", jit_compile=False)
+    pruning = PruningCallback(verbose=False, **settings)
+    run = Updates(pruning)
+    x = np.random.default_rng(0).normal(size=(total, 16))
+    model.fit(x, x, batch_size=1, verbose=0, callbacks=[pruning, run])
+    (pruner,) = pruning.pruners
+    scheduler = pruner.scheduler
+    updates = list(range(scheduler.begin, scheduler.end + 1, scheduler.frequency))
+
+    steps, sparsities = drawn(settings, total)
+    before = [0] if scheduler.begin else []
+    assert steps == [*before, *updates, total]
+    # A channel is a sixteenth of the weights, which the schedule may miss by half.
+    coarse = str(pruner.pattern) == "1xchannel"
+    np.testing.assert_allclose(
+        sparsities,
+        [run.sparsities[step] for step in steps],
+        atol=1 / 32 + 1e-9 if coarse else 1 / 256,
+    )
+
+
+def test_plotted_phases_of_acdc():
+    config = {"pruning_type": "acdc", "target_sparsity": 0.75, "frequency": 10}
+    steps, sparsities = drawn(config, 80)
+    assert steps == [0, 10, 20, 30, 40, 50, 60, 80]
+    assert sparsities == [0, 0, 0.75, 0, 0.75, 0, 0.75, 0.75]
+
+
+def test_plotted_updates_of_sr_ste_are_at_most_ten_steps_apart():
+    steps, sparsities = drawn({"pruning_type": "sr_ste", "pattern": "2:4"}, 8000)
+    assert steps == [*range(0, 6001, 10), 8000]
+    assert set(sparsities) == {0.5}
+
+
+def test_plotted_rounds_of_a_lottery_ticket():
+    config = {"pruning_type": "lottery_ticket", "target_sparsity": 0.96}
+    config["pruner_options"] = {"num_rounds": 2}
+    steps, sparsities = drawn(config, 900)
+    assert steps == [0, 300, 600, 900]
+    np.testing.assert_allclose(sparsities, [0, 0.8, 0.96, 0.96])
+
+
+def test_plotted_schedule_of_a_gradient_criterion_begins_with_a_gradient():
+    config = {"criterion": "snip", "schedule": "constant", "frequency": 300}
+    steps, sparsities = drawn(config, 1001)
+    assert steps == [0, 1, 301, 601, 1001]
+    assert sparsities == [0, 0.9, 0.9, 0.9, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"pruning_type": "pattern_lock"}, "'pattern_lock' keeps the zeros that a mo"),
+        ({"pruning_type": "basik"}, "Unknown pruner 'basik'"),
+        ({"criterion": "synflow"}, "scores an untrained model, once"),
+        ({"pruning_type": "progressive"}, "pattern '1x1' has none"),
+    ],
+)
+def test_schedule_that_no_run_has_is_not_plotted(config, message):
+    with pytest.raises(ValueError, match=message):
+        plot_schedule(config)
 
 
 def test_plots_draw_what_they_are_given():

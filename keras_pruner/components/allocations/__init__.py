@@ -1,4 +1,4 @@
-"""Allocations: how a global sparsity is divided over the kernels. One file each."""
+"""Allocations divide a global sparsity over the kernels, one file each."""
 
 from keras_pruner.components.allocations.base import (
     ALLOCATIONS,

@@ -1,4 +1,4 @@
-"""The base class of allocations, their registry, and the counts they lead to."""
+"""Defines the base class of allocations, and their registry."""
 
 import dataclasses
 
@@ -8,15 +8,15 @@ from keras_pruner.registry import Component, Registry
 
 @dataclasses.dataclass(frozen=True)
 class KernelPlan:
-    """What an allocation may know of a kernel.
+    """Describes a kernel to an allocation.
 
     Args:
         path: The kernel's path.
         layout: `KernelLayout`.
-        num_groups: Groups that the pattern makes of it.
+        num_groups: Number of the pattern's groups in the kernel.
         group_size: Weights zeroed when one group is pruned.
-        coupled: Layouts of further kernels that lose the same groups; `layout` is that
-            of the first.
+        coupled: Layouts of further kernels that lose the same groups, as the heads of
+            an attention layer do.
     """
 
     path: str
@@ -35,17 +35,18 @@ class KernelPlan:
 
 
 class Allocation(Component):
-    """How a global sparsity is divided over the kernels.
+    """Divides a global sparsity over the kernels.
 
-    A subclass defines `relative_densities`: kernel i gets the density
-    `min(1, c * d_i)`, with the one factor `c` that makes the total meet the target.
+    A subclass defines `relative_densities`. Kernel i gets the density
+    `min(1, c * d_i)`, with one factor `c` for all, chosen so that the total meets the
+    target.
     """
 
-    # Ranks all scores together on the device instead; see `Global`.
+    # Whether it ranks all scores together on the device instead; see `Global`.
     ranks_jointly = False
-    # Gives each kernel its own sparsity, from which the total follows; see `Custom`.
+    # Whether each kernel has its own sparsity, which sets the total; see `Custom`.
     is_absolute = False
-    # Rounds each kernel's count by itself; else the total is what is rounded.
+    # Whether it rounds each kernel's count by itself, instead of the total.
     rounds_each_kernel = False
 
     def relative_densities(self, plans):

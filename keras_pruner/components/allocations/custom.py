@@ -1,19 +1,20 @@
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.allocations.base import Allocation, register_allocation
 from keras_pruner.kernels import matches_path
 
 
 @register_allocation("custom")
 class Custom(Allocation):
-    """Sparsities given per kernel, as a dict or by a function.
+    """Prunes each kernel to a sparsity of its own, from a dict or a function.
 
-    The target over all kernels then follows from them. While the schedule climbs, each
+    These sparsities set the target over all kernels. While the schedule climbs, each
     kernel has the same share of its own sparsity.
 
     Args:
-        sparsities: Dict from a regular expression, which must match whole names of a
-            kernel's path, to a sparsity in [0, 1]; the first that matches counts, and
-            kernels that none matches get `target_sparsity`. Or a function from a
-            `KernelPlan` to a sparsity.
+        sparsities: Function from a `KernelPlan` to a sparsity, or dict from regular
+            expressions to sparsities in [0, 1]. The first expression that matches
+            whole names of a kernel's path counts. Kernels without a match get
+            `target_sparsity`.
     """
 
     is_absolute = True
@@ -74,11 +75,5 @@ class Custom(Allocation):
         return f"Custom({self.sparsities!r})"
 
 
-def _check_sparsity(value, name):
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"A sparsity must be a number. Received: {value!r} for {name}")
-    if not 0 <= value <= 1:
-        raise ValueError(
-            f"A kernel's sparsity must be in [0, 1]. Received: {value} for '{name}'"
-        )
-    return float(value)
+def _check_sparsity(value, path):
+    return check_in_range(value, f"The sparsity of '{path}'", 0, 1)

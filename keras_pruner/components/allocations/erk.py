@@ -5,13 +5,13 @@ from keras_pruner.components.allocations.base import Allocation, register_alloca
 
 @register_allocation("erk")
 class ERK(Allocation):
-    """Erdős-Rényi-Kernel: thin kernels stay denser than large square ones.
+    """Keeps thin kernels denser than large square ones (Erdős-Rényi-Kernel).
 
     `density = min(1, eps * sum(dimensions) / prod(dimensions))`
 
-    The dimensions are a kernel's window, inputs and outputs, an attention kernel's
-    heads merged. `eps` is solved so that the totals meet the target; kernels that
-    reach density 1 stay dense and the others are solved again.
+    The dimensions are a kernel's window, inputs and outputs, with attention heads
+    merged. `eps` is solved so that the total meets the target. Kernels that reach
+    density 1 stay dense, and `eps` is solved again for the others.
 
     References:
         [Rigging the lottery, Evci et al., 2020](https://arxiv.org/abs/1911.11134)

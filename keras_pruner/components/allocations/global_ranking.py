@@ -7,7 +7,7 @@ class Global(Allocation):
 
     Args:
         normalize: `None`, or `"l2"` to divide a kernel's scores by the L2 norm of its
-            weights first, so that kernels of different scale compare.
+            weights first, which makes kernels of different scale comparable.
     """
 
     ranks_jointly = True
@@ -25,7 +25,7 @@ class Global(Allocation):
 
 @register_allocation("global_l2")
 class GlobalL2(Global):
-    """`Global(normalize="l2")`, by a name of its own."""
+    """Ranks as `Global(normalize="l2")` does, under a name of its own."""
 
     def __init__(self):
         super().__init__(normalize="l2")

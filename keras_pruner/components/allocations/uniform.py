@@ -3,10 +3,10 @@ from keras_pruner.components.allocations.base import Allocation, register_alloca
 
 @register_allocation("uniform")
 class Uniform(Allocation):
-    """Every kernel gets the same sparsity.
+    """Prunes every kernel to the same sparsity.
 
-    Each kernel's count of groups is `round_half_even(sparsity * groups)`. Where a cap
-    binds, the kernels that are free share what the capped one cannot take.
+    Each kernel loses `round_half_even(sparsity * groups)` groups. If a cap keeps a
+    kernel from that, the kernels without a cap share the rest.
     """
 
     rounds_each_kernel = True

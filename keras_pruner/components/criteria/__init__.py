@@ -1,4 +1,4 @@
-"""Criteria: how weights are scored. One file each."""
+"""Criteria score weights, one file each."""
 
 from keras_pruner.components.criteria.base import (
     CRITERIA,

@@ -1,42 +1,43 @@
-"""The base classes of criteria and their registry."""
+"""Defines the base classes of criteria, and their registry."""
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.registry import Component, Registry
 
 
 class Criterion(Component):
     """Scores the weights of a kernel; the lowest scores are pruned.
 
-    A criterion is stateless maths: it must give the same scores for the same weights,
-    eager and compiled, on every backend.
+    A criterion has no state of its own. It must return the same scores for the same
+    weights, eager and compiled, on every backend.
     """
 
-    # Whether it learns from gradients; see `GradientCriterion`.
+    # Whether it needs gradients; see `GradientCriterion`.
     needs_gradients = False
-    # Name of the allocation that an open `allocation` in the config stands for; `None`
-    # leaves it to the pattern.
+    # Name of the allocation if the config names none; `None` leaves it to the pattern.
     default_allocation = None
-    # Whether scores of different kernels compare as they are, e.g. as effects on the
-    # loss.
+    # Whether scores of different kernels are comparable, e.g. as effects on the loss.
     is_comparable = False
-    # Whether the memory holds one number for what the pattern prunes as one (a block,
-    # a channel), instead of one per weight.
+    # Whether the memory holds one number for each group of the pattern (a block, a
+    # channel), instead of one for each weight.
     pools = False
-    # Whether scores for weights that are pruned need the values these would have.
+    # Whether the scores of pruned weights need their dense values.
     needs_dense_weights = False
-    # Whether only `prune_at_init` can feed it.
+    # Whether it works in `prune_at_init` only.
     at_init_only = False
-    # In how many rounds `prune_at_init` approaches its target.
+    # Number of rounds in which `prune_at_init` approaches its target.
     num_rounds = 1
+    # Whether a pruner of the same name chooses this criterion.
+    has_pruner = False
 
     def check(self, config):
-        """Raises a `ValueError` if the rest of a `PruningConfig` makes no sense."""
+        """Raises a `ValueError` if the criterion cannot work with a `PruningConfig`."""
 
     def scores(self, weight, kernel):
         """Scores one kernel.
 
         Args:
             weight: Float tensor: the kernel's matrix, of shape (K, N).
-            kernel: `Kernel` being scored: its path and layout, not its values.
+            kernel: `Kernel` to score; only its path and layout may be read.
 
         Returns:
             Float32 tensor of shape (K, N). Higher is more important.
@@ -45,12 +46,12 @@ class Criterion(Component):
 
 
 class GradientCriterion(Criterion):
-    """A criterion that remembers something of the loss gradients.
+    """Scores weights by a criterion state that it accumulates from gradients.
 
-    It has a memory per kernel, zero at first. In `fit` it is a variable of the
-    optimizer, and `accumulate` runs inside the compiled training step, once for each
-    applied update: with the gradient as the loss has it, unscaled, unclipped, averaged
-    where gradients are accumulated, and not masked.
+    The state of a kernel is called its memory, and starts at zero. In `fit` it is a
+    variable of the optimizer, and `accumulate` runs inside the compiled training step,
+    once for each applied update. The gradient is that of the loss: unscaled, unclipped,
+    unmasked, and averaged if gradients are accumulated.
 
     Subclasses define `accumulate`, and `scores` if the memory is not the score.
     """
@@ -67,14 +68,14 @@ class GradientCriterion(Criterion):
         return tuple(shape)
 
     def accumulate(self, memory, weight, gradient, pool):
-        """Takes in one gradient.
+        """Adds one gradient to the memory.
 
         Args:
             memory: Float32 tensor of `memory_shape`.
-            weight: Float32 tensor (K, N): the weights that the gradient was made at.
+            weight: Float32 tensor (K, N): the weights at which the gradient was taken.
             gradient: Float32 tensor (K, N): derivative of the loss by each weight.
-            pool: Function from a tensor (K, N) to its sums over what the pattern
-                prunes as one; where single weights are chosen it changes nothing.
+            pool: Function from a tensor (K, N) to its sums over the pattern's groups;
+                the identity if the pattern chooses single weights.
 
         Returns:
             Float32 tensor: the new memory.
@@ -86,7 +87,7 @@ class GradientCriterion(Criterion):
 
         Args:
             weight: Float32 tensor: the kernel's matrix, of shape (K, N).
-            kernel: `Kernel` being scored: its path and layout, not its values.
+            kernel: `Kernel` to score; only its path and layout may be read.
             memory: Float32 tensor of `memory_shape`.
 
         Returns:
@@ -95,13 +96,13 @@ class GradientCriterion(Criterion):
         return memory
 
     def calibrate(self, memories, weights, pools, probe):
-        """Fills the memories from a few batches, on weights that stay as they are.
+        """Fills the memories from a few batches, with the weights unchanged.
 
         Args:
             memories: List of the kernels' memories.
             weights: List of float32 tensors (K, N).
             pools: List of the kernels' `pool` functions.
-            probe: `Probe`: gradients of the loss on the batches.
+            probe: `Probe` that computes gradients of the loss on the batches.
 
         Returns:
             List of the new memories.
@@ -118,7 +119,7 @@ class GradientCriterion(Criterion):
 
 
 class MeanGradientCriterion(GradientCriterion):
-    """A criterion whose score is of the gradient on all batches, not of each."""
+    """Scores by the mean gradient of all batches when `prune_at_init` calibrates."""
 
     def calibrate(self, memories, weights, pools, probe):
         return self._accumulate_all(memories, weights, probe.mean_gradients(), pools)
@@ -131,9 +132,5 @@ register_criterion = CRITERIA.register
 
 
 def check_decay(value, name):
-    """Returns the share that a memory keeps at each step, a float in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
-    return float(value)
+    """Checks the share that a memory keeps at each step, and returns it as a float."""
+    return check_in_range(value, f"`{name}`", 0, 1, open_high=True)

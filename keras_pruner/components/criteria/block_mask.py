@@ -9,13 +9,13 @@ from keras_pruner.components.criteria.base import (
 
 @register_criterion("block_mask")
 class BlockMask(GradientCriterion):
-    """Scores a group by the loss gradient of a mask that multiplies all of it.
+    """Scores a group by the loss gradient of a mask that multiplies the whole group.
 
     `scores <- decay * scores + |dL/dmask|`, and at mask 1
     `dL/dmask = sum over the group of weight * gradient`.
 
     Args:
-        decay: Share of the old score that is kept at each step, in [0, 1).
+        decay: Share of the old score that each step keeps, in [0, 1).
 
     References:
         Intel Neural Compressor's block mask pruner.

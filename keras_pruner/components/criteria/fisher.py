@@ -11,11 +11,13 @@ from keras_pruner.components.criteria.base import (
 class Fisher(GradientCriterion):
     """Scores a weight by the second-order effect of its removal on the loss.
 
-    `scores = weight^2 * E[gradient^2]`: the diagonal of the empirical Fisher matrix
-    stands for the Hessian. The mean runs over the steps' gradients.
+    `scores = weight^2 * E[gradient^2]`
+
+    The diagonal of the empirical Fisher matrix approximates the Hessian. The mean is a
+    running mean over the steps.
 
     Args:
-        decay: Share of the old mean that is kept at each step, in [0, 1).
+        decay: Share of the old mean that each step keeps, in [0, 1).
 
     References:
         [Faster gaze prediction with dense networks and Fisher pruning, Theis et al.,

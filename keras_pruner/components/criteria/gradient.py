@@ -8,7 +8,7 @@ from keras_pruner.components.criteria.base import (
 
 @register_criterion("gradient")
 class Gradient(MeanGradientCriterion):
-    """Scores a weight by the size of the latest gradient, also where it is pruned.
+    """Scores a weight, pruned or not, by the size of its latest gradient.
 
     `scores = |gradient|`
     """

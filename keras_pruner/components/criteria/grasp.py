@@ -3,11 +3,12 @@ from keras_pruner.components.criteria.base import GradientCriterion, register_cr
 
 @register_criterion("grasp")
 class Grasp(GradientCriterion):
-    """Scores a weight of an untrained model by what it does for the gradient flow.
+    """Scores a weight of an untrained model by its effect on the gradient flow.
 
-    `scores = weight * (H g)`, where `g` is the gradient of the loss on all batches and
-    `H` its Hessian; the largest are kept. A score may be negative: pruning that weight
-    makes the gradient's norm grow.
+    `scores = weight * (H g)`
+
+    `g` is the gradient of the loss on all batches, and `H` is its Hessian. The largest
+    scores are kept. A weight with a negative score reduces the gradient's norm.
 
     References:
         [GraSP, Wang et al., 2020](https://arxiv.org/abs/2002.07376)
@@ -17,7 +18,7 @@ class Grasp(GradientCriterion):
     default_allocation = "global"
 
     def accumulate(self, memory, weight, gradient, pool):
-        """Here `gradient` is the product of the Hessian and the gradient."""
+        """Multiplies by `gradient`, which here is the Hessian times the gradient."""
         return weight * gradient
 
     def calibrate(self, memories, weights, pools, probe):

@@ -6,11 +6,12 @@ from keras_pruner.components.criteria.base import Criterion, register_criterion
 
 @register_criterion("lamp")
 class Lamp(Criterion):
-    """Magnitudes that compare across kernels: "layer-adaptive magnitude pruning".
+    """Scores by magnitudes that are comparable across kernels (layer-adaptive).
 
-    `scores = weight^2 / (sum of v^2 over all v of the kernel with |v| >= |weight|)`,
-    in [0, 1], ranked over all kernels together. Equal weights have equal scores. Within
-    one kernel the order is that of magnitude.
+    `scores = weight^2 / (sum of v^2 over all v of the kernel with |v| >= |weight|)`
+
+    Scores are in [0, 1] and ranked over all kernels together. Equal weights have equal
+    scores. Within one kernel the order is that of magnitude.
 
     References:
         [Layer-adaptive sparsity, Lee et al., 2021](https://arxiv.org/abs/2010.07611)
@@ -24,7 +25,7 @@ class Lamp(Criterion):
         order = ops.argsort(-flat)
         largest_first = ops.take(flat, order)
         totals = running_sum(largest_first)
-        # The last of a run of equal weights has the sum over all of them.
+        # The total of the last of equal weights includes all of them.
         last = ops.concatenate(
             [largest_first[1:] != largest_first[:-1], ops.ones((1,), "bool")]
         )
@@ -37,8 +38,8 @@ class Lamp(Criterion):
 
 
 def _next_marked(values, marked):
-    """Gives every position the value of the next marked one, itself included."""
-    # Totals only grow, so the next marked one is the least of all that follow.
+    """Returns, for each position, the value at the next marked one or at itself."""
+    # Totals only grow, so the next marked value is the minimum of all that follow.
     values = ops.where(marked, values, float("inf"))
     size, reach = values.shape[0], 1
     while reach < size:

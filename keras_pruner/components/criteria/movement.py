@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
 
 
@@ -9,18 +10,18 @@ class Movement(GradientCriterion):
 
     `scores <- scores - learning_rate * gradient * weight`
 
-    The gradient is that of the masked kernel, taken straight through for weights that
-    are pruned: these keep the value they had, hidden, and return with it when their
-    score rises again. Hard movement pruning keeps the highest scores.
+    The gradient is that of the masked kernel and also updates the scores of pruned
+    weights (straight-through). Pruned weights keep their dense value, and return with
+    it when their score rises again. Hard movement pruning keeps the highest scores.
 
-    Soft movement pruning keeps what lies above one threshold for all kernels and draws
-    the scores down by a penalty, the derivative of `penalty * sum(sigmoid(scores))`;
-    here the threshold follows from the target sparsity, so that it is met exactly, and
-    the ranking must be global.
+    Soft movement pruning keeps the scores above one threshold for all kernels. A
+    penalty, `penalty * sum(sigmoid(scores))`, lowers the scores by its derivative. Here
+    the target sparsity sets the threshold, so the target is met exactly and the ranking
+    must be global.
 
     Args:
-        learning_rate: Step size of the scores, positive. Hard scores only grow with
-            it; the ranking stays.
+        learning_rate: Step size of the scores, positive. It only scales hard scores,
+            and so does not change their ranking.
         soft: Whether the scores are penalised and ranked over all kernels together.
         penalty: Strength of the penalty, >= 0; read only if `soft`.
 
@@ -32,21 +33,13 @@ class Movement(GradientCriterion):
     default_allocation = "erk"
 
     def __init__(self, learning_rate=0.01, soft=False, penalty=1e-3):
-        for name, value in (("learning_rate", learning_rate), ("penalty", penalty)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"`{name}` must be a number. Received: {value!r}")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(
-                "`learning_rate` must be finite and positive. "
-                f"Received: {learning_rate}"
-            )
-        if not 0 <= penalty < float("inf"):
-            raise ValueError(f"`penalty` must be finite and >= 0. Received: {penalty}")
+        self.learning_rate = check_in_range(
+            learning_rate, "`learning_rate`", 0, open_low=True
+        )
+        self.penalty = check_in_range(penalty, "`penalty`", 0)
         if not isinstance(soft, bool):
             raise TypeError(f"`soft` must be True or False. Received: {soft!r}")
-        self.learning_rate = float(learning_rate)
         self.soft = soft
-        self.penalty = float(penalty)
         if soft:
             self.default_allocation = "global"
 

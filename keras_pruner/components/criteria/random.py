@@ -1,16 +1,17 @@
 from keras_pruner.backend import salt_of, uniform_hash
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import Criterion, register_criterion
 
 
 @register_criterion("random")
 class Random(Criterion):
-    """Scores every weight uniformly at random: the baseline to beat.
+    """Scores every weight uniformly at random, as a baseline.
 
     `scores = hash(index, seed, path) / 2^24`, in [0, 1)
 
     The numbers come from an integer hash of the weight's index, not from a backend's
-    generator. So they are the same at every update (a pruned weight stays pruned), on
-    every backend, and take no memory.
+    generator. So they are equal on every backend and at every update (a pruned weight
+    stays pruned), and take no memory.
 
     Args:
         seed: Integer.
@@ -19,9 +20,7 @@ class Random(Criterion):
     default_allocation = "erk"
 
     def __init__(self, seed=0):
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"`seed` must be an integer. Received: seed={seed!r}")
-        self.seed = seed
+        self.seed = check_in_range(seed, "`seed`", integer=True)
 
     def scores(self, weight, kernel):
         return uniform_hash(weight.shape, salt_of(f"{self.seed}/{kernel.path}"))

@@ -7,9 +7,9 @@ from keras_pruner.components.criteria.base import GradientCriterion, register_cr
 class RetrainFree(GradientCriterion):
     """Scores channels by the Fisher information of their masks.
 
-    `F = sum over batches of v v^T`, `v = dL/dmask` of all channels of the kernel, and
-    `scores = diag(F)`. The whole matrix is kept, since the pruner of the same name
-    rearranges the masks by it: a kernel with C channels takes C^2 numbers.
+    `F = sum over batches of v v^T`, with `v = dL/dmask` of the kernel's channels, and
+    `scores = diag(F)`. The memory is the whole matrix, C^2 numbers for C channels,
+    because the pruner of the same name rearranges the masks by it.
 
     References:
         [A fast post-training pruning framework for transformers, Kwon et al.,

@@ -11,7 +11,7 @@ from keras_pruner.components.criteria.base import (
 class Snip(MeanGradientCriterion):
     """Scores a weight by the first-order effect of its removal on the loss.
 
-    `scores = |weight * gradient|`, of the latest gradient.
+    `scores = |weight * gradient|`, with the latest gradient.
 
     References:
         [SNIP, Lee et al., 2019](https://arxiv.org/abs/1810.02340)
@@ -23,12 +23,12 @@ class Snip(MeanGradientCriterion):
 
 @register_criterion("snip_momentum")
 class SnipMomentum(MeanGradientCriterion):
-    """SNIP's score with a memory: Intel Neural Compressor's default.
+    """Scores by a decaying sum of SNIP's scores, as Intel Neural Compressor does.
 
     `scores <- decay * scores + |weight * gradient|`
 
     Args:
-        decay: Share of the old score that is kept at each step, in [0, 1).
+        decay: Share of the old score that each step keeps, in [0, 1).
     """
 
     def __init__(self, decay=0.9):

@@ -1,16 +1,19 @@
 from keras import ops
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
 
 
 @register_criterion("synflow")
 class SynFlow(GradientCriterion):
-    """Scores a weight of an untrained model by the synaptic flow through it; no data.
+    """Scores a weight of an untrained model by its synaptic flow, without data.
 
-    `scores = |w| * dR/d|w|`, where R is the sum of the outputs on an input of ones,
-    with every weight replaced by its absolute value and batch normalisation in
-    inference mode. Pruned in rounds, at ever higher sparsity, which keeps the flow from
-    breaking. R is computed in float64 and normalised, since it grows with every layer.
+    `scores = |w| * dR/d|w|`
+
+    R is the sum of the outputs on an input of ones, with every weight replaced by its
+    absolute value and batch normalisation in inference mode. `prune_at_init` prunes in
+    rounds of rising sparsity, so that the flow does not break. R grows with every
+    layer, so it is computed in float64 and normalised.
 
     Args:
         num_rounds: Rounds in which `prune_at_init` approaches its target, >= 1.
@@ -23,16 +26,10 @@ class SynFlow(GradientCriterion):
     default_allocation = "global"
 
     def __init__(self, num_rounds=100):
-        if isinstance(num_rounds, bool) or not isinstance(num_rounds, int):
-            raise TypeError(
-                f"`num_rounds` must be an integer. Received: {num_rounds!r}"
-            )
-        if num_rounds < 1:
-            raise ValueError(f"`num_rounds` must be >= 1. Received: {num_rounds}")
-        self.num_rounds = num_rounds
+        self.num_rounds = check_in_range(num_rounds, "`num_rounds`", 1, integer=True)
 
     def accumulate(self, memory, weight, gradient, pool):
-        """Here `gradient` is that of the flow, scaled alike for all kernels."""
+        """Multiplies by `gradient`, here the flow's, with one scale for all kernels."""
         return ops.abs(weight) * gradient
 
     def calibrate(self, memories, weights, pools, probe):

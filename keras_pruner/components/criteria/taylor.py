@@ -11,12 +11,13 @@ from keras_pruner.components.criteria.base import (
 class Taylor(GradientCriterion):
     """Scores a group by the squared first-order effect of removing all of it.
 
-    `scores = E[(sum over the group of weight * gradient)^2]`, a running mean over the
-    steps. The group is what the pattern prunes as one: a block, a channel, the part of
-    a head in one kernel; or, where the pattern chooses single weights, one weight.
+    `scores = E[(sum over the group of weight * gradient)^2]`
+
+    The mean is a running mean over the steps. A group is a block, a channel, the part
+    of a head in one kernel, or one weight if the pattern chooses single weights.
 
     Args:
-        decay: Share of the old mean that is kept at each step, in [0, 1).
+        decay: Share of the old mean that each step keeps, in [0, 1).
 
     References:
         [Importance estimation for neural network pruning, Molchanov et al.,

@@ -1,4 +1,4 @@
-"""Patterns: the shape of what is pruned together. One file each."""
+"""Patterns define the groups of weights that are pruned together, one file each."""
 
 from keras_pruner.components.patterns.base import PATTERNS, Pattern, register_pattern
 from keras_pruner.components.patterns.unstructured import Unstructured

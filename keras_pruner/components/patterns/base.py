@@ -1,4 +1,4 @@
-"""The base class of patterns and their registry."""
+"""Defines the base class of patterns, and their registry."""
 
 from keras import ops
 
@@ -6,20 +6,19 @@ from keras_pruner.registry import Component, Registry
 
 
 class Pattern(Component):
-    """The shape of what is pruned together.
+    """Divides a kernel's matrix into groups of weights that are pruned together.
 
-    A pattern divides a kernel's matrix into groups, gives each group one score, and
-    turns a choice of groups into a mask. All its groups prune the same number of
-    weights.
+    A pattern reduces the scores of weights to one score per group, and turns a choice
+    of groups into a mask. All its groups prune the same number of weights.
 
-    Subclasses define `num_groups`, `group_size`, `group_scores` and `spread`; `parse`
-    if the name holds sizes, `reason_to_skip` if a kernel may not fit, and `expand` if
-    a pruned group keeps some of its weights.
+    Subclasses define `num_groups`, `group_size`, `group_scores` and `spread`. They also
+    define `parse` if the name holds sizes, `reason_to_skip` if some kernels do not fit,
+    and `expand` if a pruned group keeps some of its weights.
     """
 
-    # Largest sparsity that the pattern can reach.
+    # Highest sparsity that the pattern can reach.
     max_sparsity = 1.0
-    # Whether it chooses single weights, also where it counts in groups.
+    # Whether it chooses single weights, even if it counts in groups.
     chooses_weights = False
     # Whether a group is one weight.
     is_unstructured = False
@@ -52,13 +51,13 @@ class Pattern(Component):
         return None
 
     def couple(self, kernels):
-        """Returns which kernels lose the same groups together.
+        """Returns the sets of kernels that lose the same groups.
 
         Args:
             kernels: List of `Kernel`s that take the pattern.
 
         Returns:
-            List of tuples of indices into `kernels`; each index once.
+            List of tuples of indices into `kernels`, with each index once.
         """
         return [(index,) for index in range(len(kernels))]
 
@@ -84,10 +83,10 @@ class Pattern(Component):
         raise NotImplementedError(f"{type(self).__name__} must define `group_scores`.")
 
     def spread(self, values, layout):
-        """Gives every weight the value of its group.
+        """Copies the value of each group to its weights.
 
         Args:
-            values: Tensor of the shape of `group_scores`.
+            values: Tensor with the shape of `group_scores`.
             layout: `KernelLayout` of the kernel.
 
         Returns:
@@ -99,8 +98,8 @@ class Pattern(Component):
         """Turns the chosen groups into the mask of the matrix.
 
         Args:
-            pruned: Bool tensor of the shape of `group_scores`; `True` = prune.
-            scores: The weights' scores, of shape (K, N).
+            pruned: Bool tensor with the shape of `group_scores`; `True` = prune.
+            scores: Float32 tensor (K, N): the scores of the weights.
             layout: `KernelLayout` of the kernel.
 
         Returns:
@@ -109,22 +108,22 @@ class Pattern(Component):
         return ops.logical_not(self.spread(pruned, layout))
 
     def pool(self, values, layout):
-        """Sums values over what the pattern prunes as one.
+        """Sums values over each group.
 
         Args:
             values: Float32 tensor of shape (K, N).
             layout: `KernelLayout` of the kernel.
 
         Returns:
-            Float32 tensor of the shape of `group_scores`; or `values` as they are,
-            where the pattern chooses single weights.
+            Float32 tensor with the shape of `group_scores`; or `values` unchanged, if
+            the pattern chooses single weights.
         """
         if self.chooses_weights:
             return values
         return self.group_scores(values, layout, "sum")
 
     def group_norms(self, weight, layout):
-        """Returns the L2 norm of each group's weights, in the shape of its scores."""
+        """Returns the L2 norm of each group, in the shape of `group_scores`."""
         magnitudes = ops.abs(ops.cast(weight, "float32"))
         return self.group_scores(magnitudes, layout, "l2")
 
@@ -133,7 +132,7 @@ class Pattern(Component):
 
 
 class PatternRegistry(Registry):
-    """Patterns are named by what they say: `"4x1"` and `"2:4"` hold their sizes."""
+    """Builds patterns from names that hold sizes, such as `"4x1"` and `"2:4"`."""
 
     def _from_name(self, name):
         for pattern in self._classes.values():

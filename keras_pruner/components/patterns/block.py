@@ -9,17 +9,17 @@ from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 @register_pattern("{n}x{m}")
 class Block(Pattern):
-    """Blocks of `outputs` by `inputs` of the kernel's matrix, pruned whole.
+    """Prunes whole blocks of `outputs` by `inputs` of the kernel's matrix.
 
-    `"4x1"` is four outputs that share one input. The matrix (K, N) is cut into
-    K / inputs by N / outputs blocks; a kernel that does not divide stays dense.
+    A block of `"4x1"` is four outputs that share one input. The matrix (K, N) has
+    K / inputs by N / outputs blocks. A kernel that does not divide stays dense.
 
     Args:
         outputs: Block size along the output axis N, >= 1.
         inputs: Block size along the reduction axis K, >= 1.
 
     References:
-        Intel Neural Compressor's documented meaning of `NxM`.
+        The documentation of Intel Neural Compressor defines `NxM` so.
     """
 
     def __init__(self, outputs, inputs):
@@ -34,7 +34,7 @@ class Block(Pattern):
     @classmethod
     def parse(cls, text):
         match = re.fullmatch(r"(\d+)x(\d+)", text)
-        # "1x1" is a pattern of its own, registered before this one.
+        # "1x1" is a pattern of its own, which is registered before this one.
         return cls(int(match[1]), int(match[2])) if match else None
 
     def reason_to_skip(self, layout):
@@ -78,11 +78,11 @@ class Block(Pattern):
 
 
 def _repeat_columns(matrix, times):
-    """Repeats each entry of a matrix along its row: (rows, n) -> (rows, n * times)."""
+    """Repeats each entry along its row: (rows, n) -> (rows, n * times)."""
     is_bool = keras.backend.standardize_dtype(matrix.dtype) == "bool"
     if times % 4 or not is_bool or keras.backend.backend() == "torch":
         return ops.repeat(matrix, times, axis=1)
-    # Four at once, as the bytes of an integer, which XLA does faster. torch has no XLA,
-    # and views bytes only of what lies together.
+    # XLA repeats the four bytes of an integer faster than four bools. torch has no XLA,
+    # and views bytes of contiguous tensors only.
     words = ops.repeat(ops.cast(matrix, "int32"), times // 4, axis=1)
     return ops.view(words * 0x01010101, "uint8") != 0

@@ -6,10 +6,10 @@ from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 @register_pattern("channelx1")
 class InputChannel(Pattern):
-    """Whole input channels: all window positions and all outputs that see them.
+    """Prunes whole input channels: all window positions and outputs that see them.
 
-    For a dense kernel a group is one row of the matrix. In a grouped or depthwise
-    convolution a channel is seen by the outputs of its own group only.
+    A group of a dense kernel is one row of the matrix. In a grouped or depthwise
+    convolution only the outputs of its own group see a channel.
     """
 
     def num_groups(self, layout):
@@ -38,7 +38,7 @@ class InputChannel(Pattern):
 
 @register_pattern("1xchannel")
 class OutputChannel(Pattern):
-    """Whole output units or filters: one column of the matrix, all its inputs."""
+    """Prunes whole output units or filters: columns of the matrix."""
 
     def num_groups(self, layout):
         return layout.outputs

@@ -8,12 +8,12 @@ from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 @register_pattern("{n}:{m}")
 class NOfM(Pattern):
-    """`n` of every `m` consecutive weights along the reduction axis are pruned.
+    """Prunes `n` of every `m` consecutive weights along the reduction axis.
 
-    For a convolution the `m` weights are consecutive input channels at one window
-    position. A group's score is what pruning it would lose: its `n` lowest scores,
-    averaged. Groups are pruned lowest first, so under a schedule the groups that lose
-    least become n:m first, and at sparsity n/m all are.
+    In a convolution the `m` weights are consecutive input channels at one window
+    position. A group's score reduces its `n` lowest scores, because these are lost
+    when it is pruned. Under a schedule the groups with the lowest scores become n:m
+    first; at sparsity n/m all groups are.
 
     Args:
         n: Weights PRUNED in a group, 1 <= n < m.
@@ -58,13 +58,13 @@ class NOfM(Pattern):
         return self.n
 
     def _ranked(self, scores, layout):
-        """Returns scores as (K / m, m, N), and which are their group's n lowest."""
+        """Returns scores as (K / m, m, N), and a mask of each group's n lowest."""
         grouped = ops.reshape(scores, (layout.rows // self.m, self.m, layout.outputs))
         position = ops.reshape(ops.arange(self.m), (1, self.m, 1))
         rank = ops.zeros_like(grouped, dtype="int32")
         for other in range(self.m):
             rival = grouped[:, other : other + 1]
-            # Equal scores rank by position, so exactly n are lowest.
+            # Equal scores rank by position, so a group has exactly n lowest.
             wins = ops.where(position > other, rival <= grouped, rival < grouped)
             rank = rank + ops.cast(wins, "int32")
         return grouped, rank < self.n
@@ -84,7 +84,7 @@ class NOfM(Pattern):
         return ops.repeat(values, self.m, axis=0)
 
     def group_norms(self, weight, layout):
-        # Of all m weights, not of the n that would be pruned.
+        # The norm includes all m weights, not only the n lowest.
         grouped = ops.reshape(
             ops.cast(weight, "float32"), (layout.rows // self.m, self.m, layout.outputs)
         )

@@ -3,7 +3,7 @@ from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 @register_pattern("1x1")
 class Unstructured(Pattern):
-    """Every weight is a group of its own."""
+    """Prunes single weights: every weight is a group of its own."""
 
     chooses_weights = True
 

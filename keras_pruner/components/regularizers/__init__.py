@@ -1,4 +1,4 @@
-"""Regularizers: how weights are drawn towards zero. One file each."""
+"""Regularizers draw weights towards zero, one file each."""
 
 from keras_pruner.components.regularizers.base import (
     REGULARIZERS,

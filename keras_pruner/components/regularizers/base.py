@@ -1,4 +1,4 @@
-"""The base class of regularizers and their registry."""
+"""Defines the base class of regularizers, and their registry."""
 
 from keras_pruner.registry import Component, Registry
 
@@ -6,12 +6,12 @@ from keras_pruner.registry import Component, Registry
 class Regularizer(Component):
     """Draws weights towards zero while a pruner is attached.
 
-    It acts as a proximal step after each optimizer step, on the weights themselves, so
-    that adaptive optimizers do not rescale it.
+    It is a proximal step on the weights after each optimizer step, so adaptive
+    optimizers do not rescale it.
     """
 
-    # Whether it acts only on what the target will prune, ever more strongly: its
-    # strength is multiplied by the share of the schedule that has passed.
+    # Whether it acts only on the weights that the target will prune, with its strength
+    # multiplied by the progress of the schedule.
     grows = False
 
     def shrink(self, weight, amount, kernel, pattern):
@@ -21,10 +21,10 @@ class Regularizer(Component):
             weight: Float tensor: the kernel's matrix, of shape (K, N).
             amount: Float tensor (): learning rate times `regularizer_strength`.
             kernel: The `Kernel`.
-            pattern: The `Pattern`, whose groups may matter.
+            pattern: The `Pattern`.
 
         Returns:
-            Float tensor of the shape and dtype of `weight`.
+            Float tensor with the shape and dtype of `weight`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `shrink`.")
 

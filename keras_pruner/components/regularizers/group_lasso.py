@@ -7,8 +7,10 @@ from keras_pruner.components.regularizers.base import Regularizer, register_regu
 class GroupLasso(Regularizer):
     """Draws whole groups of the pattern to zero together.
 
-    `w_g <- w_g * max(0, 1 - amount / ||w_g||_2)`, the proximal step of
-    `amount * sum over groups of ||w_g||_2`. The norm is that of the weights of a group.
+    `w_g <- w_g * max(0, 1 - amount / ||w_g||_2)`
+
+    This is the proximal step of `amount * sum over groups of ||w_g||_2`, where `w_g`
+    are the weights of a group.
 
     References:
         [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x)

@@ -5,7 +5,7 @@ from keras_pruner.components.regularizers.base import Regularizer, register_regu
 
 @register_regularizer("l1")
 class L1(Regularizer):
-    """Soft threshold, the proximal step of `amount * |w|`.
+    """Applies a soft threshold, the proximal step of `amount * |w|`.
 
     `w <- sign(w) * max(0, |w| - amount)`
     """
@@ -16,10 +16,12 @@ class L1(Regularizer):
 
 @register_regularizer("growing_l1")
 class GrowingL1(L1):
-    """Soft threshold on what the target will prune, growing from update to update.
+    """Applies a growing soft threshold to the weights that the target will prune.
 
-    `w <- sign(w) * max(0, |w| - p * amount)` for the weights that the criterion would
-    prune now at the final sparsity; `p` in [0, 1] is the progress of the schedule.
+    `w <- sign(w) * max(0, |w| - p * amount)`
+
+    It acts on the weights that the criterion would prune now at the final sparsity.
+    `p` in [0, 1] is the progress of the schedule at the latest update.
 
     References:
         [Neural pruning via growing regularization, Wang et al.,

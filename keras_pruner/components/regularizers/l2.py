@@ -3,7 +3,7 @@ from keras_pruner.components.regularizers.base import Regularizer, register_regu
 
 @register_regularizer("l2")
 class L2(Regularizer):
-    """Decay, the proximal step of `amount / 2 * w^2`.
+    """Decays weights, the proximal step of `amount / 2 * w^2`.
 
     `w <- w / (1 + amount)`
     """
@@ -14,10 +14,12 @@ class L2(Regularizer):
 
 @register_regularizer("growing_l2")
 class GrowingL2(L2):
-    """Decay of what the target will prune, growing from update to update.
+    """Decays the weights that the target will prune, by a growing amount.
 
-    `w <- w / (1 + p * amount)` for the weights that the criterion would prune now at
-    the final sparsity; `p` in [0, 1] is the progress of the schedule.
+    `w <- w / (1 + p * amount)`
+
+    It acts on the weights that the criterion would prune now at the final sparsity.
+    `p` in [0, 1] is the progress of the schedule at the latest update.
 
     References:
         [Neural pruning via growing regularization, Wang et al.,
