@@ -184,7 +184,7 @@ class PruningConfig:
         """
         criterion = CRITERIA.get(self.criterion, criterion)
         allocation = allocation or criterion.default_allocation
-        if allocation is None and str(self.pattern) == "1x1":
+        if allocation is None and self.pattern.is_unstructured:
             # The most accurate of docs/accuracy.md.
             allocation = "global" if criterion.is_comparable else "global_l2"
         config = dataclasses.replace(
@@ -194,6 +194,7 @@ class PruningConfig:
             allocation=ALLOCATIONS.get(self.allocation, allocation or "erk"),
         )
         criterion.check(config)
+        config.allocation.check(config)
         return config
 
     def _normalise_components(self):

@@ -69,13 +69,13 @@ def split_pruning_type(name, criteria):
 
     Args:
         name: E.g. `"snip_momentum_progressive"`, `"snip_momentum"` or `"rigl"`.
-        criteria: Names of the criteria.
+        criteria: Dict from the name of a criterion to its class.
 
     Returns:
         Tuple of the pruner's name and the criterion's name, or `None` without one.
     """
     stem = name.removesuffix("_progressive")
-    # Both names mean a pruner and a criterion; the pruner chooses the criterion.
-    if stem not in criteria or name in ("block_mask", "retrain_free"):
+    is_pruner = name in criteria and criteria[name].has_pruner
+    if stem not in criteria or is_pruner:
         return name, None
     return ("progressive" if name != stem else "basic"), stem

@@ -34,7 +34,13 @@ from keras_pruner.masks.packed_mask import (
     stored,
     variable_of,
 )
-from keras_pruner.masks.select_lowest import Cut, select_lowest, select_up_to
+from keras_pruner.masks.select_lowest import (
+    Cut,
+    PerOutput,
+    select_lowest,
+    select_lowest_per_output,
+    select_up_to,
+)
 from keras_pruner.masks.state_format import check_variables, read_state, write_state
 from keras_pruner.masks.unit import Unit, UnitInputs, UnitResult
 
@@ -45,6 +51,7 @@ __all__ = [
     "HIGHEST_SCORE",
     "LOWEST_SCORE",
     "PackedMask",
+    "PerOutput",
     "PruningPlan",
     "Unit",
     "UnitInputs",
@@ -74,6 +81,7 @@ __all__ = [
     "scores_are_pooled",
     "select_groups",
     "select_lowest",
+    "select_lowest_per_output",
     "select_up_to",
     "stored",
     "variable_of",

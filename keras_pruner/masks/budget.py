@@ -153,11 +153,13 @@ class PruningPlan:
 def _plan_unit(pattern, kernels):
     """Returns the `KernelPlan` of kernels that lose the same groups together."""
     layouts = [kernel.layout for kernel in kernels]
+    groups = list(map(pattern.groups_of, kernels))
+    sizes = [own.group_size(la) for own, la in zip(groups, layouts, strict=True)]
     return KernelPlan(
-        kernels[0].path if len(kernels) == 1 else kernels[0].attention,
+        pattern.unit_name(kernels),
         layouts[0],
-        pattern.num_groups(layouts[0]),
-        sum(pattern.group_size(layout) for layout in layouts),
+        groups[0].num_groups(layouts[0]),
+        sum(sizes),
         coupled=tuple(layouts[1:]),
     )
 

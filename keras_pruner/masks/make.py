@@ -8,7 +8,13 @@ one unit, so that equal units share compiled code.
 from keras import ops
 
 from keras_pruner.backend import all_finite, rounded_square, sum_of_all
-from keras_pruner.masks.select_lowest import Cut, select_lowest, select_up_to
+from keras_pruner.masks.select_lowest import (
+    Cut,
+    PerOutput,
+    select_lowest,
+    select_lowest_per_output,
+    select_up_to,
+)
 
 # It is finite, and below every score that occurs.
 LOWEST_SCORE = -3e38
@@ -42,7 +48,7 @@ def score_kernel(config, kernel, rule, weight, memory=None):
     It scores groups if the criterion pools and the pattern chooses no single weights.
     """
     matrix = kernel.layout.to_matrix(weight)
-    if not config.criterion.needs_gradients:
+    if not config.criterion.has_memory:
         return config.criterion.scores(matrix, kernel)
     return config.criterion.scores(
         ops.cast(matrix, "float32"), kernel, rule.memory_matrix(memory)
@@ -57,23 +63,21 @@ def weight_scores(config, kernel, rule, weight, memory=None):
     scores = score_kernel(config, kernel, rule, weight, memory)
     if not scores_are_pooled(config):
         return scores
-    layout, pattern = kernel.layout, config.pattern
+    layout, pattern = kernel.layout, config.pattern.groups_of(kernel)
     pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
     return pattern.spread(ops.reshape(scores, pooled.shape), layout)
 
 
 def scores_are_pooled(config):
     """Returns whether the criterion scores groups, not weights."""
-    pools = getattr(config.criterion, "pools", False)
-    return pools and not config.pattern.chooses_weights
+    return config.criterion.pools and not config.pattern.chooses_weights
 
 
 def score_groups(config, unit, weights, scores):
     """Returns the scores that rank the groups of a unit."""
-    pattern = config.pattern
     parts = []
     for kernel, part in zip(unit.kernels, scores, strict=True):
-        layout = kernel.layout
+        layout, pattern = kernel.layout, kernel.pattern
         if scores_are_pooled(config):
             # Criteria may flatten scores that the pattern keeps in two axes.
             shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
@@ -82,11 +86,10 @@ def score_groups(config, unit, weights, scores):
             part = pattern.group_scores(part, layout, config.group_reduction)
         parts.append(part)
     groups = sum(parts[1:], parts[0])
-    if getattr(config.allocation, "normalize", None) == "l2":
+    if config.allocation.normalize == "l2":
         groups = groups / _l2_norm(weights)
     if config.resume_from_pruned_checkpoint:
-        members = list(zip(unit.kernels, weights, strict=True))
-        groups = ops.where(zero_groups(config, members), LOWEST_SCORE, groups)
+        groups = ops.where(zero_groups(unit, weights), LOWEST_SCORE, groups)
     if config.low_memory_usage:
         groups = ops.cast(groups, "bfloat16")
     return groups
@@ -101,36 +104,38 @@ def select_groups(groups, inputs, what="masks"):
         what: Key of the target in `inputs.targets`.
     """
     target = inputs.targets[what]
-    select = select_up_to if isinstance(target, Cut) else select_lowest
-    return select(groups, target)
+    if isinstance(target, Cut):
+        return select_up_to(groups, target)
+    if isinstance(target, PerOutput):
+        return select_lowest_per_output(groups, target.count)
+    return select_lowest(groups, target)
 
 
-def expand_groups(config, unit, pruned, scores):
+def expand_groups(unit, pruned, scores):
     """Expands the chosen groups to the masks of the unit's kernels.
 
     Args:
-        config: `PruningConfig`.
         unit: `Unit`.
         pruned: Bool tensor of the groups; `True` = prune.
         scores: List of the kernels' scores.
     """
     return [
-        kernel.layout.from_matrix(config.pattern.expand(pruned, score, kernel.layout))
+        kernel.layout.from_matrix(kernel.pattern.expand(pruned, score, kernel.layout))
         for kernel, score in zip(unit.kernels, scores, strict=True)
     ]
 
 
-def zero_groups(config, members):
+def zero_groups(unit, weights):
     """Marks the groups whose weights are all zero already.
 
     Args:
-        config: `PruningConfig`.
-        members: List of pairs of a unit's kernels and their values.
+        unit: `Unit`.
+        weights: List of the values of its kernels.
     """
     marks = None
-    for kernel, weight in members:
+    for kernel, weight in zip(unit.kernels, weights, strict=True):
         magnitudes = ops.abs(ops.cast(kernel.layout.to_matrix(weight), "float32"))
-        groups = config.pattern.group_scores(magnitudes, kernel.layout, "max")
+        groups = kernel.pattern.group_scores(magnitudes, kernel.layout, "max")
         marks = groups == 0 if marks is None else ops.logical_and(marks, groups == 0)
     return marks
 

@@ -51,6 +51,68 @@ def select_lowest(scores, k):
     return select_up_to(scores, cut_ties(scores, bracket, k))
 
 
+class PerOutput(NamedTuple):
+    """A target that is divided evenly over the outputs of a kernel.
+
+    Args:
+        count: Int tensor (): groups to prune in the whole kernel.
+    """
+
+    count: Any
+
+
+def select_lowest_per_output(scores, k):
+    """Marks the k lowest scores, ranked within each output and divided evenly.
+
+    Every column gives `k // N` of its scores, and the first `k % N` columns one more.
+    Equal scores are taken by index.
+
+    Example:
+
+    >>> scores = ops.convert_to_tensor([[1.0, 50.0], [2.0, 40.0], [3.0, 30.0]])
+    >>> marks = select_lowest_per_output(scores, 3)
+    >>> ops.convert_to_numpy(marks).astype(int).tolist()
+    [[1, 0], [1, 0], [0, 1]]
+
+    Args:
+        scores: Float tensor (K, N), finite.
+        k: Integer or int tensor, clipped to [0, K * N].
+
+    Returns:
+        Bool tensor (K, N) with exactly k `True`.
+    """
+    rows, columns = scores.shape
+    keys = ops.cast(ordered_keys(scores), "int32")
+    k = ops.clip(ops.cast(k, count_dtype()), 0, rows * columns)
+    index = ops.arange(columns, dtype="int32")
+    more = ops.cast(index < ops.cast(k % columns, "int32"), "int32")
+    wanted = ops.cast(k // columns, "int32") + more
+
+    def count(marks):
+        return ops.sum(ops.cast(marks, "int32"), axis=0)
+
+    def halve(low, high):
+        # The mean of both, rounded down, without their sum.
+        half = ops.right_shift(ops.bitwise_xor(low, high), 1)
+        middle = ops.bitwise_and(low, high) + half
+        is_enough = count(keys <= middle) >= wanted
+        return ops.where(is_enough, low, middle), ops.where(is_enough, middle, high)
+
+    # Of every column: fewer than wanted have a key up to `low`, enough up to `high`.
+    low, high = ops.while_loop(
+        lambda low, high: ops.any(high - 1 > low),
+        halve,
+        (
+            ops.full((columns,), -(2**31), dtype="int32"),
+            ops.full((columns,), 2**31 - 1, dtype="int32"),
+        ),
+    )
+    below, tied = keys < high, keys == high
+    place = ops.cumsum(ops.cast(tied, "int32"), axis=0)
+    is_taken = ops.logical_and(tied, place <= wanted - count(below))
+    return ops.logical_or(below, is_taken)
+
+
 def select_up_to(scores, cut):
     """Marks the scores that a `Cut` takes, as a bool tensor of the same shape.
 

@@ -3,15 +3,24 @@
 from typing import Any, NamedTuple
 
 
-class ScoredKernel:
-    """Shows the maths of an update a kernel's layout and path, and nothing else.
+class Member:
+    """A kernel in a unit, as the maths of an update sees it.
 
-    Kernels of one layout share compiled code, unless the maths reads the path. The path
-    is then a part of the unit's signature.
+    Members of one layout and pattern share compiled code, unless the maths reads the
+    path. The path is then a part of the signature.
+
+    Args:
+        kernel: `Kernel`.
+        pattern: `Pattern` that divides this kernel into the groups of the unit. Group i
+            of every member is pruned together, also if it lies along another axis.
+
+    Attributes:
+        layout: The kernel's `KernelLayout`.
     """
 
-    def __init__(self, kernel):
+    def __init__(self, kernel, pattern):
         self.layout = kernel.layout
+        self.pattern = pattern
         self.path_is_read = False
         self._path = kernel.path
 
@@ -19,6 +28,12 @@ class ScoredKernel:
     def path(self):
         self.path_is_read = True
         return self._path
+
+    @property
+    def signature(self):
+        """Hashable identity of the member except tensors."""
+        path = self._path if self.path_is_read else None
+        return self.layout, self.pattern, path
 
 
 class Unit:
@@ -28,38 +43,38 @@ class Unit:
         indices: Positions of the kernels among all pruned kernels.
         kernels: The `Kernel`s.
         rules: Their `TrainingRule`s, which define how criterion states are kept.
+        pattern: `Pattern` of the config.
 
     Attributes:
-        kernels: Tuple of `ScoredKernel`s.
+        kernels: Tuple of `Member`s.
 
     Example:
 
     >>> attention = keras.layers.MultiHeadAttention(num_heads=4, key_dim=1, name="att")
     >>> attention.build(query_shape=(None, 3, 2), value_shape=(None, 3, 2))
     >>> kernels = find_kernels(attention).kernels
-    >>> PATTERNS.get("mha").couple(kernels)
+    >>> pattern = PATTERNS.get("mha")
+    >>> pattern.couple(kernels)
     [(0, 1, 2, 3)]
-    >>> unit = Unit([0, 1, 2, 3], kernels, rules=[None] * 4)
-    >>> for kernel in unit.kernels:  # A head is a column of three, a row of the last.
-    ...     print(kernel.path, (kernel.layout.rows, kernel.layout.outputs))
-    att/query/kernel (2, 4)
-    att/key/kernel (2, 4)
-    att/value/kernel (2, 4)
-    att/attention_output/kernel (4, 2)
+    >>> unit = Unit([0, 1, 2, 3], kernels, [None] * 4, pattern)
+    >>> for member in unit.kernels:  # A head is a column of three, a row of the last.
+    ...     shape = (member.layout.rows, member.layout.outputs)
+    ...     print(member.path, shape, "axis", member.pattern.axis)
+    att/query/kernel (2, 4) axis 1
+    att/key/kernel (2, 4) axis 1
+    att/value/kernel (2, 4) axis 1
+    att/attention_output/kernel (4, 2) axis 0
     """
 
-    def __init__(self, indices, kernels, rules):
+    def __init__(self, indices, kernels, rules, pattern):
         self.indices = tuple(indices)
-        self.kernels = tuple(map(ScoredKernel, kernels))
+        self.kernels = tuple(Member(k, pattern.groups_of(k)) for k in kernels)
         self.rules = tuple(rules)
 
     @property
     def signature(self):
         """Hashable identity of all inputs of the maths except tensors."""
-        return tuple(
-            (kernel.layout, kernel._path if kernel.path_is_read else None)
-            for kernel in self.kernels
-        )
+        return tuple(member.signature for member in self.kernels)
 
 
 class UnitInputs(NamedTuple):

@@ -10,7 +10,7 @@ from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.calibration_data import as_batches
 from keras_pruner.oneshot.loss_gradients import Probe
-from keras_pruner.pruners import create_pruners
+from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training import plain_copy
 
 
@@ -56,35 +56,38 @@ def prune_at_init(
     check_built(model)
     config = _with_defaults(merged_config(config, settings))
     pruned = model if in_place else plain_copy(model)
-    pruners = create_pruners(config, pruned)
-    wants_gradients = [p for p in pruners if p.config.criterion.needs_gradients]
-    needs_data = any(p.config.criterion.name != "synflow" for p in wants_gradients)
+    group = PrunerGroup(config, pruned)
+    needs = {p.config.criterion.needs: p.config.criterion for p in group.pruners}
+    if "activations" in needs:
+        raise ValueError(
+            f"Criterion '{needs['activations'].name}' needs activations, which "
+            "`prune_at_init` does not collect. Use 'snip' or another criterion."
+        )
     batches = []
     if data is not None:
         batches = as_batches(data, batch_size, model)
-    elif needs_data:
+    elif "gradients" in needs:
         raise ValueError(
-            f"Criterion '{wants_gradients[0].config.criterion.name}' needs data: "
+            f"Criterion '{needs['gradients'].name}' needs data: "
             "`prune_at_init(model, (x, y))`, or a data set of batches. Without data "
             "use 'synflow', 'magnitude' or 'random'."
         )
-    loss_of = _loss_function(model, loss) if needs_data else None
-    if needs_data:
+    loss_of = None
+    if "gradients" in needs:
+        loss_of = _loss_function(model, loss)
         _try_loss(pruned, batches[0], loss_of)
     before = [ops.copy(v) for v in pruned.weights]
     try:
-        for pruner in pruners:
+        for pruner in group.pruners:
             _prune(pruner, pruned, batches, loss_of, verbose)
     except BaseException:
         for variable, value in zip(pruned.weights, before, strict=True):
             variable.assign(value)
         raise
     if verbose:
-        total = sum(pruner.num_weights for pruner in pruners)
-        zeros = sum(pruner.num_pruned for pruner in pruners)
         print(
-            f"prune_at_init: {sum(len(p.kernels) for p in pruners)} kernels, "
-            f"{zeros:,} of {total:,} weights pruned ({zeros / total:.2%})"
+            f"prune_at_init: {len(group.kernels)} kernels, {group.num_pruned:,} of "
+            f"{group.num_weights:,} weights pruned ({group.current_sparsity_ratio:.2%})"
         )
     return pruned
 
@@ -93,10 +96,10 @@ def _with_defaults(config):
     """Sets the defaults: SNIP, and one ranking of all kernels for gradient criteria."""
     if config.criterion is None and config.pruning_type == "basic":
         config = dataclasses.replace(config, criterion="snip")
-    learns = config.criterion is not None and config.criterion.needs_gradients
+    learns = config.criterion is not None and config.criterion.has_memory
     if config.allocation is None and learns:
         config = dataclasses.replace(config, allocation="global")
-    if getattr(config.criterion, "num_rounds", 1) > 1:
+    if config.criterion is not None and config.criterion.num_rounds > 1:
         # Later rounds keep pruned weights pruned, also when others score zero too.
         config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
     return config
@@ -151,12 +154,12 @@ def _try_loss(model, batch, loss):
 def _prune(pruner, model, batches, loss, verbose):
     """Approaches the target in the number of rounds that the criterion asks for."""
     criterion, target = pruner.config.criterion, pruner.target_sparsity_ratio
-    rounds = getattr(criterion, "num_rounds", 1)
+    rounds = criterion.num_rounds
     with Progress(disable=not verbose, transient=True) as progress:
         bar = progress.add_task(f"{criterion.name}", total=rounds)
         probe = Probe(model, pruner.kernels, batches, loss)
         for number in range(1, rounds + 1):
-            if criterion.needs_gradients:
+            if criterion.has_memory:
                 _calibrate(pruner, probe)
             # Every round prunes the same share of the remaining weights.
             pruner.update_masks(1 - (1 - target) ** (number / rounds))

@@ -367,6 +367,11 @@ class BasePruner(abc.ABC):
 def refuse_at_init_only(config):
     """Raises if a criterion cannot follow a training run."""
     criterion = config.criterion
+    if criterion is not None and criterion.needs == "activations":
+        raise ValueError(
+            f"Criterion '{criterion.name}' needs activations, which no training step "
+            "collects. Use a criterion that needs gradients, or 'magnitude'."
+        )
     if criterion is not None and criterion.at_init_only:
         raise ValueError(
             f"Criterion '{criterion.name}' scores an untrained model, once: call "

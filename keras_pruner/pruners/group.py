@@ -3,7 +3,7 @@
 import contextlib
 
 from keras_pruner.config import as_config
-from keras_pruner.kernels import select_in_model, select_kernels
+from keras_pruner.kernels import select_kernels
 from keras_pruner.pruners.base import PRUNERS, BasePruner
 from keras_pruner.pruners.training_step import pair_gradients
 
@@ -42,8 +42,7 @@ def pruners_of(selections):
 class PrunerGroup(BasePruner):
     """The pruners of a model: one for its config, one for each local config.
 
-    It asks each of them and adds up the answers. A model with wrapped layers has a
-    pruner for each config of a wrapper.
+    It asks each of them and adds up the answers.
 
     Args:
         config: `PruningConfig`, dict, or `None` for the defaults.
@@ -74,7 +73,7 @@ class PrunerGroup(BasePruner):
 
     def select(self):
         """Returns the list of `Selection`s."""
-        return select_in_model(self.modules, self.config)
+        return select_kernels(self.modules, self.config)
 
     def beside_training(self):
         """Returns the context in which the pruners compute."""

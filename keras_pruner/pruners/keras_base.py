@@ -234,7 +234,7 @@ class KerasBasePruner(BasePruner):
 
     def expand_unit(self, unit, inputs, pruned):
         """Turns the chosen groups of a unit into the masks of its kernels."""
-        return expand_groups(self.config, unit, pruned, self.score_unit(unit, inputs))
+        return expand_groups(unit, pruned, self.score_unit(unit, inputs))
 
     def demands(self, sparsity):
         """Returns a dict from a result of an update, `"masks"` or a state, to its
@@ -279,7 +279,7 @@ class KerasBasePruner(BasePruner):
         """Whether an update needs gradients, and none was seen yet."""
         # A pruner that grows by gradients first has to prune, which needs none.
         wants = self.needs_gradients and self._updated_at >= 0
-        if not (wants or self.config.criterion.needs_gradients):
+        if not (wants or self.config.criterion.has_memory):
             return False
         has_stepped = self._step_variable is not None and self.global_step > 0
         return not (self._has_seen_gradients or has_stepped)

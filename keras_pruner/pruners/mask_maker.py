@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_pruner.backend import call_directly
-from keras_pruner.masks import Unit, UnitInputs, cuts_of, rank_jointly
+from keras_pruner.masks import PerOutput, Unit, UnitInputs, cuts_of, rank_jointly
 
 
 class UpdateInputs(NamedTuple):
@@ -72,6 +72,7 @@ class MaskMaker:
                 indices,
                 [pruner.kernels[index] for index in indices],
                 [pruner.rules[pruner.kernels[index].path] for index in indices],
+                pruner.pattern,
             )
             for indices in pruner.pattern.couple(pruner.kernels)
         ]
@@ -134,9 +135,8 @@ class MaskMaker:
         return any(map(self._has_groups, self.units))
 
     def _has_groups(self, unit):
-        pattern = self.pruner.pattern
         return any(
-            pattern.num_groups(kernel.layout) < kernel.layout.size
+            kernel.pattern.num_groups(kernel.layout) < kernel.layout.size
             for kernel in unit.kernels
         )
 
@@ -177,6 +177,8 @@ class MaskMaker:
         """
         for what, demand in inputs.demands.items():
             counts = ops.unstack(ops.cast(demand.counts, "int32"), len(units))
+            if self.pruner.config.allocation.ranks_within_outputs:
+                counts = map(PerOutput, counts)
             for unit_inputs, count in zip(units, counts, strict=True):
                 unit_inputs.targets[what] = count
         return inputs.demands["masks"].counts

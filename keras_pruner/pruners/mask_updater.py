@@ -251,7 +251,7 @@ class MaskUpdater:
         """
         pruner = self.pruner
         names = set(pruner.states_in_update)
-        if pruner.config.criterion.needs_gradients:
+        if pruner.config.criterion.has_memory:
             names.add("memory")
         states = [
             {
@@ -307,8 +307,7 @@ class MaskUpdater:
             self.pinned = []
             for unit in self.maker.units:
                 kernels = [pruner.kernels[index] for index in unit.indices]
-                members = [(kernel, pruner.source_value(kernel)) for kernel in kernels]
-                zero = zero_groups(pruner.config, members)
+                zero = zero_groups(unit, list(map(pruner.source_value, kernels)))
                 count = ops.convert_to_numpy(ops.sum(ops.cast(zero, "int32")))
                 self.pinned.append(int(count))
         return self.pinned

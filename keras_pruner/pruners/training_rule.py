@@ -60,6 +60,7 @@ class TrainingRule:
         self.config = config
         self.kernel = kernel
         self.layout = kernel.layout
+        self.pattern = config.pattern.groups_of(kernel)
         self.options = options
         self.criterion = config.criterion
         if self.criterion.needs_dense_weights:
@@ -74,7 +75,7 @@ class TrainingRule:
         """Returns a dict from the name of a state to its `StateSpec`."""
         specs = {}
         shape = tuple(self.kernel.variable.shape)
-        if self.criterion.needs_gradients:
+        if self.criterion.has_memory:
             kept = "bfloat16" if self.config.low_memory_usage else "float32"
             specs["memory"] = StateSpec(self.memory_shape(), kept)
         if self.keeps_dense:
@@ -98,7 +99,7 @@ class TrainingRule:
 
     def pool(self, values):
         """Sums a matrix over what the pattern prunes as one."""
-        return self.config.pattern.pool(values, self.layout)
+        return self.pattern.pool(values, self.layout)
 
     def memory_shape(self):
         """Returns the shape in which the criterion's memory is kept."""
@@ -179,7 +180,7 @@ class TrainingRule:
             amount = amount * ops.cast(state["growth"], amount.dtype)
         amount = ops.cast(amount, weight.dtype)
         matrix = regularizer.shrink(
-            self.layout.to_matrix(weight), amount, self.kernel, self.config.pattern
+            self.layout.to_matrix(weight), amount, self.kernel, self.pattern
         )
         shrunk = self.layout.from_matrix(matrix)
         if regularizer.grows:

@@ -51,8 +51,8 @@ def _refuse_keras_only(config):
             "`prune_at_init`, which takes Keras models only. For a torch module use "
             "'snip' with `begin_step` and `end_step` 1."
         )
-    if config.pattern.name == "mha":
+    if config.pattern.coupling_kind is not None:
         raise ValueError(
-            "Pattern 'mha' takes Keras' attention layers only. For a torch module use "
-            "'1xchannel' on its in_proj_weight, or blocks."
+            f"Pattern '{config.pattern}' takes Keras' attention layers only. For a "
+            "torch module use '1xchannel' on its in_proj_weight, or blocks."
         )

@@ -1,6 +1,5 @@
 """Drives pruners during `model.fit`."""
 
-import dataclasses
 import weakref
 
 import keras
@@ -8,10 +7,10 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.backend import innermost
-from keras_pruner.config import as_config, rename_keys
+from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built
-from keras_pruner.pruners import NonFiniteError, PrunerGroup, refuse_at_init_only
-from keras_pruner.training.fit_attachment import FitAttachment
+from keras_pruner.pruners import NonFiniteError, refuse_at_init_only
+from keras_pruner.training.fit_attachment import FitAttachment, FitPruners
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -55,9 +54,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def __init__(self, config=None, *, verbose=True, **settings):
         super().__init__()
-        self.config = as_config(settings if config is None else config)
-        if config is not None and settings:
-            self.config = dataclasses.replace(self.config, **rename_keys(settings))
+        self.config = merged_config(config, settings)
         for part in (self.config, *self.config.local_configs):
             refuse_at_init_only(part)
         self.verbose = verbose
@@ -200,7 +197,7 @@ class PruningCallback(keras.callbacks.Callback):
         group, cached_step = self._group, self._cached_step
         if self._pruned_model() is not model:
             check_built(model)
-            group, cached_step = PrunerGroup(self.config, model), None
+            group, cached_step = FitPruners(self.config, model), None
         self._attachment = FitAttachment(model, group, self._abandon, cached_step)
         if group is not self._group:
             self._plan_of_run = {}

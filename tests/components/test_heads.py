@@ -204,7 +204,10 @@ def test_attention_layers_of_one_name_are_pruned_apart():
     model(np.zeros((1, 5, FEATURES), "float32"))
     pruner = pruner_of(model)
     assert [plan.path for plan in pruner.plan.kernels] == ["twin", "twin#2"]
-    assert {kernel.attention for kernel in pruner.kernels} == {"twin", "twin#2"}
+    assert {kernel.coupling("heads").unit for kernel in pruner.kernels} == {
+        "twin",
+        "twin#2",
+    }
     pruner.update_masks()
     assert pruner.current_sparsity_ratio == 0.5
 

@@ -9,6 +9,7 @@ from keras_pruner.components.allocations.base import (
 from keras_pruner.components.allocations.custom import Custom
 from keras_pruner.components.allocations.erk import ERK
 from keras_pruner.components.allocations.global_ranking import Global, GlobalL2
+from keras_pruner.components.allocations.per_output import PerOutput
 from keras_pruner.components.allocations.uniform import Uniform
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Global",
     "GlobalL2",
     "KernelPlan",
+    "PerOutput",
     "Uniform",
     "register_allocation",
 ]

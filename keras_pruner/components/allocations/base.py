@@ -48,6 +48,13 @@ class Allocation(Component):
     is_absolute = False
     # Whether it rounds each kernel's count by itself, instead of the total.
     rounds_each_kernel = False
+    # Whether groups are ranked within each output of a kernel; see `PerOutput`.
+    ranks_within_outputs = False
+    # Norm by which a kernel's scores are divided before a ranking: `"l2"` or `None`.
+    normalize = None
+
+    def check(self, config):
+        """Raises a `ValueError` if it cannot work with a `PruningConfig`."""
 
     def relative_densities(self, plans):
         """Returns one positive float per kernel.

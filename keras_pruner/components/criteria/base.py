@@ -11,8 +11,9 @@ class Criterion(Component):
     weights, eager and compiled, on every backend.
     """
 
-    # Whether it needs gradients; see `GradientCriterion`.
-    needs_gradients = False
+    # What its memory is made from: `None` for no memory, `"gradients"` of the loss,
+    # `"flow"` through a model of absolute weights without data, or `"activations"`.
+    needs = None
     # Name of the allocation if the config names none; `None` leaves it to the pattern.
     default_allocation = None
     # Whether scores of different kernels are comparable, e.g. as effects on the loss.
@@ -28,6 +29,16 @@ class Criterion(Component):
     num_rounds = 1
     # Whether a pruner of the same name chooses this criterion.
     has_pruner = False
+
+    @property
+    def has_memory(self):
+        """Whether the criterion keeps a memory for each kernel."""
+        return self.needs is not None
+
+    @property
+    def needs_gradients(self):
+        """Whether the memory is made from gradients of the loss."""
+        return self.needs == "gradients"
 
     def check(self, config):
         """Raises a `ValueError` if the criterion cannot work with a `PruningConfig`."""
@@ -56,7 +67,7 @@ class GradientCriterion(Criterion):
     Subclasses define `accumulate`, and `scores` if the memory is not the score.
     """
 
-    needs_gradients = True
+    needs = "gradients"
     is_comparable = True
 
     def memory_shape(self, shape):

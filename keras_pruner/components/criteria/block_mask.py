@@ -22,6 +22,7 @@ class BlockMask(GradientCriterion):
     """
 
     pools = True
+    has_pruner = True
 
     def __init__(self, decay=0.9):
         self.decay = check_decay(decay, "decay")

@@ -17,6 +17,7 @@ class RetrainFree(GradientCriterion):
     """
 
     pools = True
+    has_pruner = True
     default_allocation = "global"
 
     def check(self, config):

@@ -22,6 +22,7 @@ class SynFlow(GradientCriterion):
         [SynFlow, Tanaka et al., 2020](https://arxiv.org/abs/2006.05467)
     """
 
+    needs = "flow"
     at_init_only = True
     default_allocation = "global"
 

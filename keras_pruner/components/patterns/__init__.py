@@ -4,12 +4,14 @@ from keras_pruner.components.patterns.base import PATTERNS, Pattern, register_pa
 from keras_pruner.components.patterns.unstructured import Unstructured
 
 from keras_pruner.components.patterns.block import Block  # isort: skip  (asked after "1x1")
+from keras_pruner.components.patterns.axis import AxisGroups
 from keras_pruner.components.patterns.channel import InputChannel, OutputChannel
 from keras_pruner.components.patterns.heads import Heads
 from keras_pruner.components.patterns.n_of_m import NOfM
 
 __all__ = [
     "PATTERNS",
+    "AxisGroups",
     "Block",
     "Heads",
     "InputChannel",

@@ -22,6 +22,8 @@ class Block(Pattern):
         The documentation of Intel Neural Compressor defines `NxM` so.
     """
 
+    keeps_outputs = True
+
     def __init__(self, outputs, inputs):
         if not all(isinstance(n, int) and n >= 1 for n in (outputs, inputs)):
             raise ValueError(

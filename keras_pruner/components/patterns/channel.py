@@ -12,6 +12,8 @@ class InputChannel(Pattern):
     convolution only the outputs of its own group see a channel.
     """
 
+    prunes_channels = True
+
     def num_groups(self, layout):
         return layout.inputs * layout.groups
 
@@ -39,6 +41,8 @@ class InputChannel(Pattern):
 @register_pattern("1xchannel")
 class OutputChannel(Pattern):
     """Prunes whole output units or filters: columns of the matrix."""
+
+    prunes_channels = True
 
     def num_groups(self, layout):
         return layout.outputs

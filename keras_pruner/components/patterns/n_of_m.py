@@ -24,6 +24,7 @@ class NOfM(Pattern):
     """
 
     chooses_weights = True
+    keeps_outputs = True
 
     def __init__(self, n, m):
         if not 1 <= n < m:

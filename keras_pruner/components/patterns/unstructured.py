@@ -6,6 +6,8 @@ class Unstructured(Pattern):
     """Prunes single weights: every weight is a group of its own."""
 
     chooses_weights = True
+    is_unstructured = True
+    keeps_outputs = True
 
     def num_groups(self, layout):
         return layout.size

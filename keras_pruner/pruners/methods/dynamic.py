@@ -65,7 +65,7 @@ class DynamicPruner(KerasBasePruner):
         """Scores where to grow in one kernel.
 
         Args:
-            kernel: `ScoredKernel`: its layout and its path.
+            kernel: `Member`: its layout, its pattern and its path.
             states: Dict of the kernel's states that an update reads.
             extra: Dict of what `update_extra` made for the kernel's unit.
 
@@ -110,4 +110,4 @@ class DynamicPruner(KerasBasePruner):
 
     def _active(self, kernel, inputs):
         mask = kernel.layout.to_matrix(ops.cast(inputs.masks[0], "float32"))
-        return self.pattern.group_scores(mask, kernel.layout, "max") > 0
+        return kernel.pattern.group_scores(mask, kernel.layout, "max") > 0

@@ -48,7 +48,7 @@ class Progressive(KerasBasePruner):
     @classmethod
     def check(cls, config, options):
         check_number(options, "num_sub_steps", 1, 1000, integer=True)
-        if str(config.pattern) == "1x1":
+        if config.pattern.is_unstructured:
             raise ValueError(
                 "Pruner 'progressive' goes between structured masks, and pattern '1x1' "
                 "has none. Use pruning_type 'basic', or a pattern of blocks, channels, "
@@ -140,7 +140,7 @@ class Progressive(KerasBasePruner):
         """Returns the mask after one more unstructured step towards the goal."""
         layout = kernel.layout
         if scores_are_pooled(self.config):
-            scores = self.pattern.spread(scores, layout)
+            scores = kernel.pattern.spread(scores, layout)
         leaving = ops.logical_and(mask, ops.logical_not(goal))
         ranked = ops.where(layout.to_matrix(leaving), scores, HIGHEST_SCORE)
         remaining = ops.sum(ops.cast(leaving, "int32"))

@@ -52,6 +52,6 @@ class RigL(DynamicPruner):
     def growth_scores(self, kernel, states, extra):
         layout = kernel.layout
         gradient = ops.cast(states["gradient"], "float32")
-        return self.pattern.group_scores(
+        return kernel.pattern.group_scores(
             layout.to_matrix(gradient), layout, self.config.group_reduction
         )

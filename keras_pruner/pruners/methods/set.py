@@ -32,7 +32,7 @@ class SET(DynamicPruner):
     def growth_scores(self, kernel, states, extra):
         layout = kernel.layout
         zeros = ops.zeros((layout.rows, layout.outputs))
-        shape = self.pattern.group_scores(zeros, layout, "max").shape
+        shape = kernel.pattern.group_scores(zeros, layout, "max").shape
         salt = salt_of(f"{self.options['seed']}/{kernel.path}")
         # A large odd factor spreads neighbouring steps over all bits.
         step = extra["step"] * 0x2545F491

@@ -82,7 +82,7 @@ class STR(KerasBasePruner):
     @classmethod
     def check(cls, config, options):
         check_number(options, "learning_rate", 0, 1000)
-        if str(config.pattern) != "1x1":
+        if not config.pattern.is_unstructured:
             raise ValueError(
                 "Pruner 'str' thresholds single weights and takes pattern '1x1' only. "
                 f"Use another pruner for '{config.pattern}'."
