@@ -121,3 +121,43 @@ def test_backends_are_imported_where_they_are_needed():
         body = ast.parse(path.read_text()).body
         outside = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
         assert not backends_in(names_in(outside)), path
+
+
+def private_names(path):
+    """Returns the private names that a file uses, and those that it defines."""
+    used, defined = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            store = (
+                isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+            )
+            (defined if store else used).add(node.attr)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign):
+            defined |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+
+    def is_private(name):
+        return name.startswith("_") and not name.startswith("__")
+
+    return set(filter(is_private, used)), set(filter(is_private, defined))
+
+
+def test_private_names_of_keras_are_in_one_room():
+    # Names of Python's own classes.
+    known = {"_replace", "_asdict"}
+    for path in sources():
+        if room_of(path) not in KNOW_A_BACKEND:
+            known |= private_names(path)[1]
+    foreign = {}
+    for path in sources():
+        if room_of(path) not in KNOW_A_BACKEND:
+            names = private_names(path)[0] - known
+            if names:
+                foreign[path.name] = names
+    assert foreign == {}
+
+
+def test_private_modules_of_keras_are_in_one_file():
+    found = [path.name for path in sources() if "keras.src" in path.read_text()]
+    assert found == ["keras_private.py"]

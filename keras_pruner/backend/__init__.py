@@ -30,6 +30,7 @@ from keras_pruner.backend.keras_private import (
     set_call_signature,
     set_initial_epoch,
     sublayers_of,
+    summary_writer_of,
     trainables_in,
     variables_trained_by,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "sum_blocks",
     "sum_of_all",
     "sum_over_replicas",
+    "summary_writer_of",
     "trainables_in",
     "uniform_hash",
     "variables_trained_by",

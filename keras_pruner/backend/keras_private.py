@@ -100,6 +100,11 @@ def remember_what_to_skip():
         global_state.set_global_attribute(key, get_attr_skipset("Optimizer"))
 
 
+def summary_writer_of(callback):
+    """Returns the writer of a `keras.callbacks.TensorBoard` for its training run."""
+    return callback._train_writer
+
+
 def class_with_fit():
     """Returns the base of `keras.Model` that defines `fit`: its backend's trainer."""
     return next(base for base in keras.Model.__mro__ if "fit" in vars(base))

@@ -4,6 +4,7 @@ import importlib.util
 
 import keras
 
+from keras_pruner.backend import summary_writer_of
 from keras_pruner.kernels import find_kernels, masks_of
 from keras_pruner.reporting.report import masked_value
 
@@ -30,7 +31,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        with self._train_writer.as_default():
+        with summary_writer_of(self).as_default():
             for name, sparsity in _sparsities(self.model).items():
                 self.summary.scalar(f"sparsity/{name}", sparsity, step=epoch)
 
