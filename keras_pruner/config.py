@@ -39,6 +39,14 @@ class PruningConfig:
     Every field has a default. The constructor checks all fields and freezes them; use
     `dataclasses.replace` to make a changed copy.
 
+    Example:
+
+    >>> PruningConfig(pattern="2:4", exclude="head")
+    PruningConfig(target_sparsity=0.5, pattern=NOfM(n=2, m=4), exclude=('head',))
+    >>> # With the names of Intel Neural Compressor:
+    >>> PruningConfig.from_dict({"pruning_scope": "local", "start_step": 10})
+    PruningConfig(target_sparsity=0.9, allocation=Uniform(), begin_step=10)
+
     Args:
         target_sparsity: Fraction of weights to zero, in [0, 1). Defaults to 0.9, or
             to n/m for an `n:m` pattern.

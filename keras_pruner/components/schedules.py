@@ -12,7 +12,21 @@ from keras_pruner.registry import Component, Registry
 
 
 class Schedule(Component):
-    """Base class of curves from an initial to a final sparsity."""
+    """Defines a curve from an initial to a final sparsity.
+
+    Example:
+
+    >>> for name in ("polynomial", "linear", "cos", "exp", "cube", "constant"):
+    ...     curve = SCHEDULES.get(name)
+    ...     values = [curve.sparsity(p, 0.0, 0.9) for p in (0, 0.25, 0.5, 0.75, 1)]
+    ...     print(name, [round(value, 4) for value in values])
+    polynomial [0.0, 0.5203, 0.7875, 0.8859, 0.9]
+    linear [0.0, 0.225, 0.45, 0.675, 0.9]
+    cos [0.0, 0.0685, 0.2636, 0.5556, 0.9]
+    exp [0.0, 0.4377, 0.6838, 0.8222, 0.9]
+    cube [0.0, 0.0141, 0.1125, 0.3797, 0.9]
+    constant [0.9, 0.9, 0.9, 0.9, 0.9]
+    """
 
     def sparsity(self, progress, initial, target):
         """Returns the sparsity at one point of the curve.

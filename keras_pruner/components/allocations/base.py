@@ -40,6 +40,21 @@ class Allocation(Component):
     A subclass defines `relative_densities`. Kernel i gets the density
     `min(1, c * d_i)`, with one factor `c` for all, chosen so that the total meets the
     target.
+
+    Example:
+
+    Kernels of 4 x 4 and 2 x 4 keep 12 weights at a target of 0.5. So `"erk"` has
+    `c = 12 / (16 * 0.5 + 8 * 0.75)`. With `"global"` the scores decide.
+
+    >>> shapes = {"a/kernel": (4, 4), "b/kernel": (2, 4)}
+    >>> plans = [
+    ...     KernelPlan(path, KernelLayout((k, n), (), k, n), k * n, group_size=1)
+    ...     for path, (k, n) in shapes.items()
+    ... ]
+    >>> [ALLOCATIONS.get(name).relative_densities(plans) for name in ("uniform", "erk")]
+    [[1.0, 1.0], [0.5, 0.75]]
+    >>> [ALLOCATIONS.get(name).ranks_jointly for name in ("uniform", "erk", "global")]
+    [False, False, True]
     """
 
     # Whether it ranks all scores together on the device instead; see `Global`.

@@ -13,6 +13,15 @@ class Lamp(Criterion):
     Scores are in [0, 1] and ranked over all kernels together. Equal weights have equal
     scores. Within one kernel the order is that of magnitude.
 
+    Example:
+
+    The four weights of size 1 share a denominator of 4 + 4 * 1:
+
+    >>> weight = ops.convert_to_tensor([[2.0, 1.0, 0.0, -1.0], [1.0, 0.0, -1.0, 0.0]])
+    >>> scores = Lamp().scores(weight, kernel=None)
+    >>> ops.convert_to_numpy(scores).tolist()
+    [[1.0, 0.125, 0.0, 0.125], [0.125, 0.0, 0.125, 0.0]]
+
     References:
         [Layer-adaptive sparsity, Lee et al., 2021](https://arxiv.org/abs/2010.07611)
     """

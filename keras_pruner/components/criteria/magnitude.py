@@ -9,6 +9,13 @@ class Magnitude(Criterion):
 
     `scores = |weight|`
 
+    Example:
+
+    >>> weight = ops.convert_to_tensor([[0.5, -2.0, 0.0, 1.0], [3.0, -0.25, 1.0, -1.0]])
+    >>> scores = Magnitude().scores(weight, kernel=None)
+    >>> ops.convert_to_numpy(scores).tolist()
+    [[0.5, 2.0, 0.0, 1.0], [3.0, 0.25, 1.0, 1.0]]
+
     References:
         [Learning both weights and connections, Han et al., 2015](https://arxiv.org/abs/1506.02626)
     """

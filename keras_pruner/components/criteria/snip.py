@@ -13,6 +13,15 @@ class Snip(MeanGradientCriterion):
 
     `scores = |weight * gradient|`, with the latest gradient.
 
+    Example:
+
+    >>> weight = ops.convert_to_tensor([[0.5, -2.0, 0.0, 1.0], [3.0, -0.25, 1.0, -1.0]])
+    >>> gradient = ops.convert_to_tensor([[4.0, 1.0, 9.0, 0.5], [0.0, 2.0, -1.0, 3.0]])
+    >>> memory = Snip().accumulate(ops.zeros((2, 4)), weight, gradient, pool=None)
+    >>> scores = Snip().scores(weight, kernel=None, memory=memory)
+    >>> ops.convert_to_numpy(scores).tolist()
+    [[2.0, 2.0, 0.0, 0.5], [0.0, 0.5, 1.0, 3.0]]
+
     References:
         [SNIP, Lee et al., 2019](https://arxiv.org/abs/1810.02340)
     """

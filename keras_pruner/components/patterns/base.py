@@ -14,6 +14,23 @@ class Pattern(Component):
     Subclasses define `num_groups`, `group_size`, `group_scores` and `spread`. They also
     define `parse` if the name holds sizes, `reason_to_skip` if some kernels do not fit,
     and `expand` if a pruned group keeps some of its weights.
+
+    Example:
+
+    Each pattern prunes its first group of a matrix of 4 inputs by 4 outputs:
+
+    >>> layout = KernelLayout(shape=(4, 4), window=(), inputs=4, outputs=4)
+    >>> scores = ops.reshape(ops.arange(16, dtype="float32"), (4, 4))
+    >>> for name in ("1x1", "2x1", "2:4", "channelx1", "1xchannel"):
+    ...     pattern = PATTERNS.get(name)
+    ...     groups = pattern.group_scores(scores, layout, "mean")
+    ...     mask = pattern.expand(groups == ops.min(groups), scores, layout)
+    ...     print(name, ops.convert_to_numpy(mask).astype(int).tolist())
+    1x1 [[0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    2x1 [[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    2:4 [[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    channelx1 [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    1xchannel [[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]]
     """
 
     # Highest sparsity that the pattern can reach.

@@ -12,6 +12,18 @@ class GroupLasso(Regularizer):
     This is the proximal step of `amount * sum over groups of ||w_g||_2`, where `w_g`
     are the weights of a group.
 
+    Example:
+
+    The columns have the norms 5, 1, 2 and 10, and each norm shrinks by 2.5:
+
+    >>> layer = keras.layers.Dense(4, use_bias=False)
+    >>> layer.build((None, 2))
+    >>> (kernel,) = find_kernels(layer).kernels
+    >>> weight = ops.convert_to_tensor([[3.0, 1.0, 0.0, 6.0], [4.0, 0.0, 2.0, 8.0]])
+    >>> weight = GroupLasso().shrink(weight, 2.5, kernel, PATTERNS.get("1xchannel"))
+    >>> ops.convert_to_numpy(weight).tolist()
+    [[1.5, 0.0, 0.0, 4.5], [2.0, 0.0, 0.0, 6.0]]
+
     References:
         [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x)
     """

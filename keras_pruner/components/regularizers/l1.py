@@ -8,6 +8,13 @@ class L1(Regularizer):
     """Applies a soft threshold, the proximal step of `amount * |w|`.
 
     `w <- sign(w) * max(0, |w| - amount)`
+
+    Example:
+
+    >>> weight = ops.convert_to_tensor([[0.5, -2.0, 0.0, 1.0], [3.0, 0.25, 1.0, -1.0]])
+    >>> weight = L1().shrink(weight, 0.5, kernel=None, pattern=None)
+    >>> ops.convert_to_numpy(weight).tolist()
+    [[0.0, -1.5, 0.0, 0.5], [2.5, 0.0, 0.5, -0.5]]
     """
 
     def shrink(self, weight, amount, kernel, pattern):
