@@ -125,7 +125,11 @@ def report(model, config=None):
     masks = masks_of(model)
     left = "not wrapped" if masks else "not chosen"
     rows = []
-    for kernel in search.kernels:
+    # Tables that nobody asked for come last, with the other skipped variables.
+    for kernel in sorted(
+        search.kernels,
+        key=lambda k: bool(k.on_request) and id(k.variable) not in patterns,
+    ):
         values = masked_value(kernel.variable, masks)
         key = id(kernel.variable)
         pattern = patterns.get(key)

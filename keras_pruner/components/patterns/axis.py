@@ -13,7 +13,7 @@ class AxisGroups(Pattern):
     Example:
 
     >>> pattern = AxisGroups(axis=1, num_groups=2, index_map=(0, 1, 1, 0))
-    >>> layout = dense_layout((2, 4))
+    >>> layout = KernelLayout((2, 4), (), inputs=2, outputs=4)
     >>> scores = ops.convert_to_tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     >>> ops.convert_to_numpy(pattern.group_scores(scores, layout, "sum")).tolist()
     [18.0, 18.0]

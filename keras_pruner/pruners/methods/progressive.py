@@ -91,6 +91,14 @@ class Progressive(KerasBasePruner):
             self._set_updated_at(due)
             updated = True
 
+    def sparsity_at(self, step):
+        scheduler = self.scheduler
+        interval = scheduler.frequency * self._num_sub_steps
+        passed, part = divmod(step - scheduler.begin, interval)
+        start = scheduler(scheduler.begin + passed * interval)
+        # The same share of the weights that leave goes in every sub-step.
+        return start + (self._goal_at(step) - start) * part / interval
+
     def _first_due(self):
         """Returns the first update that was not made and whose step has come."""
         if self.scheduler is None:
