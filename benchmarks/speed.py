@@ -31,7 +31,7 @@ from timing import Report, interleave, ratios
 
 from keras_pruner import PruningCallback, strip, wrap
 from keras_pruner.backend import CompiledFunction
-from keras_pruner.masks import keep, variable_of
+from keras_pruner.masks import apply_mask, variable_of
 from keras_pruner.pruners import create_pruners
 
 LIMIT = "W * mask"
@@ -56,7 +56,7 @@ class Update:
             ops.convert_to_tensor(generator.random(w.shape, "float32") < 0.5)
             for w in self.weights
         ]
-        self.keep = CompiledFunction(keep)
+        self.apply_mask = CompiledFunction(apply_mask)
         self.share = 0.5
 
     def update(self):
@@ -74,7 +74,7 @@ class Update:
     def limit(self):
         """Multiplies every kernel with a bool mask, compiled."""
         for kernel, mask in zip(self.kernels, self.masks, strict=True):
-            result = self.keep(kernel, mask)
+            result = self.apply_mask(kernel, mask)
         wait(result)
 
     def numpy(self):

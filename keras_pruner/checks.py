@@ -63,10 +63,6 @@ def check_option(options, name, low, high, *, integer=False):
     check_in_range(value, name, low, high, integer=integer)
 
 
-# The name that the pruners import.
-check_number = check_option
-
-
 def check_sparsities(config, assign):
     """Checks the sparsities of a `PruningConfig` and makes them floats.
 

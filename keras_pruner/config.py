@@ -27,7 +27,7 @@ from keras_pruner.components import (
 )
 from keras_pruner.intel_names import TYPE_ALIASES, renamed, split_pruning_type
 from keras_pruner.kernels import check_selector
-from keras_pruner.registry import suggest
+from keras_pruner.registry import did_you_mean
 
 DEFAULT_TARGET_SPARSITY = 0.9
 
@@ -135,7 +135,7 @@ class PruningConfig:
         if self.group_reduction not in REDUCTIONS:
             raise ValueError(
                 f"`group_reduction` must be one of {', '.join(REDUCTIONS)}."
-                f"{suggest(self.group_reduction, REDUCTIONS)} "
+                f"{did_you_mean(self.group_reduction, REDUCTIONS)} "
                 f"Received: {self.group_reduction!r}"
             )
         strength = check_in_range(

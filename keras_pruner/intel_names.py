@@ -1,6 +1,6 @@
 """Maps the setting names of Intel Neural Compressor to the names here."""
 
-from keras_pruner.registry import suggest
+from keras_pruner.registry import did_you_mean
 
 # Intel Neural Compressor's key -> the field's name here.
 KEY_ALIASES = {
@@ -49,7 +49,7 @@ def renamed(config, known):
         if name not in known:
             raise ValueError(
                 f"Unknown pruning config key '{key}'."
-                f"{suggest(key, [*known, *KEY_ALIASES])} "
+                f"{did_you_mean(key, [*known, *KEY_ALIASES])} "
                 f"Known: {', '.join(sorted(known))}; and Intel's names: "
                 f"{', '.join(sorted(KEY_ALIASES))}."
             )

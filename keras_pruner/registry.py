@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 
 
-def suggest(name, known):
+def did_you_mean(name, known):
     """Returns `" Did you mean 'x'?"`, or an empty string if no name is similar."""
     near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
@@ -125,7 +125,7 @@ class Registry(Mapping):
         """Returns the error for a name that is not registered."""
         return ValueError(
             f"Unknown {self.family} {identifier!r}. Known: {', '.join(self._classes)}."
-            f"{suggest(identifier, self._classes)}"
+            f"{did_you_mean(identifier, self._classes)}"
         )
 
     def get(self, identifier, default=None):

@@ -134,7 +134,9 @@ def check_count(pruner, sparsity):
 
 def check_update(pruner, sparsity):
     """Masks and states are the same, made eagerly and compiled."""
-    expected = run_eagerly(pruner.make_masks, pruner.updater.update_inputs(sparsity))
+    expected = run_eagerly(
+        pruner.updater.maker.make_masks, pruner.updater.update_inputs(sparsity)
+    )
     pruner.update_masks(sparsity)
     for kernel, mask, states in zip(
         pruner.kernels, expected.masks, expected.states, strict=True

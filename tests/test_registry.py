@@ -26,7 +26,7 @@ from keras_pruner import (
     register_schedule,
 )
 from keras_pruner.components import REGULARIZERS
-from keras_pruner.registry import Component, Registry, suggest
+from keras_pruner.registry import Component, Registry, did_you_mean
 
 FAMILIES = (ALLOCATIONS, CRITERIA, PATTERNS, PRUNERS, REGULARIZERS, SCHEDULES)
 
@@ -211,7 +211,7 @@ def test_identifier_of_another_type_is_an_error(fruits, identifier, kind):
     [("magnitud", " Did you mean 'magnitude'?"), ("xyz", ""), (7, "")],
 )
 def test_suggestion_of_the_nearest_name(name, suggestion):
-    assert suggest(name, ["magnitude", "random"]) == suggestion
+    assert did_you_mean(name, ["magnitude", "random"]) == suggestion
 
 
 # Components.

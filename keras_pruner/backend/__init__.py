@@ -8,11 +8,11 @@ from keras_pruner.backend.compile import (
     call_in_trace,
 )
 from keras_pruner.backend.devices import (
-    beside,
     check_strategy,
     is_divided,
     layout_for,
     num_replicas,
+    on_devices_of,
     sum_over_replicas,
 )
 from keras_pruner.backend.gradients import derivative, double_precision, no_gradients
@@ -72,7 +72,7 @@ __all__ = [
     "all_layers",
     "apply_inner",
     "as_rows",
-    "beside",
+    "on_devices_of",
     "build_by_batch",
     "call_directly",
     "call_in_trace",

@@ -15,7 +15,7 @@ from keras_pruner.backend.keras_private import layout_of
 _MIRRORED = {"MirroredStrategy", "CollectiveAllReduceStrategy"}
 
 
-def beside(variable):
+def on_devices_of(variable):
     """Returns a context that creates variables on the replicas of `variable`."""
     strategy = getattr(variable.value, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()

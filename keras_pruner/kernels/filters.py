@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from keras_pruner.registry import suggest
+from keras_pruner.registry import did_you_mean
 
 
 def matches_path(pattern, path):
@@ -68,7 +68,7 @@ def select(kernels, selectors, key):
             shown = selector if isinstance(selector, str) else repr(selector)
             raise ValueError(
                 f"`{key}` has {shown!r}, which matches no prunable kernel."
-                f"{suggest(shown, names)} Kernels: "
+                f"{did_you_mean(shown, names)} Kernels: "
                 f"{', '.join(kernel.path for kernel in kernels) or 'none'}"
             )
         chosen |= hits

@@ -1,6 +1,6 @@
 """Turns scores into exact masks with pure functions, and stores the masks."""
 
-from keras_pruner.masks.apply import finite_or, keep, keep_if_dense
+from keras_pruner.masks.apply import apply_mask, apply_mask_if_dense, finite_or
 from keras_pruner.masks.budget import Demand, PruningPlan
 from keras_pruner.masks.float_keys import ordered_keys
 from keras_pruner.masks.joint_ranking import (
@@ -29,9 +29,9 @@ from keras_pruner.masks.packed_mask import (
     as_stored,
     assign_mask,
     is_packed,
+    mask_variable_spec,
     pack,
     read_mask,
-    stored,
     variable_of,
 )
 from keras_pruner.masks.select_lowest import (
@@ -68,8 +68,8 @@ __all__ = [
     "expand_groups",
     "finite_or",
     "is_packed",
-    "keep",
-    "keep_if_dense",
+    "apply_mask",
+    "apply_mask_if_dense",
     "ordered_keys",
     "pack",
     "rank_jointly",
@@ -83,7 +83,7 @@ __all__ = [
     "select_lowest",
     "select_lowest_per_output",
     "select_up_to",
-    "stored",
+    "mask_variable_spec",
     "variable_of",
     "weight_scores",
     "write_state",

@@ -75,7 +75,7 @@ def check_total(num_weights):
         )
 
 
-def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
+def rank_jointly(scores, demand, guess=NO_GUESS, call=call_directly):
     """Counts how many scores of each tensor are among the lowest of all tensors.
 
     It ranks all scores together and takes the lowest until their groups hold
@@ -87,7 +87,7 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
         scores: List of float tensors, finite.
         demand: `DemandTensors`.
         guess: See `find_bracket`.
-        run: See `find_bracket`.
+        call: See `find_bracket`.
 
     Returns:
         Tuple of an int tensor (tensors,), the groups to take from each; of the
@@ -101,13 +101,13 @@ def rank_jointly(scores, demand, guess=NO_GUESS, run=call_directly):
     >>> ops.convert_to_numpy(counts).tolist()  # 1, 2 and 3, 4, 5
     [2, 3]
     """
-    bracket = find_bracket(scores, demand, guess, run)
+    bracket = find_bracket(scores, demand, guess, call)
     dtype = dtype_of(scores[0])
-    counts, threshold = run(_divide, bracket, demand, dtype=dtype)
+    counts, threshold = call(_divide, bracket, demand, dtype=dtype)
     return counts, bracket, threshold
 
 
-def cuts_of(scores, counts, bracket, run=call_directly):
+def cuts_of(scores, counts, bracket, call=call_directly):
     """Returns the `Cut` of each tensor for a ranking's bracket.
 
     Outside a trace it searches only tensors that a bound limited or that have ties to
@@ -117,9 +117,9 @@ def cuts_of(scores, counts, bracket, run=call_directly):
         scores: See `rank_jointly`.
         counts: Counts from `rank_jointly`.
         bracket: `Bracket` from `rank_jointly`.
-        run: See `rank_jointly`.
+        call: See `rank_jointly`.
     """
-    if not run.sees_numbers:
+    if not call.sees_numbers:
         return [
             cut_ties(score, bracket.of_one(index), counts[index])
             for index, score in enumerate(scores)
@@ -132,7 +132,7 @@ def cuts_of(scores, counts, bracket, run=call_directly):
         size = math.prod(score.shape)
         if not _serves(own, count):
             alone = demand_of(count, [1], [0], [size])
-            found = find_bracket([score], alone, run=run)
+            found = find_bracket([score], alone, call=call)
             own = Bracket(*map(ops.convert_to_numpy, found))
         if count == own.reached[0]:
             cut = Cut(own.low, own.high, np.array(size - 1, "int32"))
@@ -141,7 +141,7 @@ def cuts_of(scores, counts, bracket, run=call_directly):
         else:
             own = Bracket(*map(ops.convert_to_tensor, own))
             k = ops.convert_to_tensor(count, dtype=count_dtype())
-            cut = run(cut_ties, score, own, k)
+            cut = call(cut_ties, score, own, k)
         cuts.append(cut)
     return cuts
 

@@ -103,7 +103,7 @@ def as_counts(values):
     return ops.convert_to_tensor(values, dtype=count_dtype())
 
 
-def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
+def find_bracket(scores, demand, guess=NO_GUESS, call=call_directly):
     """Finds the bracket up to which scores are taken, starting from the lowest.
 
     Args:
@@ -111,7 +111,7 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
         demand: `DemandTensors`.
         guess: Three numbers, or `NO_GUESS`. The threshold is probably above the first,
             which may have no scores right below it, and between the other two.
-        run: Function that calls functions of tensors. A `FunctionCache` compiles each,
+        call: Function that calls functions of tensors. A `FunctionCache` compiles each,
             `call_in_trace` serves a caller that is compiled, `call_directly` is eager.
 
     Returns:
@@ -122,26 +122,26 @@ def find_bracket(scores, demand, guess=NO_GUESS, run=call_directly):
     num_scores = [math.prod(score.shape) for score in scores]
     size = functools.partial(_sample_size, total=sum(num_scores))
     samples = [
-        run(_sample_keys, score, size=size(number))
+        call(_sample_keys, score, size=size(number))
         for score, number in zip(scores, num_scores, strict=True)
     ]
     # One sampled key represents this many groups.
     shares = [n / s.shape[0] for n, s in zip(num_scores, samples, strict=True)]
     shares = ops.convert_to_tensor(shares, dtype="float32")
     guess = ops.convert_to_tensor(guess, dtype="float32")
-    thresholds = run(_first_thresholds, samples, shares, demand, guess, dtype=dtype)
+    thresholds = call(_first_thresholds, samples, shares, demand, guess, dtype=dtype)
 
     def step(bracket, thresholds, found):
-        is_in_loop = not run.sees_numbers
+        is_in_loop = not call.sees_numbers
         counts = [
-            run(count_lowest, score, thresholds, is_in_loop=is_in_loop)
+            call(count_lowest, score, thresholds, is_in_loop=is_in_loop)
             for score in scores
         ]
-        return run(_advance, bracket, thresholds, counts, demand, dtype=dtype)
+        return call(_advance, bracket, thresholds, counts, demand, dtype=dtype)
 
     bracket = _open_bracket(num_scores)
-    state = bracket, thresholds, run(_is_found, bracket, demand)
-    bracket, _, _ = run.repeat(
+    state = bracket, thresholds, call(_is_found, bracket, demand)
+    bracket, _, _ = call.repeat(
         lambda bracket, thresholds, found: ops.logical_not(found), step, state
     )
     return bracket

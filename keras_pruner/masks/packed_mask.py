@@ -31,12 +31,12 @@ class PackedMask:
         self.variable = variable
         self.shape = tuple(shape)
 
-    def assign(self, value, run=call_directly):
+    def assign(self, value, call=call_directly):
         """Packs and keeps a new value.
 
         Args:
             value: Bool tensor or array of `shape`.
-            run: See `read_mask`.
+            call: See `read_mask`.
 
         Raises:
             ValueError: If the value has another shape.
@@ -46,7 +46,7 @@ class PackedMask:
             raise ValueError(
                 f"The mask has shape {self.shape}. Received: {tuple(value.shape)}"
             )
-        self.variable.assign(run(pack, value))
+        self.variable.assign(call(pack, value))
 
     def __array__(self, dtype=None, copy=None):
         return ops.convert_to_numpy(read_mask(self)).astype(dtype or bool)
@@ -103,28 +103,28 @@ def unpack(packed, *, shape):
     return ops.reshape(flat if flat.shape[0] == size else flat[:size], shape)
 
 
-def read_mask(mask, run=call_directly):
+def read_mask(mask, call=call_directly):
     """Returns a mask as a bool tensor.
 
     Args:
         mask: Bool `keras.Variable` or tensor, or `PackedMask`.
-        run: Function that calls a function of tensors. A `FunctionCache` compiles it;
+        call: Function that calls a function of tensors. A `FunctionCache` compiles it;
             code that is compiled already does not need one.
     """
     if not is_packed(mask):
         return ops.convert_to_tensor(mask)
-    return run(unpack, ops.convert_to_tensor(mask.variable), shape=mask.shape)
+    return call(unpack, ops.convert_to_tensor(mask.variable), shape=mask.shape)
 
 
-def assign_mask(mask, value, run=call_directly):
+def assign_mask(mask, value, call=call_directly):
     """Assigns a bool tensor to a mask, of either kind; see `read_mask`."""
     if is_packed(mask):
-        mask.assign(value, run)
+        mask.assign(value, call)
     else:
         mask.assign(value)
 
 
-def stored(shape, num_bits):
+def mask_variable_spec(shape, num_bits):
     """Returns the arguments for the variable of a mask that keeps all weights.
 
     Args:

@@ -47,7 +47,7 @@ def select_lowest(scores, k):
     size = math.prod(scores.shape)
     k = ops.clip(ops.cast(k, count_dtype()), 0, size)
     demand = demand_of(k, [1], [0], [size])
-    bracket = find_bracket([scores], demand, run=call_in_trace)
+    bracket = find_bracket([scores], demand, call=call_in_trace)
     return select_up_to(scores, cut_ties(scores, bracket, k))
 
 

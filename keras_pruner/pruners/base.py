@@ -6,7 +6,7 @@ from absl import logging
 
 from keras_pruner.config import as_config
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
-from keras_pruner.registry import Registry, suggest
+from keras_pruner.registry import Registry, did_you_mean
 
 FRAMEWORKS = ("pytorch", "keras")
 
@@ -120,7 +120,7 @@ class BasePruner(abc.ABC):
                 known = ", ".join(cls.default_options) or "none"
                 raise ValueError(
                     f"Unknown option '{name}' of pruner '{cls.name or cls.__name__}'."
-                    f"{suggest(name, cls.default_options)} Its options: {known}."
+                    f"{did_you_mean(name, cls.default_options)} Its options: {known}."
                 )
         if config.resume_from_pruned_checkpoint and not cls.keeps_zeros:
             raise ValueError(

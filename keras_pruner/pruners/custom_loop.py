@@ -66,11 +66,12 @@ class CustomLoop:
                     f"'{path}' keeps dense weights: give its gradient to"
                     " `on_before_optimizer_step` at every step."
                 )
-        rate = self._rate if learning_rate is None else learning_rate
-        if self.pruner.freezes_weights or not self._regularizes:
-            rate = None
-        elif rate is None:
-            rate = self._rate_of_optimizer()
+        is_frozen = self.pruner.freezes_weights
+        rate = None
+        if self._regularizes and not is_frozen:
+            rate = self._rate if learning_rate is None else learning_rate
+            if rate is None:
+                rate = self._rate_of_optimizer()
             if rate is None:
                 raise ValueError(
                     "The config has a regularizer, whose strength is multiplied by the "
@@ -78,7 +79,7 @@ class CustomLoop:
                     "loop, or `on_after_optimizer_step(learning_rate=...)`."
                 )
         with no_gradients():
-            self.step.after(rate)
+            self.step.after(rate, is_frozen=is_frozen)
         self._rate, self._is_regularized = None, False
 
     @property

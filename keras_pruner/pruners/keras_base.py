@@ -1,6 +1,5 @@
 """The pruner of Keras models: composes the maths and holds the variables."""
 
-import keras
 from keras import ops
 
 from keras_pruner.backend import count_true, no_gradients
@@ -100,14 +99,12 @@ class KerasBasePruner(BasePruner):
         self.refresh()
 
     def _select(self):
-        if isinstance(self.modules, Selection):
-            selection = self.modules
-        else:
+        selection = self.modules
+        if not isinstance(selection, Selection):
             if self.config.local_configs:
                 raise ValueError(
-                    f"{type(self).__name__} has one config, and `local_configs` are "
-                    "several: call `create_pruners(config, modules)`, or use "
-                    "PruningCallback."
+                    f"{type(self).__name__} has one config, not `local_configs`: call "
+                    "`create_pruners(config, modules)`, or use PruningCallback."
                 )
             (selection,) = select_kernels(self.modules, self.config)
         selection.check_not_empty()
@@ -177,6 +174,11 @@ class KerasBasePruner(BasePruner):
     def units(self):
         """List of the `Unit`s that the pattern makes of the kernels."""
         return self.updater.maker.units
+
+    @property
+    def trace_count(self):
+        """How often parts of the update were traced: each once for a whole schedule."""
+        return self.updater.trace_count
 
     def source_value(self, kernel):
         """Returns the weights that score a kernel: its dense weights if it has any."""
@@ -301,7 +303,7 @@ class KerasBasePruner(BasePruner):
     def global_step(self):
         if self._step_variable is None:
             return self._global_step
-        return int(keras.ops.convert_to_numpy(self._step_variable))
+        return int(ops.convert_to_numpy(self._step_variable))
 
     def bind(self, step, updated_at, optimizer=None):
         """Lets a compiled training step count for this pruner.
@@ -320,7 +322,7 @@ class KerasBasePruner(BasePruner):
         self._update_variable = updated_at
         self.optimizer = optimizer
         if updated_at is not None:
-            self._updated_at = int(keras.ops.convert_to_numpy(updated_at))
+            self._updated_at = int(ops.convert_to_numpy(updated_at))
 
     def _set_updated_at(self, step):
         super()._set_updated_at(step)

@@ -14,12 +14,12 @@ from keras_pruner.backend import (
 )
 from keras_pruner.masks import (
     Forecast,
+    apply_mask,
     as_counts,
     as_stored,
     assign_mask,
     check_total,
     demand_of,
-    keep,
     variable_of,
     zero_groups,
 )
@@ -149,7 +149,7 @@ class MaskUpdater:
             inputs = inputs._replace(weights=values[: len(self.pruner.kernels)])
         result = self.maker.make_masks(inputs, call_in_trace)
         is_finite = ops.all(result.finite)
-        made = list(map(keep, inputs.weights, result.masks))
+        made = list(map(apply_mask, inputs.weights, result.masks))
         num_bits = self.pruner.config.mask_bits
         made += [as_stored(mask, num_bits) for mask in result.masks]
         made = [

@@ -89,7 +89,7 @@ class Pace:
 
     end: tuple = (3, 4)
     num_updates: int = 100
-    most_apart: int | None = 100
+    max_steps_apart: int | None = 100
 
 
 def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa: B008
@@ -114,6 +114,6 @@ def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa
         end = begin + max(0, total - begin) * part // whole
     if frequency is None:
         frequency = max(1, (end - begin) // pace.num_updates)
-        if pace.most_apart is not None:
-            frequency = min(pace.most_apart, frequency)
+        if pace.max_steps_apart is not None:
+            frequency = min(pace.max_steps_apart, frequency)
     return begin, end, frequency

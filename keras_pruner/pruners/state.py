@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_pruner.backend import beside, is_divided, layout_for
+from keras_pruner.backend import is_divided, layout_for, on_devices_of
 from keras_pruner.masks import PackedMask, pack, read_mask
 
 
@@ -48,7 +48,7 @@ def make_state(variable, name, spec):
 
 def _variable(variable, name, value, dtype):
     # Named as in a loaded optimizer, because Orbax finds variables by their paths.
-    with beside(variable), keras.name_scope("pruning_optimizer"):
+    with on_devices_of(variable), keras.name_scope("pruning_optimizer"):
         return keras.Variable(
             value,
             dtype=dtype,

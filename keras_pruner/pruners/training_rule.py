@@ -9,7 +9,7 @@ import json
 from keras import ops
 
 from keras_pruner.components import CRITERIA
-from keras_pruner.masks import keep
+from keras_pruner.masks import apply_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ class TrainingRule:
             Tensor like `gradient`. Here pruned weights get none, so that they leave no
             momentum and no share in a gradient norm.
         """
-        return keep(gradient, mask)
+        return apply_mask(gradient, mask)
 
     def accumulate(self, state, weight, gradient):
         """Updates the states by the true gradient of an applied step.
@@ -198,7 +198,7 @@ class TrainingRule:
         Returns:
             Tuple of the kernel's new value and of the mask, or `None` if it stays.
         """
-        return keep(weight, mask), None
+        return apply_mask(weight, mask), None
 
     def dense_from_forward(self, value, state):
         """Returns dense weights for which `forward_weights` gives a kernel's value.

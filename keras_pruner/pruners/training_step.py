@@ -6,10 +6,10 @@ from keras import ops
 
 from keras_pruner.backend import call_directly, no_gradients, sum_over_replicas
 from keras_pruner.masks import (
+    apply_mask,
+    apply_mask_if_dense,
     assign_mask,
     finite_or,
-    keep,
-    keep_if_dense,
     read_mask,
 )
 
@@ -76,7 +76,7 @@ class TrainingStep:
         variable, mask, rule, states = self.kernels[key]
         mask = read_mask(mask, self._call)
         if rule is None or gradient is None:
-            return keep_if_dense(gradient, mask)
+            return apply_mask_if_dense(gradient, mask)
         dense = states.get("dense")
         weight = ops.convert_to_tensor(variable if dense is None else dense)
         if rule.needs_gradients:
@@ -95,15 +95,23 @@ class TrainingStep:
         return rule.shape_gradient(gradient, weight, mask, states, share)
 
     def after(
-        self, rate, *, averages=None, ticked=None, applied=None, accumulated_steps=None
+        self,
+        rate=None,
+        *,
+        is_frozen=False,
+        averages=None,
+        ticked=None,
+        applied=None,
+        accumulated_steps=None,
     ):
         """Ends the step.
 
         Args:
-            rate: Learning rate of the step, a float or tensor; or a dict of them by
-                key. `None` if the optimizer leaves all weights unchanged.
+            rate: Learning rate by which to regularize, a float or tensor; or a dict of
+                them by key. `None` to leave that out.
+            is_frozen: Whether the optimizer left all weights unchanged.
             averages: Dict from a key to the variable of a moving average to mask.
-            ticked: Bool tensor: whether the optimizer took the gradients in; `None`
+            ticked: Bool tensor: whether the optimizer accepted the gradients; `None`
                 if it always does.
             applied: Bool tensor: whether the optimizer applied a step; `None` if it
                 always does.
@@ -111,18 +119,20 @@ class TrainingStep:
         """
         self._accumulate(ticked, applied, accumulated_steps)
         averages = averages or {}
-        for key, (variable, mask, rule, states) in self.kernels.items():
-            weight = ops.convert_to_tensor(variable)
-            if rule is not None:
-                if rule.keeps_dense and key not in self._dense:
-                    weight = ops.convert_to_tensor(states["dense"])
+        for key, kernel in self.kernels.items():
+            rule, states = kernel.rule, kernel.states
+            holds_dense = rule is not None and rule.keeps_dense
+            is_trained = not holds_dense or key in self._dense
+            source = kernel.variable if is_trained else states["dense"]
+            weight = ops.convert_to_tensor(source)
+            if rule is not None and not is_frozen:
                 if rate is not None:
                     own_rate = rate[key] if isinstance(rate, dict) else rate
-                    mask_value = read_mask(mask, self._call)
-                    weight = rule.regularize(weight, mask_value, states, own_rate)
-                    if rule.keeps_dense:
-                        states["dense"].assign(weight)
-            self._enforce(self.kernels[key], weight, averages.get(key))
+                    mask = self.mask_value(key)
+                    weight = rule.regularize(weight, mask, states, own_rate)
+                if holds_dense:
+                    states["dense"].assign(weight)
+            self._enforce(kernel, weight, averages.get(key))
         self._seen = {}
         self._dense = set()
 
@@ -156,9 +166,9 @@ class TrainingStep:
         variable, kept, rule, states = kernel
         mask = read_mask(kept, self._call)
         if rule is None:
-            variable.assign(keep_if_dense(weight, mask))
+            variable.assign(apply_mask_if_dense(weight, mask))
         elif rule.only_masks:
-            variable.assign(self._call(keep, weight, mask))
+            variable.assign(self._call(apply_mask, weight, mask))
         else:
             value, new_mask = rule.forward_weights(weight, mask, states)
             variable.assign(value)
@@ -166,7 +176,7 @@ class TrainingStep:
                 mask = new_mask
                 assign_mask(kept, mask, self._call)
         if average is not None:
-            average.assign(keep_if_dense(ops.convert_to_tensor(average), mask))
+            average.assign(apply_mask_if_dense(ops.convert_to_tensor(average), mask))
 
     def _accumulate(self, ticked, applied, accumulated_steps):
         """Shows the rules the true gradients of an applied step."""

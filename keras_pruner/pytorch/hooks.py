@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_pruner.masks import keep
+from keras_pruner.masks import apply_mask
 from keras_pruner.pytorch.context import beside_training
 from keras_pruner.pytorch.grad_scaler import ScalerWatch
 from keras_pruner.pytorch.optimizer_slots import OptimizerSlots
@@ -85,7 +85,7 @@ class Attachment:
                         true = ops.where(kept, true, earlier + true)
                     self._true[gradient] = true
                 if not rule.keeps_dense:
-                    gradient.copy_(keep(gradient, kept))
+                    gradient.copy_(apply_mask(gradient, kept))
 
         return hook
 

@@ -5,7 +5,7 @@ import copy
 import keras
 from keras import ops
 
-from keras_pruner.masks import keep
+from keras_pruner.masks import apply_mask
 from keras_pruner.pytorch.context import beside_training
 from keras_pruner.pytorch.parameters import unwrap
 
@@ -56,7 +56,9 @@ def strip_module(module, masks=None):
     parameters = dict(plain.named_parameters())
     for name, mask in masks.items():
         with beside_training(parameters[name].device):
-            parameters[name].copy_(keep(parameters[name], ops.convert_to_tensor(mask)))
+            parameters[name].copy_(
+                apply_mask(parameters[name], ops.convert_to_tensor(mask))
+            )
     return plain
 
 

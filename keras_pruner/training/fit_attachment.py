@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_pruner.backend import Patch, beside, check_strategy, innermost
+from keras_pruner.backend import Patch, check_strategy, innermost, on_devices_of
 from keras_pruner.kernels import select_in_model
 from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training.fit_guard import forget, on_failed_fit
@@ -154,7 +154,7 @@ def _build_optimizer(model, user_optimizer, group):
         for pruner in group.pruners
         for variable, states in pruner.extra_states()
     ]
-    with beside(variables[0]):
+    with on_devices_of(variables[0]):
         optimizer = PruningOptimizer(user_optimizer, num_pruners=len(group.pruners))
         optimizer.adopt(kernels, extra, trainables_of(model), group.freezes_weights)
         optimizer.build(variables)
@@ -171,7 +171,7 @@ def inner_optimizer_for(restored, model):
     forget_load(optimizer)
     if not restored.built or _Same(restored.trained_variables) == variables:
         return optimizer
-    with beside(variables[0]):
+    with on_devices_of(variables[0]):
         return built_for(optimizer, variables)
 
 

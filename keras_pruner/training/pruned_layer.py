@@ -9,9 +9,9 @@ from keras_pruner.kernels import find_all_kernels, select_kernels
 from keras_pruner.masks import (
     as_mask,
     check_variables,
+    mask_variable_spec,
     read_mask,
     read_state,
-    stored,
     write_state,
 )
 
@@ -113,7 +113,7 @@ class PrunedLayer(keras.layers.Wrapper):
             # The layer's own name stands in the path already.
             name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
             mask = self.add_weight(
-                **stored(kernel.variable.shape, config.mask_bits),
+                **mask_variable_spec(kernel.variable.shape, config.mask_bits),
                 trainable=False,
                 name=name.replace("/", "_"),
             )

@@ -17,11 +17,11 @@ from keras_pruner.backend import (
     variables_trained_by,
 )
 from keras_pruner.masks import (
+    apply_mask_if_dense,
     as_mask,
     is_packed,
-    keep_if_dense,
+    mask_variable_spec,
     read_mask,
-    stored,
     variable_of,
 )
 from keras_pruner.pruners import GRADIENT_SUM, TrainedKernel, TrainingStep
@@ -200,7 +200,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _add_mask(self, index, variable):
         """Adds a mask, laid out as its kernel."""
         num_bits = 1 if index in self.packed_variables else 8
-        spec = stored(variable.shape, num_bits)
+        spec = mask_variable_spec(variable.shape, num_bits)
         return self.add_variable(
             **spec,
             layout=layout_for(spec["shape"], variable),
@@ -301,7 +301,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if applied is not None:
             rate = rate * ops.cast(applied, "float32")
         step.after(
-            None if self._freezes else rate,
+            rate,
+            is_frozen=self._freezes,
             averages=moving_averages(self.inner_optimizer),
             ticked=ticked,
             applied=applied,
@@ -324,7 +325,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         masks = self.masks
         for index in set(averages) & set(masks):
             average = ops.convert_to_tensor(averages[index])
-            averages[index].assign(keep_if_dense(average, read_mask(masks[index])))
+            averages[index].assign(
+                apply_mask_if_dense(average, read_mask(masks[index]))
+            )
 
     # Files.
 

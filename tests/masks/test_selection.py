@@ -51,7 +51,7 @@ def lowest_by_sorting(scores, k):
 def ranked(scores, sizes, target, lower, upper, run=call_directly):
     """Returns the counts, and the cut of each."""
     demand = demand_of(target, sizes, lower, upper)
-    counts, bracket, _ = rank_jointly(scores, demand, run=run)
+    counts, bracket, _ = rank_jointly(scores, demand, call=run)
     cuts = cuts_of(scores, counts, bracket, run)
     return ops.convert_to_numpy(counts).tolist(), cuts
 

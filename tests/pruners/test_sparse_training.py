@@ -41,7 +41,7 @@ RAMP = [[8, 7, 6, 5], [4, 3, 2, 1]]
         ("set", {"pattern": "2:4"}, {}, "Use pruning_type 'sr_ste' or 'ste' for it"),
         ("rigl", {"allocation": "global"}, {}, "Use 'erk' or 'uniform'"),
         ("set", {"allocation": "global_l2"}, {}, "'global_l2' does not say"),
-        ("rigl", {}, {"drop_fraction": 1.5}, r"must be in \[0, 1\]. Received: 1.5"),
+        ("rigl", {}, {"drop_fraction": 1.5}, r"must be in \[0, 1\].* Received: 1.5"),
         ("rigl", {}, {"drop_fractoin": 0.1}, "Did you mean 'drop_fraction'"),
         ("set", {}, {"seed": 0.5}, "'seed' must be an integer. Received: 0.5"),
         ("acdc", {}, {"phases": 3}, "option 'phases' of pruner 'acdc'.*options: none"),

@@ -19,7 +19,7 @@ class ACDC(KerasBasePruner):
     default_schedule = "constant"
     clears_slots = True
     keeps_zeros = False
-    pace = Pace(num_updates=10, most_apart=None)
+    pace = Pace(num_updates=10, max_steps_apart=None)
 
     def sparsity_at(self, step):
         scheduler = self.scheduler

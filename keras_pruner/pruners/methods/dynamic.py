@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_pruner.checks import check_number
+from keras_pruner.checks import check_option
 from keras_pruner.masks import (
     HIGHEST_SCORE,
     LOWEST_SCORE,
@@ -39,7 +39,7 @@ class DynamicPruner(KerasBasePruner):
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "drop_fraction", 0, 1)
+        check_option(options, "drop_fraction", 0, 1)
         if config.pattern.max_sparsity < 1:
             raise ValueError(
                 f"Pruner '{cls.name}' moves whole groups, but pattern "

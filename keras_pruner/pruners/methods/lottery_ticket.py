@@ -1,7 +1,7 @@
 from keras import ops
 
 from keras_pruner.backend import clear_slots, get_steps, moving_average_of, set_steps
-from keras_pruner.checks import check_number
+from keras_pruner.checks import check_option
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import Pace
@@ -52,7 +52,7 @@ class LotteryTicket(KerasBasePruner):
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "num_rounds", 1, 1000, integer=True)
+        check_option(options, "num_rounds", 1, 1000, integer=True)
 
     def build(self):
         super().build()
@@ -66,7 +66,7 @@ class LotteryTicket(KerasBasePruner):
     @property
     def pace(self):
         rounds = self.options["num_rounds"]
-        return Pace((rounds, rounds + 1), num_updates=rounds, most_apart=None)
+        return Pace((rounds, rounds + 1), num_updates=rounds, max_steps_apart=None)
 
     def schedule_steps(self, total_steps=None, first_step=0):
         super().schedule_steps(total_steps, first_step)

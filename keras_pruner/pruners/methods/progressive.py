@@ -1,6 +1,6 @@
 from keras import ops
 
-from keras_pruner.checks import check_number
+from keras_pruner.checks import check_option
 from keras_pruner.masks import HIGHEST_SCORE, scores_are_pooled, select_lowest
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
@@ -47,7 +47,7 @@ class Progressive(KerasBasePruner):
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "num_sub_steps", 1, 1000, integer=True)
+        check_option(options, "num_sub_steps", 1, 1000, integer=True)
         if config.pattern.is_unstructured:
             raise ValueError(
                 "Pruner 'progressive' goes between structured masks, and pattern '1x1' "

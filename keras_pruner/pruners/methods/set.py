@@ -1,7 +1,7 @@
 from keras import ops
 
 from keras_pruner.backend import salt_of, uniform_hash
-from keras_pruner.checks import check_number
+from keras_pruner.checks import check_option
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.methods.dynamic import DynamicPruner
 
@@ -27,7 +27,7 @@ class SET(DynamicPruner):
     @classmethod
     def check(cls, config, options):
         super().check(config, options)
-        check_number(options, "seed", 0, 2**31 - 1, integer=True)
+        check_option(options, "seed", 0, 2**31 - 1, integer=True)
 
     def growth_scores(self, kernel, states, extra):
         layout = kernel.layout

@@ -2,8 +2,8 @@ import math
 
 from keras import ops
 
-from keras_pruner.checks import check_number
-from keras_pruner.masks import keep
+from keras_pruner.checks import check_option
+from keras_pruner.masks import apply_mask
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
@@ -32,7 +32,7 @@ class _SoftThreshold(TrainingRule):
         return ops.logical_and(ops.convert_to_tensor(mask), above)
 
     def shape_gradient(self, gradient, weight, mask, state, scale):
-        return keep(gradient, self._exceeds(weight, mask, state))
+        return apply_mask(gradient, self._exceeds(weight, mask, state))
 
     def accumulate(self, state, weight, gradient):
         above = ops.abs(weight) > self._level(state, weight.dtype)
@@ -46,7 +46,7 @@ class _SoftThreshold(TrainingRule):
     def forward_weights(self, weight, mask, state):
         level = self._level(state, weight.dtype)
         value = ops.sign(weight) * ops.maximum(ops.abs(weight) - level, 0)
-        return keep(value, mask), None
+        return apply_mask(value, mask), None
 
     def dense_from_forward(self, value, state):
         return value + ops.sign(value) * self._level(state, value.dtype)
@@ -81,7 +81,7 @@ class STR(KerasBasePruner):
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "learning_rate", 0, 1000)
+        check_option(options, "learning_rate", 0, 1000)
         if not config.pattern.is_unstructured:
             raise ValueError(
                 "Pruner 'str' thresholds single weights and takes pattern '1x1' only. "

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_pruner.checks import check_number
+from keras_pruner.checks import check_option
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import Pace
@@ -68,8 +68,8 @@ class SRSTE(KerasBasePruner):
     keeps_zeros = False
     default_schedule = "constant"
     default_options = {"decay": 2e-4}  # noqa: RUF012
-    pace = Pace(num_updates=300, most_apart=10)
+    pace = Pace(num_updates=300, max_steps_apart=10)
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "decay", 0, 1)
+        check_option(options, "decay", 0, 1)

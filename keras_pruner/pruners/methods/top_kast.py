@@ -1,8 +1,8 @@
 from keras import ops
 
 from keras_pruner.backend import clear_slots
-from keras_pruner.checks import check_number
-from keras_pruner.masks import keep, select_groups
+from keras_pruner.checks import check_option
+from keras_pruner.masks import apply_mask, select_groups
 from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
@@ -23,7 +23,7 @@ class _TopKast(TrainingRule):
         # Weights that are only explored pay more, so that they have to prove useful.
         decay = ops.where(ops.convert_to_tensor(mask), decay, decay / density)
         gradient = gradient + ops.cast(decay, gradient.dtype)
-        return keep(gradient, state["backward"])
+        return apply_mask(gradient, state["backward"])
 
 
 @register_pruner("top_kast")
@@ -55,9 +55,9 @@ class TopKAST(KerasBasePruner):
 
     @classmethod
     def check(cls, config, options):
-        check_number(options, "decay", 0, 1)
+        check_option(options, "decay", 0, 1)
         if options["backward_sparsity"] is not None:
-            check_number(options, "backward_sparsity", 0, config.target_sparsity)
+            check_option(options, "backward_sparsity", 0, config.target_sparsity)
 
     def demands(self, sparsity):
         backward = self.options["backward_sparsity"]
