@@ -137,13 +137,10 @@ class KerasBasePruner(BasePruner):
         scores = {}
         for kernel in self.kernels:
             path = kernel.path
-            matrix = weight_scores(
-                self.config,
-                kernel,
-                self.rules[path],
-                self.source_value(kernel),
-                self.state_variables[path].get("memory"),
-            )
+            weight = self.source_value(kernel)
+            memory = self.state_variables[path].get("memory")
+            rule = self.rules[path]
+            matrix = weight_scores(self.config, kernel, rule, weight, memory)
             scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
         return scores
 
@@ -239,8 +236,7 @@ class KerasBasePruner(BasePruner):
         return expand_groups(unit, pruned, self.score_unit(unit, inputs))
 
     def demands(self, sparsity):
-        """Returns a dict from a result of an update, `"masks"` or a state, to its
-        `Demand`.
+        """Returns a dict from `"masks"`, or a state that an update makes, to a `Demand`.
 
         Args:
             sparsity: Target over all kernels, in [0, 1).
