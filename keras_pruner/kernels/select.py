@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_pruner.kernels.filters import select
-from keras_pruner.kernels.find import find_all_kernels, find_wrapped
+from keras_pruner.kernels.find import find_all_kernels
 from keras_pruner.kernels.kernel import Kernel, KernelSearch
 from keras_pruner.kernels.layouts import conv_layout, dense_layout
 
@@ -62,7 +62,54 @@ def select_kernels(modules, config):
             no kernel.
         TypeError: If `modules` holds anything else.
     """
-    kernels, skipped = _find(modules)
+    return _divide(*_find(modules), modules, config)
+
+
+def select_in_model(model, config):
+    """Divides the wrapped kernels of a model if it has some, else all its kernels.
+
+    Each wrapped kernel goes to the config of its wrapper. Wrappers of equal configs
+    share one selection, and so one global ranking.
+
+    Args:
+        model: Built Keras model.
+        config: `PruningConfig` for wrappers without one, and for a model without any.
+
+    Returns:
+        List of `Selection`s.
+
+    Raises:
+        ValueError: As `select_kernels`.
+    """
+    kernels, skipped = _find(model)
+    wrapped = [kernel for kernel in kernels if kernel.wrapper_mask is not None]
+    if not wrapped:
+        return _divide(kernels, skipped, model, config)
+    groups = []
+    for kernel in wrapped:
+        own_config = kernel.wrapper.pruning_config or config
+        for known, members in groups:
+            if known == own_config:
+                members.append(kernel)
+                break
+        else:
+            groups.append((own_config, [kernel]))
+    return [
+        selection
+        for own_config, members in groups
+        for selection in _divide(members, [], model, own_config)
+    ]
+
+
+def _divide(kernels, skipped, modules, config):
+    """Divides kernels between a config and its local configs; see `select_kernels`.
+
+    Args:
+        kernels: List of trainable `Kernel`s.
+        skipped: List of `Skipped` that no config can select.
+        modules: Where the kernels were found.
+        config: `PruningConfig`.
+    """
     claims, parts = {}, []
     for number, local in enumerate(config.local_configs):
         chosen, _ = _choose(kernels, local)
@@ -79,63 +126,13 @@ def select_kernels(modules, config):
         main = dataclasses.replace(config, local_configs=())
     chosen, left_out = _choose(kernels, main)
     rest = [kernel for kernel in chosen if id(kernel) not in claims]
-    skipped += [s for kernel, s in left_out if id(kernel) not in claims]
+    left_out = [skip for kernel, skip in left_out if id(kernel) not in claims]
     if rest or not claims:
         parts.insert(0, (main, rest))
     selections = [_fit_pattern(*part, modules) for part in parts]
     first = selections[0]
-    selections[0] = dataclasses.replace(first, skipped=(*skipped, *first.skipped))
-    return selections
-
-
-def select_wrapped(model, config):
-    """Divides the wrapped kernels of a model between the configs of their wrappers.
-
-    Wrappers of equal configs share one selection, and so one global ranking.
-
-    Args:
-        model: Built Keras model with wrapper layers.
-        config: `PruningConfig` for wrappers without one.
-
-    Returns:
-        List of `Selection`s.
-
-    Raises:
-        ValueError: As `select_kernels`; or if no wrapper has a kernel.
-    """
-    groups = []
-    for kernel in find_all_kernels(model).kernels:
-        if kernel.wrapper_mask is None:
-            continue
-        own_config = kernel.wrapper.pruning_config or config
-        for known, kernels in groups:
-            if known == own_config:
-                kernels[kernel.path] = kernel
-                break
-        else:
-            groups.append((own_config, {kernel.path: kernel}))
-    if not groups:
-        raise ValueError("Nothing in the model's wrapped layers can be pruned.")
-    return [
-        dataclasses.replace(selection, modules=model)
-        for own_config, kernels in groups
-        for selection in select_kernels(kernels, own_config)
-    ]
-
-
-def select_in_model(modules, config):
-    """Divides the wrapped kernels of a Keras model if it has some, else all kernels.
-
-    Args:
-        modules: See `select_kernels`.
-        config: `PruningConfig`.
-
-    Returns:
-        List of `Selection`s.
-    """
-    if isinstance(modules, keras.layers.Layer) and find_wrapped(modules):
-        return select_wrapped(modules, config)
-    return select_kernels(modules, config)
+    skipped = (*skipped, *left_out, *first.skipped)
+    return [dataclasses.replace(first, skipped=skipped), *selections[1:]]
 
 
 def _find(modules):

@@ -46,7 +46,7 @@ class PrunerGroup(BasePruner):
 
     Args:
         config: `PruningConfig`, dict, or `None` for the defaults.
-        modules: As for `KerasBasePruner`.
+        modules: As for `KerasBasePruner`; or a list of `Selection`s.
 
     Attributes:
         pruners: List of `KerasBasePruner`s. `config`, `scheduler` and the other
@@ -67,12 +67,17 @@ class PrunerGroup(BasePruner):
         return PRUNERS[config.pruning_type].complete(config)
 
     def build(self):
+        selections = self.select()
+        if isinstance(self.modules, list):
+            self.modules = selections[0].modules
         with self.beside_training():
-            self.pruners = pruners_of(self.select())
+            self.pruners = pruners_of(selections)
         self.scheduler = self.pruners[0].scheduler
 
     def select(self):
         """Returns the list of `Selection`s."""
+        if isinstance(self.modules, list):
+            return self.modules
         return select_kernels(self.modules, self.config)
 
     def beside_training(self):

@@ -236,7 +236,7 @@ class KerasBasePruner(BasePruner):
         return expand_groups(unit, pruned, self.score_unit(unit, inputs))
 
     def demands(self, sparsity):
-        """Returns a dict from `"masks"`, or a state that an update makes, to a `Demand`.
+        """Returns a dict from `"masks"`, or a state's name, to the `Demand` for it.
 
         Args:
             sparsity: Target over all kernels, in [0, 1).

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_pruner.backend import Patch, check_strategy, innermost, on_devices_of
-from keras_pruner.kernels import select_in_model
-from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training.fit_guard import forget, on_failed_fit
 from keras_pruner.training.pruning_optimizer import PruningOptimizer
 from keras_pruner.training.saving.atomic_files import (
@@ -36,16 +34,6 @@ class CachedStep(NamedTuple):
     function: Any
 
 
-class FitPruners(PrunerGroup):
-    """The pruners of a model in `fit`.
-
-    If the model has wrapped layers, there is one for each config of a wrapper.
-    """
-
-    def select(self):
-        return select_in_model(self.modules, self.config)
-
-
 class FitAttachment:
     """Puts pruning into a compiled model, and takes it out again.
 
@@ -55,7 +43,7 @@ class FitAttachment:
 
     Args:
         model: Compiled and built Keras model.
-        group: `FitPruners` of the model.
+        group: `PrunerGroup` of the model.
         on_failure: Bound method, called with the model if an exception ends `fit`.
         cached_step: `CachedStep` of an earlier run, or `None`.
 

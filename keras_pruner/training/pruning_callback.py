@@ -8,9 +8,9 @@ from keras import ops
 
 from keras_pruner.backend import innermost
 from keras_pruner.config import merged_config
-from keras_pruner.kernels import check_built
-from keras_pruner.pruners import NonFiniteError, refuse_at_init_only
-from keras_pruner.training.fit_attachment import FitAttachment, FitPruners
+from keras_pruner.kernels import check_built, select_in_model
+from keras_pruner.pruners import NonFiniteError, PrunerGroup, refuse_at_init_only
+from keras_pruner.training.fit_attachment import FitAttachment
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -197,7 +197,8 @@ class PruningCallback(keras.callbacks.Callback):
         group, cached_step = self._group, self._cached_step
         if self._pruned_model() is not model:
             check_built(model)
-            group, cached_step = FitPruners(self.config, model), None
+            selections = select_in_model(model, self.config)
+            group, cached_step = PrunerGroup(self.config, selections), None
         self._attachment = FitAttachment(model, group, self._abandon, cached_step)
         if group is not self._group:
             self._plan_of_run = {}
