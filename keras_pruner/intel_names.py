@@ -22,7 +22,6 @@ KEY_ALIASES = {
 
 # Values with another spelling in Intel Neural Compressor, by field.
 VALUE_ALIASES = {
-    "allocation": {"local": "uniform"},
     "regularizer": {"none": None},
 }
 

@@ -41,7 +41,12 @@ from keras_pruner.masks.select_lowest import (
     select_lowest_per_output,
     select_up_to,
 )
-from keras_pruner.masks.state_format import check_variables, read_state, write_state
+from keras_pruner.masks.state_format import (
+    check_provenance,
+    check_variables,
+    read_state,
+    write_state,
+)
 from keras_pruner.masks.unit import Unit, UnitInputs, UnitResult
 
 __all__ = [
@@ -63,6 +68,7 @@ __all__ = [
     "as_mask",
     "as_stored",
     "assign_mask",
+    "check_provenance",
     "check_total",
     "check_variables",
     "cuts_of",

@@ -97,6 +97,30 @@ def read_state(store, owner):
     return header["description"], masks, arrays
 
 
+def check_provenance(here, saved, owner, advice):
+    """Raises if a saved mask was made by other settings than the masks here.
+
+    Args:
+        here: Dict from a key to the provenance of a mask: a dict of settings, and
+            `"path"` of the kernel.
+        saved: The same of the saved masks. A setting that is missing counts as equal.
+        owner: Owner of the state in messages.
+        advice: Last sentences of the message.
+
+    Raises:
+        ValueError: Naming the first difference.
+    """
+    for key, made in here.items():
+        for setting, value in made.items():
+            there = saved.get(key, {}).get(setting, value)
+            if there != value and setting != "path":
+                raise ValueError(
+                    f"The checkpoint does not fit {owner}: kernel '{made['path']}' was "
+                    f"pruned with {setting}={there!r}, and is with {setting}={value!r} "
+                    f"now. {advice} Nothing of the pruning state was assigned."
+                )
+
+
 def _checksum(header, arrays):
     value = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -51,11 +51,6 @@ class PruningScheduler:
         progress = (step - self.begin) / (self.end - self.begin)
         return self.schedule.sparsity(progress, self.initial, self.target)
 
-    def is_update_step(self, step):
-        """Returns whether masks are updated when `step` updates have been applied."""
-        inside = self.begin <= step <= self.end
-        return inside and (step - self.begin) % self.frequency == 0
-
     def next_update(self, after):
         """Returns the first update step > `after`, or `None` when there is none."""
         if after < self.begin:

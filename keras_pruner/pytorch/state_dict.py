@@ -4,7 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_pruner.masks import check_variables, read_state, write_state
+from keras_pruner.masks import (
+    check_provenance,
+    check_variables,
+    read_state,
+    write_state,
+)
 
 _OWNER = "this module and pruning config"
 
@@ -48,7 +53,13 @@ def load_state(pruners, state, optimizer=None):
     store = {name: ops.convert_to_numpy(value) for name, value in state.items()}
     description, masks, arrays = read_state(store, _OWNER)
     check_variables(masks, _masks(pruners), _OWNER)
-    _check_meanings(_meanings(pruners), description["meanings"])
+    check_provenance(
+        {path: {"path": path} | made for path, made in _meanings(pruners).items()},
+        description["meanings"],
+        _OWNER,
+        "Use the same config.",
+    )
+
     check_variables(arrays, _counts(pruners) | _states(pruners), _OWNER)
     for known, values in (_masks(pruners), masks), (_states(pruners), arrays):
         for name, (variable, _) in known.items():
@@ -100,18 +111,6 @@ def _meanings(pruners):
         for pruner in pruners
         for path, rule in pruner.rules.items()
     }
-
-
-def _check_meanings(here, there):
-    for path, meaning in here.items():
-        for key, value in meaning.items():
-            saved = there.get(path, {}).get(key)
-            if saved != value:
-                raise ValueError(
-                    f"The checkpoint does not fit {_OWNER}: kernel '{path}' was pruned "
-                    f"with {key}={saved!r}, and is with {key}={value!r} now. Use the "
-                    "same config. Nothing of the pruning state was assigned."
-                )
 
 
 def _set_counts(pruner, global_step, updated_at, optimizer):

@@ -27,7 +27,7 @@ from keras_pruner.masks import (
 from keras_pruner.pruners import GRADIENT_SUM, TrainedKernel, TrainingStep
 from keras_pruner.training.saving.run_state import (
     RunState,
-    check_provenance,
+    check_run,
     load_run,
     save_run,
     take_over,
@@ -360,7 +360,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if run is None:
             raise ValueError("The checkpoint was saved without pruning.")
         run = RunState.from_dict(run)
-        check_provenance(self, run.provenance)
+        check_run(self, run)
         self.set_plan(run.plan)
 
     def set_plan(self, plan):

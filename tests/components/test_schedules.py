@@ -26,7 +26,7 @@ def place(begin, end, frequency, schedule="polynomial", initial=0.0, target=0.9)
 
 
 def update_steps(scheduler, until=100):
-    return [step for step in range(until) if scheduler.is_update_step(step)]
+    return [step for step in range(until) if scheduler.latest_update(step) == step]
 
 
 # Curves.
@@ -218,7 +218,7 @@ def test_next_and_latest_update_equal_a_list_of_steps(
     scheduler = place(begin, begin + length, frequency, schedule=name)
     steps = list(range(begin, begin + length + 1, frequency))
     assert scheduler.last_update == steps[-1]
-    assert scheduler.is_update_step(step) == (step in steps)
+    assert (scheduler.latest_update(step) == step) == (step in steps)
     assert scheduler.next_update(step) == min(
         (s for s in steps if s > step), default=None
     )

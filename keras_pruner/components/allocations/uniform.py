@@ -1,7 +1,7 @@
 from keras_pruner.components.allocations.base import Allocation, register_allocation
 
 
-@register_allocation("uniform")
+@register_allocation("uniform", "local")
 class Uniform(Allocation):
     """Prunes every kernel to the same sparsity.
 

@@ -4,7 +4,13 @@ import dataclasses
 
 from keras import ops
 
-from keras_pruner.masks import check_variables, read_mask, read_state, write_state
+from keras_pruner.masks import (
+    check_provenance,
+    check_variables,
+    read_mask,
+    read_state,
+    write_state,
+)
 from keras_pruner.training.saving.variable_matching import find_positions
 
 _OWNER = "the optimizer"
@@ -228,25 +234,21 @@ def _check_fit(optimizer, run, masks, arrays):
                 "state was assigned."
             )
     check_variables(masks, here, _HERE)
-    check_provenance(optimizer, run.provenance)
+    check_run(optimizer, run)
     check_variables(arrays, _arrays(optimizer), _HERE)
 
 
-def check_provenance(optimizer, saved):
+def check_run(optimizer, run):
     """Raises if a saved mask was made by another config than the masks here.
 
     Args:
         optimizer: Built `PruningOptimizer`.
-        saved: See `RunState.provenance`.
+        run: Saved `RunState`.
     """
-    for index, made in optimizer.run_state.provenance.items():
-        for key, here in made.items():
-            there = saved.get(index, {}).get(key, here)
-            if there != here and key != "path":
-                raise ValueError(
-                    f"The checkpoint does not fit {_HERE}: kernel "
-                    f"'{made['path']}' was pruned with {key}={there!r}, and "
-                    f"is with {key}={here!r} now. Use the same config, or load a saved "
-                    "model with `compile=False` and compile it anew. Nothing of the "
-                    "pruning state was assigned."
-                )
+    check_provenance(
+        optimizer.run_state.provenance,
+        run.provenance,
+        _HERE,
+        "Use the same config, or load a saved model with `compile=False` and compile "
+        "it anew.",
+    )
