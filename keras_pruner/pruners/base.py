@@ -36,7 +36,7 @@ class BasePruner(abc.ABC):
             A subclass accepts only its own.
 
     Attributes:
-        modules: The modules given.
+        modules: The argument `modules`.
         config: The complete `PruningConfig`, with values for all open fields.
         options: Dict of the pruner's options, with their defaults.
         masks: Dict from a kernel's name to its bool mask, `True` = keep, of the
@@ -274,7 +274,7 @@ class BasePruner(abc.ABC):
         """
         if self.scheduler is None:
             return False
-        # If several update steps were passed at once, only the latest counts.
+        # If several update steps were passed at once, only the latest update runs.
         due = self.scheduler.latest_update(self.global_step)
         if due is None or due <= self._updated_at:
             return False

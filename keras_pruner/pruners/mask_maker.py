@@ -192,8 +192,8 @@ class MaskMaker:
             call: See `make_masks`.
 
         Returns:
-            Tuple of an int tensor (units,), the number of groups that the masks of each
-            unit prune, and a dict from a result to its threshold.
+            Tuple of an int tensor (units,), the number of groups that each unit's masks
+            prune, and a dict from a result to its threshold.
         """
         groups = [
             call(self.pruner.group_unit, unit_inputs, about=unit)

@@ -49,7 +49,8 @@ class TrainingStep:
     Example:
 
     >>> kernel = keras.Variable([[1.0, 2.0], [3.0, 4.0]])
-    >>> mask = keras.Variable([[True, False], [True, True]], dtype="bool")
+    >>> keep = [[True, False], [True, True]]
+    >>> mask = keras.Variable(keep, dtype="bool", trainable=False)
     >>> step = TrainingStep({"kernel": TrainedKernel(kernel, mask)})
     >>> ops.convert_to_numpy(step.before("kernel", ops.ones((2, 2)))).tolist()
     [[1.0, 0.0], [1.0, 1.0]]

@@ -20,8 +20,8 @@ class DynamicPruner(KerasBasePruner):
     The first update prunes by the criterion to the schedule's sparsity, by default the
     target (`schedule="constant"`). Each later update drops `drop_fraction(step)` of
     each kernel's active groups, those of the lowest score. Then it grows inactive
-    groups by `growth_scores`, until it meets the schedule's sparsity exactly; groups
-    that it just dropped may grow. Their weights and optimizer slots start at zero.
+    groups by `growth_scores`, the just dropped included, until it meets the schedule's
+    sparsity exactly. Weights that grow, and their optimizer slots, start at zero.
 
     Subclasses define `growth_scores`, and `drop_fraction` if it changes.
 

@@ -25,7 +25,7 @@ class Progressive(KerasBasePruner):
     score first and the same share each time. The last of them is the next structured
     update, which reaches the goal exactly. So a block or channel fades out instead of
     vanishing. Structured updates are `frequency` steps apart, rounded down to a
-    multiple of `num_sub_steps`. Between them, sparsity is between the schedule's values.
+    multiple of `num_sub_steps`. Between two of them, sparsity is between their values.
 
     Options:
         num_sub_steps: Sub-steps from one structured mask to the next, in [1, 1000].

@@ -26,11 +26,11 @@ class _RememberGradient(TrainingRule):
 class RigL(DynamicPruner):
     """Drops the smallest weights, and grows where the gradient is largest.
 
-    An update t steps after the first drops
-    `drop_fraction / 2 * (1 + cos(pi * t / T))` of each kernel's active weights, those
-    of the lowest score. It grows as many where the gradient of the latest step is
-    largest. The last update is at t = T. With a schedule that grows, such as
-    `"polynomial"`, it prunes gradually and regrows.
+    Each update drops the active weights of the lowest score in each kernel. Their share
+    is `drop_fraction / 2 * (1 + cos(pi * t / T))` at t steps after the first update;
+    the last is at t = T. It grows as many where the gradient of the latest step is
+    largest. With a schedule that grows, such as `"polynomial"`, it prunes gradually and
+    regrows.
 
     Options:
         drop_fraction: Share to drop at first, in [0, 1]. Defaults to 0.3.

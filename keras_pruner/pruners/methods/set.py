@@ -8,7 +8,7 @@ from keras_pruner.pruners.methods.dynamic import DynamicPruner
 
 @register_pruner("set")
 class SET(DynamicPruner):
-    """Trains by sparse evolution: drops the smallest weights, and grows at random.
+    """Drops the smallest weights, grows at random (sparse evolutionary training).
 
     Every update drops `drop_fraction` of each kernel's active weights, those of the
     lowest score. It grows as many at random places.

@@ -28,7 +28,7 @@ class _TopKast(TrainingRule):
 
 @register_pruner("top_kast")
 class TopKAST(KerasBasePruner):
-    """Computes with the top-K weights, and trains a slightly larger set.
+    """Computes with the top-K weights, trains a larger set (always sparse training).
 
     The model computes with the weights A of the highest score, at the schedule's
     sparsity (by default the target from the first update on). Gradients move the
