@@ -1,7 +1,7 @@
 """Pruning for Keras 3: sparse models that keep their accuracy.
 
-`PruningCallback` prunes in `model.fit`, `PrunedLayer` and `wrap` prune by layers,
-`strip` returns a plain model, `report` says what was pruned.
+`PruningCallback` prunes in `model.fit`, `PrunedLayer` and `wrap` prune single layers,
+`strip` returns a plain model, `report` lists the pruned and the skipped kernels.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""Pruners: compose the maths and own the state. One file each."""
+"""Pruners compose the maths and own the state."""
 
 from keras_pruner.pruners.base import (
     PRUNERS,

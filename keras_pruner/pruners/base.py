@@ -1,4 +1,4 @@
-"""The pruner's state machine: attributes, step hooks, schedule; no framework."""
+"""Defines the state machine of a pruner: its hooks and its schedule."""
 
 import abc
 
@@ -31,44 +31,44 @@ class BasePruner(abc.ABC):
 
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`.
-        modules: What is pruned; see the subclass.
+        modules: The modules to prune; see the subclass.
         framework: `"pytorch"` (the default) or `"keras"`: the framework of `modules`.
-            A subclass takes its own only.
+            A subclass accepts only its own.
 
     Attributes:
-        modules: The modules given.
-        config: The `PruningConfig`, with what was left open filled in.
+        modules: The argument `modules`.
+        config: The complete `PruningConfig`, with values for all open fields.
         options: Dict of the pruner's options, with their defaults.
         masks: Dict from a kernel's name to its bool mask, `True` = keep, of the
             kernel's shape.
-        scores: Dict from a kernel's name to the scores of its weights as they are now,
+        scores: Dict from a kernel's name to the scores of its current weights,
             float32, of the kernel's shape.
         pattern: The `Pattern`.
-        scheduler: `PruningScheduler`, or `None` while its steps are not known.
+        scheduler: `PruningScheduler`, or `None` while its steps are unknown.
         current_sparsity_ratio: Weights that the masks zero / weights, over all kernels
-            that the pruner took. A float in [0, 1).
+            of the pruner. A float in [0, 1).
         global_step: Optimizer updates applied since pruning was attached.
-        start_step: Step of the first mask update, or `None` while not known.
+        start_step: Step of the first mask update, or `None` while unknown.
         end_step: Step after which masks are frozen, or `None`.
         pruning_frequency: Steps between mask updates, or `None`.
         target_sparsity_ratio: Sparsity at the last update.
-        max_sparsity_ratio_per_op: Highest sparsity of any one kernel.
+        max_sparsity_ratio_per_op: Highest sparsity of any kernel.
     """
 
     # Set by `Registry.register`.
     name = None
-    # The one framework that a subclass prunes, or `None`.
+    # The framework that a subclass prunes, or `None`.
     framework = None
-    # Names that an open `criterion`, `schedule` or `allocation` stands for; `None`
-    # leaves the allocation to the criterion.
+    # Defaults of an open `criterion`, `schedule` or `allocation`; `None` leaves the
+    # allocation to the criterion.
     default_criterion = "magnitude"
     default_schedule = "polynomial"
     default_allocation = None
     # Options that `pruner_options` may set, with their defaults.
     default_options = {}  # noqa: RUF012
-    # Whether it can leave pruned what was zero before, as a config may ask.
+    # Whether it can keep the zeros of a checkpoint, as a config may ask.
     keeps_zeros = True
-    # How the steps are laid where the config leaves them open.
+    # How it chooses the steps that the config leaves open.
     pace = Pace()
 
     def __init__(self, config, modules, framework=None):
@@ -97,11 +97,11 @@ class BasePruner(abc.ABC):
             self.schedule_steps()
 
     def build(self):  # noqa: B027 (a hook that may stay empty)
-        """Called by the constructor once `config`, `options` and `modules` are set."""
+        """Called by the constructor after it sets `config`, `options` and `modules`."""
 
     @classmethod
     def complete(cls, config):
-        """Fills in what a config leaves to the pruner.
+        """Fills in the fields that a config leaves to the pruner.
 
         Args:
             config: `PruningConfig` or dict.
@@ -110,7 +110,7 @@ class BasePruner(abc.ABC):
             Tuple of the complete `PruningConfig` and the dict of options.
 
         Raises:
-            ValueError: If an option is unknown, or the pruner cannot take the config.
+            ValueError: If an option is unknown, or the config does not fit the pruner.
         """
         config = as_config(config).completed(
             cls.default_criterion, cls.default_schedule, cls.default_allocation
@@ -135,14 +135,14 @@ class BasePruner(abc.ABC):
 
     @classmethod  # noqa: B027 (a hook that may stay empty)
     def check(cls, config, options):
-        """Raises if the pruner cannot work with a config.
+        """Raises an error if the pruner cannot work with a config.
 
         Args:
             config: Complete `PruningConfig`.
             options: Dict of all options.
         """
 
-    # What a subclass provides.
+    # Each subclass defines these.
 
     @property
     @abc.abstractmethod
@@ -213,13 +213,13 @@ class BasePruner(abc.ABC):
         """Fixes the steps of the schedule.
 
         Args:
-            total_steps: Step at which training ends. Needed only if `begin_step` or
-                `end_step` is left open in the config.
-            first_step: Where an open `begin_step` is put.
+            total_steps: Step at which training ends. Required only if the config
+                leaves `begin_step` or `end_step` open.
+            first_step: Value of an open `begin_step`.
 
         Raises:
-            ValueError: If steps are open and `total_steps` is not given, or the
-                chosen `begin_step` comes after the end.
+            ValueError: If steps are open and `total_steps` is missing, or the chosen
+                `begin_step` comes after the end.
         """
         config = self.config
         refuse_at_init_only(config)
@@ -244,10 +244,10 @@ class BasePruner(abc.ABC):
 
     @property
     def next_update(self):
-        """Step of the next mask update, or `None` when there is none left."""
+        """Step of the next mask update, or `None` if none is left."""
         if self.scheduler is None:
             return None
-        # Where a device counts the steps, to read them is to wait for it.
+        # If a device counts the steps, reading the count waits for the device.
         step = self.global_step
         due = self.scheduler.latest_update(step)
         if due is not None and due > self._updated_at:
@@ -261,20 +261,20 @@ class BasePruner(abc.ABC):
 
     @property
     def is_done(self):
-        """Whether the last mask update, which reaches the target, has been made."""
+        """Whether the last mask update, which reaches the target, was made."""
         if self.scheduler is None:
             return False
         return self._updated_at >= self.scheduler.last_update
 
     def update_if_due(self):
-        """Updates the masks if an update step has come since the latest update.
+        """Updates the masks if an update step was reached since the latest update.
 
         Returns:
             Whether the masks were updated.
         """
         if self.scheduler is None:
             return False
-        # When several updates were passed at once, only the latest is made.
+        # If several update steps were passed at once, only the latest update runs.
         due = self.scheduler.latest_update(self.global_step)
         if due is None or due <= self._updated_at:
             return False
@@ -283,7 +283,7 @@ class BasePruner(abc.ABC):
         return True
 
     def sparsity_at(self, step):
-        """Returns the sparsity that the masks shall have after an update.
+        """Returns the sparsity of the masks after an update.
 
         Args:
             step: Step of the update.
@@ -307,8 +307,8 @@ class BasePruner(abc.ABC):
         """Called before each step; updates the masks when the schedule says so.
 
         Args:
-            local_step: Number of the step in its epoch. Decisions are keyed on
-                `global_step`, so it may be anything.
+            local_step: Number of the step in its epoch. It may be any number, because
+                decisions depend on `global_step`.
         """
         self.update_if_due()
 
@@ -316,14 +316,13 @@ class BasePruner(abc.ABC):
         """Called between the backward pass and the optimizer's step.
 
         Args:
-            gradients: Pairs of a gradient and its variable, as an optimizer's
-                `apply_gradients` takes them; or only the gradients of the pruned
-                kernels, as a dict by name or a list in the order of `masks`; or
-                `None`.
+            gradients: Pairs of a gradient and its variable, as for an optimizer's
+                `apply_gradients`; or only the gradients of the pruned kernels, as a
+                dict by name or a list in the order of `masks`; or `None`.
 
         Returns:
-            The same, zero where the weight is pruned, so that a pruned weight gathers
-            no momentum; or `None`.
+            The same form, with zeros for pruned weights, so that they gather no
+            momentum; or `None`.
         """
         return None if gradients is None else self.mask_gradients(gradients)
 
@@ -365,7 +364,7 @@ class BasePruner(abc.ABC):
 
 
 def refuse_at_init_only(config):
-    """Raises if a criterion cannot follow a training run."""
+    """Raises an error if a criterion cannot follow a training run."""
     criterion = config.criterion
     if criterion is not None and criterion.needs == "activations":
         raise ValueError(

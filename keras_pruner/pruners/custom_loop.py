@@ -1,4 +1,4 @@
-"""The hooks of a pruner between the steps of a custom training loop."""
+"""Runs the training step of a pruner in the hooks of a custom training loop."""
 
 from keras import ops
 
@@ -28,9 +28,9 @@ class CustomLoop:
         """Makes the gradients that the optimizer gets.
 
         Args:
-            gradients: As for `BasePruner.on_before_optimizer_step`.
+            gradients: See `BasePruner.on_before_optimizer_step`.
             true_gradients: Dict from a kernel's name to the gradient that criteria see,
-                if it is another one, e.g. because `gradients` were clipped.
+                if it differs, e.g. because `gradients` were clipped.
 
         Returns:
             The same form as `gradients`.
@@ -39,7 +39,7 @@ class CustomLoop:
         replicas = num_replicas()
         if replicas > 1:
             self._check_replicated(replicas)
-        # Read before the step, which may move a schedule on.
+        # Read before the step, which may advance a learning rate schedule.
         self._rate = self._rate_of_optimizer()
 
         def shape(kernel, gradient):
@@ -58,7 +58,7 @@ class CustomLoop:
 
         Args:
             learning_rate: Float, or a dict from a kernel's name to its float; `None`
-                for that of the attached optimizer.
+                uses the rate of the attached optimizer.
         """
         for path, rule in self.pruner.rules.items():
             if rule.keeps_dense and not self.step.was_shown(path):
@@ -106,7 +106,7 @@ class CustomLoop:
                 variable.assign(rule.regularize(weight, mask, states, rate))
 
     def take_over_weights(self):
-        """Lets dense weights follow what was trained without the pruner."""
+        """Updates dense weights after training without the pruner."""
         with no_gradients():
             for key, (variable, _, rule, states) in self.step.kernels.items():
                 if not rule.keeps_dense:
@@ -125,7 +125,7 @@ class CustomLoop:
         return ops.cast(optimizer.learning_rate, "float32")
 
     def _check_replicated(self, replicas):
-        """Raises if a state depends on gradients that only one replica has seen."""
+        """Raises an error if a state depends on the gradients of one replica only."""
         pruner = self.pruner
         if any(r.needs_gradients or r.keeps_dense for r in pruner.rules.values()):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Several pruners, one for each config of a model, as one."""
+"""Creates a pruner for each config of a model, and joins them into one."""
 
 import contextlib
 
@@ -13,14 +13,27 @@ def create_pruners(config, modules):
 
     Args:
         config: `PruningConfig`, dict, or `None` for the defaults.
-        modules: As for `KerasBasePruner`.
+        modules: See `KerasBasePruner`.
 
     Returns:
         List of pruners of the registered `pruning_type`, the main one first.
 
     Raises:
-        ValueError: As `KerasBasePruner`; or if the `pruning_type` is unknown, or two
-            local configs select the same kernel.
+        ValueError: If `KerasBasePruner` raises it, the `pruning_type` is unknown, or
+            two local configs select the same kernel.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,))]
+    ...     + [keras.layers.Dense(4, name=name) for name in ("hidden", "head")]
+    ... )
+    >>> head = {"include": "head", "target_sparsity": 0.5}
+    >>> config = {"target_sparsity": 0.75, "local_configs": [head]}
+    >>> for pruner in create_pruners(config, model):
+    ...     print(list(pruner.masks), pruner.target_sparsity_ratio)
+    ['hidden/kernel'] 0.75
+    ['head/kernel'] 0.5
     """
     return pruners_of(select_kernels(modules, as_config(config)))
 
@@ -40,17 +53,17 @@ def pruners_of(selections):
 
 
 class PrunerGroup(BasePruner):
-    """The pruners of a model: one for its config, one for each local config.
+    """Joins the pruners of a model: one for its config, one for each local config.
 
-    It asks each of them and adds up the answers.
+    It calls each of them and adds up the results.
 
     Args:
         config: `PruningConfig`, dict, or `None` for the defaults.
-        modules: As for `KerasBasePruner`; or a list of `Selection`s.
+        modules: See `KerasBasePruner`; or a list of `Selection`s.
 
     Attributes:
-        pruners: List of `KerasBasePruner`s. `config`, `scheduler` and the other
-            attributes that cannot be added up are those of the first.
+        pruners: List of `KerasBasePruner`s. `config`, `scheduler` and other attributes
+            that have no sum are those of the first.
         kernels: Tuple of the `Kernel`s that are pruned.
         skipped: Tuple of `Skipped`: the kernels that stay dense, and why.
         num_weights: Weights in all kernels.
@@ -84,7 +97,7 @@ class PrunerGroup(BasePruner):
         """Returns the context in which the pruners compute."""
         return contextlib.nullcontext()
 
-    # Its pruners together.
+    # Attributes of all pruners together.
 
     @property
     def kernels(self):
@@ -124,7 +137,7 @@ class PrunerGroup(BasePruner):
 
     @property
     def freezes_weights(self):
-        """Whether training changes nothing but scores and masks."""
+        """Whether training changes scores and masks only."""
         return any(pruner.freezes_weights for pruner in self.pruners)
 
     @property
@@ -193,18 +206,18 @@ class PrunerGroup(BasePruner):
             return pair_gradients(self.kernels, gradients, shape)
 
     def attach_optimizer(self, optimizer):
-        """Names the optimizer of the loop: for its learning rate and its slots."""
+        """Sets the optimizer of the loop, for its learning rate and its slots."""
         for pruner in self.pruners:
             pruner.attach_optimizer(optimizer)
 
     def take_over_weights(self):
-        """Lets dense weights follow what was trained without the pruners."""
+        """Updates dense weights after training without the pruners."""
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.loop.take_over_weights()
 
     def begin(self):
-        """Pins the zeros that the model has, where a config asks for that."""
+        """Pins the zeros of the model, if a config asks for it."""
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.begin()
@@ -219,6 +232,17 @@ class PrunerGroup(BasePruner):
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.on_after_optimizer_step(learning_rate)
+
+    def on_train_end(self):
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.on_train_end()
+
+    def regularize(self, learning_rate):
+        """Takes the proximal steps now; see `KerasBasePruner.regularize`."""
+        with self.beside_training():
+            for pruner in self.pruners:
+                pruner.regularize(learning_rate)
 
     def warn_if_short(self):
         for pruner in self.pruners:

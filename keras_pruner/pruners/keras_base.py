@@ -1,4 +1,4 @@
-"""The pruner of Keras models: composes the maths and holds the variables."""
+"""Defines the pruner of Keras models: it composes the maths and holds the variables."""
 
 from keras import ops
 
@@ -31,33 +31,33 @@ class KerasBasePruner(BasePruner):
 
     An update scores every kernel, reduces the scores to the pattern's groups, divides
     the target over the kernels and selects exactly that many groups. Each part is
-    compiled once for all kernels that are alike, and for the whole schedule.
+    compiled once for all similar kernels, and for the whole schedule.
 
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`, without local
-            configs; `create_pruners` takes those.
-        modules: What to prune: a dict from a name of your choice to a Keras layer, a
-            `keras.Variable`, or a `Kernel`; or a model, whose kernels then are named
-            by their paths. A layer with one kernel gives that kernel its name; one
-            with several adds theirs, `"name/recurrent_kernel"`. Or a `Selection`.
+            configs; `create_pruners` accepts those.
+        modules: Dict from a name of your choice to a Keras layer, a `keras.Variable`
+            or a `Kernel`. The only kernel of a layer has that name; one of several is
+            named e.g. `"name/recurrent_kernel"`. Or a model, whose kernels are named
+            by their paths. Or a `Selection`.
 
     Attributes:
         kernels: Tuple of the `Kernel`s that are pruned.
         skipped: Tuple of `Skipped`: the kernels that stay dense, and why.
         mask_variables: Dict from name to the bool `keras.Variable` of the mask, or to
-            a `PackedMask` where `mask_bits` is 1.
-        state_variables: Dict from name to a dict of the further variables that the
-            kernel needs, e.g. `"memory"` of a gradient criterion; empty for most.
-        rules: Dict from name to `TrainingRule`: what a training step does.
+            a `PackedMask` if `mask_bits` is 1.
+        state_variables: Dict from name to a dict of the kernel's state variables, e.g.
+            `"memory"` of a gradient criterion; empty for most.
+        rules: Dict from name to the `TrainingRule` that a training step runs.
         plan: `PruningPlan` that divides a sparsity over the kernels.
         updater: `MaskUpdater` that makes and assigns the masks.
         loop: `CustomLoop` that runs the training step in the hooks.
         optimizer: The optimizer in use, or `None` if it is not known.
 
     Raises:
-        ValueError: If nothing is prunable (naming each layer and why), a layer is not
-            built or is quantized, a filter matches nothing, the caps cannot meet the
-            target, or criterion, pattern and pruner do not go together.
+        ValueError: If nothing is prunable (the message says why for each layer), a
+            layer is not built or is quantized, a filter matches nothing, the caps
+            cannot meet the target, or criterion, pattern and pruner do not match.
         TypeError: If `modules` holds anything else.
     """
 
@@ -66,11 +66,11 @@ class KerasBasePruner(BasePruner):
     rule_class = TrainingRule
     # Names of the states that an update reads, besides the criterion's memory.
     states_in_update = ()
-    # Whether an update reads the present masks.
+    # Whether an update reads the current masks.
     masks_in_update = False
-    # Whether optimizer slots are set to zero where weights grow back.
+    # Whether it clears the optimizer slots of weights that grow back.
     clears_slots = False
-    # Whether training changes nothing but scores and masks.
+    # Whether training changes scores and masks only.
     freezes_weights = False
     # Whether it cannot share a model with other pruners.
     takes_whole_model = False
@@ -92,7 +92,7 @@ class KerasBasePruner(BasePruner):
         self.optimizer = None
         self.updater = MaskUpdater(self)
         self.loop = CustomLoop(self)
-        # Variables of a compiled training step that counts for this pruner.
+        # Variables in which a compiled training step counts for this pruner.
         self._step_variable = self._update_variable = None
         self._has_seen_gradients = False
         self._num_pruned = 0
@@ -110,7 +110,7 @@ class KerasBasePruner(BasePruner):
         selection.check_not_empty()
         return selection
 
-    # What it holds.
+    # Kernels and their variables.
 
     def trained_kernels(self):
         """Returns a dict from a kernel's name to its `TrainedKernel`."""
@@ -154,27 +154,27 @@ class KerasBasePruner(BasePruner):
 
     @property
     def num_weights(self):
-        """Weights in all kernels that the pruner took."""
+        """Number of weights in all kernels of the pruner."""
         return self.plan.num_weights
 
     @property
     def num_pruned(self):
-        """Weights that the masks zero."""
+        """Number of weights that the masks zero."""
         return self._num_pruned
 
     @property
     def needs_gradients(self):
-        """Whether it learns from the gradients of the loss."""
+        """Whether the pruner learns from the gradients of the loss."""
         return any(rule.needs_gradients for rule in self.rules.values())
 
     @property
     def units(self):
-        """List of the `Unit`s that the pattern makes of the kernels."""
+        """List of the `Unit`s in which the pattern couples the kernels."""
         return self.updater.maker.units
 
     @property
     def trace_count(self):
-        """How often parts of the update were traced: each once for a whole schedule."""
+        """Number of traces of the update's parts: one each for a whole schedule."""
         return self.updater.trace_count
 
     def source_value(self, kernel):
@@ -187,11 +187,11 @@ class KerasBasePruner(BasePruner):
         return read_mask(self.mask_variables[kernel.path], self.updater.call)
 
     def refresh(self):
-        """Counts the masks again, after they were assigned from outside."""
+        """Counts the pruned weights again, after other code assigned the masks."""
         kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
         self._num_pruned = self.num_weights - kept
 
-    # A mask update. The first four are pure functions of one unit, and compiled.
+    # A mask update. The first four methods are compiled, pure functions of one unit.
 
     def score_unit(self, unit, inputs):
         """Scores the kernels of a unit.
@@ -213,7 +213,7 @@ class KerasBasePruner(BasePruner):
         return score_groups(self.config, unit, inputs.weights, scores)
 
     def make_unit(self, unit, inputs):
-        """Makes the masks of a unit, with as many groups pruned as asked for.
+        """Makes the masks of a unit, with the demanded number of groups pruned.
 
         Args:
             unit: `Unit`.
@@ -236,7 +236,7 @@ class KerasBasePruner(BasePruner):
         return expand_groups(unit, pruned, self.score_unit(unit, inputs))
 
     def demands(self, sparsity):
-        """Returns a dict from `"masks"`, or a state's name, to the `Demand` for it.
+        """Returns a dict from `"masks"`, or a state of the update, to a `Demand`.
 
         Args:
             sparsity: Target over all kernels, in [0, 1).
@@ -274,8 +274,8 @@ class KerasBasePruner(BasePruner):
 
     @property
     def lacks_gradients(self):
-        """Whether an update needs gradients, and none was seen yet."""
-        # A pruner that grows by gradients first has to prune, which needs none.
+        """Whether an update needs gradients, but the pruner has seen none."""
+        # A pruner that grows weights by gradients prunes first, which needs none.
         wants = self.needs_gradients and self._updated_at >= 0
         if not (wants or self.config.criterion.has_memory):
             return False
@@ -286,7 +286,7 @@ class KerasBasePruner(BasePruner):
         """Counts the pruned weights after an update.
 
         Args:
-            counts: List of the groups that each unit gave.
+            counts: List with the number of pruned groups of each unit.
         """
         self._num_pruned = sum(
             count * plan.group_size
@@ -306,10 +306,10 @@ class KerasBasePruner(BasePruner):
 
         Args:
             step: Int variable that counts applied updates, or `None` to keep the
-                count and go on without a variable.
-            updated_at: Int variable of the step of the latest mask update.
-            optimizer: The optimizer whose slots are cleared where the pruner clears
-                any. A custom loop sets it by `attach_optimizer`.
+                count without a variable.
+            updated_at: Int variable: the step of the latest mask update.
+            optimizer: The optimizer whose slots the pruner clears, if it clears any.
+                In a custom training loop, `attach_optimizer` sets it.
         """
         if step is None and self._step_variable is not None:
             self._global_step = self.global_step
@@ -325,16 +325,16 @@ class KerasBasePruner(BasePruner):
         if self._update_variable is not None:
             self._update_variable.assign(step)
 
-    # The hooks of a custom loop.
+    # The hooks of a custom training loop.
 
     def attach_optimizer(self, optimizer):
-        """Names the optimizer of the loop: for its learning rate and its slots."""
+        """Sets the optimizer of the loop, for its learning rate and its slots."""
         self.optimizer = optimizer
 
     def let_gradients_pass(self, value):
-        """Lets wrapper layers pass the gradients of pruned weights while it trains.
+        """Sets whether wrapper layers pass the gradients of pruned weights.
 
-        Only where the pruner looks at gradients, or `value` is `False`.
+        It does nothing if the pruner needs no gradients.
         """
         if self.needs_gradients:
             for kernel in self.kernels:
@@ -342,7 +342,7 @@ class KerasBasePruner(BasePruner):
                     kernel.wrapper.straight_through = value
 
     def note_gradients(self):
-        """Notes that the criterion states hold gradients."""
+        """Records that the criterion states hold gradients."""
         self._has_seen_gradients = True
 
     def apply_masks(self):
@@ -350,7 +350,7 @@ class KerasBasePruner(BasePruner):
             self.loop.step.apply_masks()
 
     def mask_gradients(self, gradients, true_gradients=None):
-        """Makes the gradients that the optimizer gets; see `CustomLoop.before`."""
+        """Makes the gradients for the optimizer; see `CustomLoop.before`."""
         shaped = self.loop.before(gradients, true_gradients)
         if self.needs_gradients and self.loop.step.has_seen_gradients:
             self.note_gradients()
@@ -360,14 +360,14 @@ class KerasBasePruner(BasePruner):
         """Called after the optimizer's step: regularizes, applies the masks, counts.
 
         Args:
-            learning_rate: Float, or a dict from a kernel's name to its float. Needed
+            learning_rate: Float, or a dict from a kernel's name to its float. Required
                 only with a regularizer, if no optimizer is attached.
         """
         self.loop.after(learning_rate)
         self._global_step += 1
 
     def regularize(self, learning_rate):
-        """Takes the proximal step of the regularizer now, with a rate of your own.
+        """Takes the proximal step of the regularizer now, with your learning rate.
 
         Call it between the optimizer's step and `on_after_optimizer_step`, which then
         does not regularize again.
@@ -378,7 +378,7 @@ class KerasBasePruner(BasePruner):
         self.loop.regularize(learning_rate)
 
     def begin(self):
-        """Pins the zeros that the model has, if the config asks for that."""
+        """Pins the zeros of the model, if the config asks for it."""
         if self.config.resume_from_pruned_checkpoint and self._updated_at < 0:
             self.update_masks(0.0)
 

@@ -9,17 +9,17 @@ from keras_pruner.masks import PerOutput, Unit, UnitInputs, cuts_of, rank_jointl
 
 
 class UpdateInputs(NamedTuple):
-    """The tensors from which one mask update makes its masks.
+    """Holds the tensors from which an update makes its masks.
 
     Args:
         weights: List of the kernels' values.
-        masks: List of their masks if the pruner asks for them, else empty.
-        states: List of dicts of the states that the pruner asks for.
+        masks: List of their masks if the pruner needs them, else empty.
+        states: List of dicts of the states that the pruner needs.
         demands: Dict from a result, `"masks"` or a state, to its `DemandTensors`.
         extra: List with a dict of further tensors for each unit.
-        guesses: Dict from a result to where a joint ranking looks first; see
+        guesses: Dict from a result to the guess of a joint ranking; see
             `find_bracket`.
-        groups: List of `UnitInputs.groups` of each unit, if made already.
+        groups: List of `UnitInputs.groups` of each unit, if they exist already.
     """
 
     weights: list
@@ -32,7 +32,7 @@ class UpdateInputs(NamedTuple):
 
 
 class UpdateResult(NamedTuple):
-    """The results of one mask update.
+    """Holds the results of one mask update.
 
     Args:
         masks: List of bool masks, each of its kernel's shape; `True` = keep.
@@ -54,15 +54,15 @@ class UpdateResult(NamedTuple):
 class MaskMaker:
     """Makes the masks of all kernels from tensors.
 
-    The pruner says what is made of one unit (`group_unit`, `make_unit`). The maker
-    calls these pure functions for all units, and divides the demand between them. It
+    The pruner defines the pure functions of one unit, `group_unit` and `make_unit`.
+    The maker calls them for all units, and divides the demand between the units. It
     changes no variable.
 
     Args:
         pruner: `KerasBasePruner`.
 
     Attributes:
-        units: List of the `Unit`s that the pattern makes of the kernels.
+        units: List of the `Unit`s in which the pattern couples the kernels.
     """
 
     def __init__(self, pruner):
@@ -82,7 +82,7 @@ class MaskMaker:
 
         Args:
             inputs: `UpdateInputs`.
-            call: See `rank_jointly`. With caps it cannot be compiled as a whole.
+            call: See `rank_jointly`. With caps, the whole function cannot be compiled.
 
         Returns:
             `UpdateResult`.
@@ -99,7 +99,7 @@ class MaskMaker:
         for number, unit in enumerate(self.units):
             unit_inputs = self._with_groups(unit, units[number], call)
             results.append(call(pruner.make_unit, unit_inputs, about=unit))
-            # The scores are not needed any more.
+            # The scores are no longer needed.
             units[number] = unit_inputs = None
         num_placed = 0
         for unit, result in zip(self.units, results, strict=True):
@@ -113,10 +113,10 @@ class MaskMaker:
         return UpdateResult(masks, counts, finite, states, thresholds)
 
     def unit_inputs(self, number, inputs):
-        """Returns the `UnitInputs` of one of the units.
+        """Returns the `UnitInputs` of one unit.
 
         Args:
-            number: Its position in `units`.
+            number: Position of the unit in `units`.
             inputs: `UpdateInputs`.
         """
         indices = self.units[number].indices
@@ -131,7 +131,7 @@ class MaskMaker:
 
     @property
     def has_groups(self):
-        """Whether anything larger than single weights is ranked."""
+        """Whether a unit ranks groups that are larger than single weights."""
         return any(map(self._has_groups, self.units))
 
     def _has_groups(self, unit):
@@ -166,14 +166,14 @@ class MaskMaker:
         return inputs._replace(groups=[groups])
 
     def _count_alone(self, units, inputs):
-        """Tells each unit how many groups it gives, where scores do not decide.
+        """Sets how many groups each unit prunes, if scores do not decide it.
 
         Args:
             units: List of `UnitInputs`, changed in place.
             inputs: `UpdateInputs`.
 
         Returns:
-            Int tensor (units,): the groups that each gives to the masks.
+            Int tensor (units,): number of groups that the masks of each unit prune.
         """
         for what, demand in inputs.demands.items():
             counts = ops.unstack(ops.cast(demand.counts, "int32"), len(units))
@@ -184,7 +184,7 @@ class MaskMaker:
         return inputs.demands["masks"].counts
 
     def _rank_jointly(self, units, inputs, call):
-        """Ranks all units together, and tells each where its scores are cut.
+        """Ranks all units together, and sets the cut of each unit's scores.
 
         Args:
             units: List of `UnitInputs`, changed in place.
@@ -192,8 +192,8 @@ class MaskMaker:
             call: See `make_masks`.
 
         Returns:
-            Tuple of the groups that each unit gives to the masks, as an int tensor
-            (units,), and of a dict from a result to its threshold.
+            Tuple of an int tensor (units,), the number of groups that each unit's masks
+            prune, and a dict from a result to its threshold.
         """
         groups = [
             call(self.pruner.group_unit, unit_inputs, about=unit)

@@ -27,14 +27,14 @@ from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
 
 
 class NonFiniteError(ValueError):
-    """A weight or a criterion state is not finite, so no mask can be made."""
+    """Raised if a weight or a criterion state is not finite."""
 
 
 class MaskUpdater:
     """Makes the masks of a pruner and writes them into its variables.
 
-    The pruner says how many groups are pruned (`demands`) and by which states. The
-    updater reads the variables, has a `MaskMaker` make the masks by compiled functions,
+    The pruner decides how many groups to prune (`demands`), and by which states. The
+    updater reads the variables, makes the masks by compiled functions of a `MaskMaker`,
     checks the results and assigns them.
 
     Args:
@@ -43,8 +43,20 @@ class MaskUpdater:
     Attributes:
         maker: `MaskMaker`.
         call: `FunctionCache` of the compiled functions.
-        pinned: List of the groups of each unit that were zero before pruning began;
-            `None` until they are counted.
+        pinned: List with the number of groups of each unit that were zero before
+            pruning began; `None` until they are counted.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4)
+    >>> layer.build((None, 2))
+    >>> _ = layer.kernel.assign([[1.0, -2.0, 3.0, -4.0], [5.0, -6.0, 7.0, -8.0]])
+    >>> pruner = KerasBasePruner({"pattern": "2x1"}, {"dense": layer})
+    >>> pruner.update_masks(sparsity=0.5)
+    >>> ops.convert_to_numpy(pruner.masks["dense"]).tolist()
+    [[False, False, False, False], [True, True, True, True]]
+    >>> ops.convert_to_numpy(layer.kernel).tolist()
+    [[0.0, 0.0, 0.0, 0.0], [5.0, -6.0, 7.0, -8.0]]
     """
 
     def __init__(self, pruner):
@@ -55,14 +67,14 @@ class MaskUpdater:
         variables += map(variable_of, pruner.mask_variables.values())
         self._at_once = CompiledUpdate(self._update_values, variables)
         self.pinned = None
-        # Integers that updates ask for -> tensor.
+        # Maps the integers that updates need to tensors.
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
         self._warned_about_empty = False
 
     @property
     def trace_count(self):
-        """How often functions were traced: each once for a whole schedule."""
+        """Number of traces: one for each function in a whole schedule."""
         return self.call.trace_count + self._at_once.trace_count
 
     @property
@@ -99,14 +111,14 @@ class MaskUpdater:
             f"Pruner '{pruner.name or type(pruner).__name__}' with criterion "
             f"'{pruner.config.criterion.name}' needs gradients and has seen none. "
             "Train with PruningCallback and `begin_step` >= 1, give the gradients "
-            "to `on_before_optimizer_step` in a loop of your own, or call "
+            "to `on_before_optimizer_step` in a custom training loop, or call "
             "`prune_at_init(model, data)`."
         )
 
     # Two ways to update.
 
     def _update_by_units(self, sparsity):
-        """Updates masks by functions of each kind of kernel, which pruners share.
+        """Updates masks by functions for each kind of kernel, which pruners share.
 
         It masks one kernel at a time, which needs less memory than all at once.
         """
@@ -136,14 +148,14 @@ class MaskUpdater:
         return result
 
     def _update_values(self, values, inputs):
-        """Makes new values of the kernels and mask variables, if all was finite.
+        """Computes new values of the kernels and mask variables, if all are finite.
 
         Args:
-            values: List of the kernels' values and then those of the mask variables.
-            inputs: `UpdateInputs`, without weights where these are the kernels.
+            values: List of the kernels' values, then those of the mask variables.
+            inputs: `UpdateInputs`; without weights, the kernels' values are used.
 
         Returns:
-            Tuple of a list of as many values, and of an `UpdateResult` without masks.
+            Tuple of a list of the new values, and an `UpdateResult` without masks.
         """
         if not inputs.weights:
             inputs = inputs._replace(weights=values[: len(self.pruner.kernels)])
@@ -160,7 +172,7 @@ class MaskUpdater:
 
     @property
     def _is_updated_at_once(self):
-        """Whether one function updates all: few small kernels that are often updated.
+        """Whether one function updates all masks: few small kernels, many updates.
 
         Otherwise each kind of kernel has its own function.
         """
@@ -175,7 +187,7 @@ class MaskUpdater:
 
     @property
     def has_caps(self):
-        """Whether a unit may have to give more or less than the ranking says."""
+        """Whether a unit may have to prune more or less than the ranking says."""
         config = self.pruner.config
         is_capped = config.min_sparsity > 0 or config.max_sparsity < 1
         return is_capped or config.resume_from_pruned_checkpoint
@@ -197,12 +209,12 @@ class MaskUpdater:
                 )
 
     def _take_in(self, result, sparsity):
-        """Assigns the results of an update other than masks and weights."""
+        """Assigns the results of an update, except masks and weights."""
         pruner = self.pruner
         self._set_growth(sparsity)
         for kernel, states in zip(pruner.kernels, result.states, strict=True):
             if kernel.wrapper_mask is not None:
-                # JAX donates buffers to the training step, each but once.
+                # A copy, because JAX donates each buffer only once.
                 mask = ops.copy(pruner.mask_value(kernel))
                 assign_mask(kernel.wrapper_mask, mask, self.call)
             for name, value in states.items():
@@ -214,7 +226,7 @@ class MaskUpdater:
         self._warn_about_empty(counts)
 
     def _set_growth(self, sparsity):
-        """Tells a regularizer that grows how far the schedule is, from 0 to 1."""
+        """Sets the progress of the schedule, 0 to 1, for a regularizer that grows."""
         pruner = self.pruner
         regularizer = pruner.config.regularizer
         if regularizer is None or not regularizer.grows:
@@ -286,7 +298,7 @@ class MaskUpdater:
         return demand_of(target, *map(self._list_as_tensor, lists))
 
     def _list_as_tensor(self, counts):
-        # Bounds seldom change, and to make tensors costs more than to keep them.
+        # Bounds rarely change, and creating tensors costs more than keeping them.
         counts = tuple(counts)
         if counts not in self._lists:
             if len(self._lists) == 8:

@@ -1,22 +1,34 @@
-"""A schedule on the step axis: when masks are updated, and to which sparsity."""
+"""Decides at which steps masks are updated, and to which sparsity."""
 
 import dataclasses
 
 
 class PruningScheduler:
-    """A schedule on the step axis.
+    """Places a schedule on the step axis.
 
     Masks are updated at `begin, begin + frequency, ...`, never after `end`. The last
-    of these steps takes exactly the target, also where `end - begin` is no multiple of
-    `frequency`; `begin == end` is pruning in one shot.
+    of these steps reaches exactly the target, also when `end - begin` is no multiple
+    of `frequency`. If `begin == end`, pruning is one-shot.
 
     Args:
         schedule: `Schedule`.
         initial: Sparsity at `begin`, in [0, 1).
         target: Sparsity at the last update, in [0, 1), not below `initial`.
         begin: First step with an update, counted in optimizer updates, >= 0.
-        end: Step that no update comes after, >= `begin`.
+        end: Step after which no update comes, >= `begin`.
         frequency: Steps between updates, >= 1.
+
+    Example:
+
+    >>> schedule = SCHEDULES.get("polynomial")
+    >>> scheduler = PruningScheduler(
+    ...     schedule, initial=0.0, target=0.8, begin=10, end=45, frequency=10
+    ... )
+    >>> steps = [10, 20, 30, scheduler.last_update]
+    >>> [(step, round(scheduler(step), 3)) for step in steps]
+    [(10, 0.0), (20, 0.508), (30, 0.737), (40, 0.8)]
+    >>> scheduler.next_update(9), scheduler.next_update(10), scheduler.next_update(40)
+    (10, 20, None)
     """
 
     def __init__(self, schedule, *, initial, target, begin, end, frequency):
@@ -38,12 +50,12 @@ class PruningScheduler:
 
     @property
     def last_update(self):
-        """Step of the last mask update, where the target is reached."""
+        """Step of the last mask update, which reaches the target."""
         whole = (self.end - self.begin) // self.frequency
         return self.begin + whole * self.frequency
 
     def __call__(self, step):
-        """Returns the sparsity that an update at `step` asks for."""
+        """Returns the sparsity of an update at `step`."""
         if step < self.begin:
             return 0.0
         if step >= self.last_update:
@@ -52,7 +64,7 @@ class PruningScheduler:
         return self.schedule.sparsity(progress, self.initial, self.target)
 
     def next_update(self, after):
-        """Returns the first update step > `after`, or `None` when there is none."""
+        """Returns the first update step > `after`, or `None` if there is none."""
         if after < self.begin:
             return self.begin
         step = after - (after - self.begin) % self.frequency + self.frequency
@@ -74,12 +86,12 @@ class PruningScheduler:
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How a pruner likes its steps where the user left them open.
+    """Holds a pruner's defaults for the steps that the user leaves open.
 
     Args:
         end: Pair (a, b): the last update comes after a / b of the run.
-        num_updates: About how many updates there are.
-        most_apart: Most steps between two updates, or `None`.
+        num_updates: Approximate number of updates.
+        max_steps_apart: Most steps between two updates, or `None`.
     """
 
     end: tuple = (3, 4)
@@ -90,9 +102,9 @@ class Pace:
 def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa: B008
     """Chooses the steps that a user left open, for a run of known length.
 
-    Unless the pace says otherwise, pruning ends after three quarters of the steps that
-    follow `begin`, which leaves a quarter to fine-tune; there are about a hundred
-    updates, at most 100 steps apart.
+    By default, pruning ends after three quarters of the steps that follow `begin`,
+    which leaves a quarter to fine-tune. About a hundred updates are at most 100 steps
+    apart.
 
     Args:
         total: Step at which the run ends; read only if `end` is `None`.
@@ -103,6 +115,15 @@ def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa
 
     Returns:
         Tuple of integers `(begin, end, frequency)`.
+
+    Example:
+
+    >>> derive_steps(1000)
+    (0, 750, 7)
+    >>> derive_steps(1000, begin=200, frequency=50)
+    (200, 800, 50)
+    >>> derive_steps(100_000)
+    (0, 75000, 100)
     """
     if end is None:
         part, whole = pace.end

@@ -1,4 +1,4 @@
-"""The variables that a pruner holds for a kernel: its mask and its states."""
+"""Creates the variables that a pruner holds for a kernel: its mask and its states."""
 
 import keras
 from keras import ops
@@ -8,17 +8,17 @@ from keras_pruner.masks import PackedMask, pack, read_mask
 
 
 def make_mask(kernel, num_bits=8):
-    """Returns a mask that keeps all, or a copy of the mask of a wrapper layer.
+    """Creates a mask that keeps all weights, or copies the mask of a wrapper layer.
 
     Args:
         kernel: `Kernel`.
-        num_bits: Bits that the mask takes for each weight: 8 or 1.
+        num_bits: Bits of the mask for each weight: 8 or 1.
 
     Returns:
         Bool `keras.Variable`, or `PackedMask`.
 
     Raises:
-        ValueError: If the kernel is sharded and the mask takes 1 bit a weight.
+        ValueError: If the kernel is sharded and the mask has 1 bit a weight.
     """
     variable, shape = kernel.variable, tuple(kernel.variable.shape)
     if kernel.wrapper_mask is None:
@@ -29,15 +29,15 @@ def make_mask(kernel, num_bits=8):
         return _variable(variable, "mask", value, "bool")
     if is_divided(variable):
         raise ValueError(
-            f"'{kernel.path}' is divided over devices, and its mask is with it: a mask "
-            "of one bit a weight has no axes to divide. Use `mask_bits=8`, at least "
-            "for the divided kernels, by `local_configs`. Received: mask_bits=1"
+            f"'{kernel.path}' is divided over devices, and so is its mask. A mask of "
+            "one bit a weight has no axes to divide. Use `mask_bits=8`, at least for "
+            "the divided kernels, by `local_configs`. Received: mask_bits=1"
         )
     return PackedMask(_variable(variable, "mask", pack(value), "uint8"), shape)
 
 
 def make_state(variable, name, spec):
-    """Returns a `keras.Variable` by a `StateSpec`, on the devices of a variable."""
+    """Creates a `keras.Variable` by a `StateSpec`, on the devices of a variable."""
     if spec.initial == "weight":
         value = ops.copy(variable)
     else:
@@ -47,7 +47,7 @@ def make_state(variable, name, spec):
 
 
 def _variable(variable, name, value, dtype):
-    # Named as in a loaded optimizer, because Orbax finds variables by their paths.
+    # A loaded optimizer has the same names, and Orbax finds variables by their paths.
     with on_devices_of(variable), keras.name_scope("pruning_optimizer"):
         return keras.Variable(
             value,

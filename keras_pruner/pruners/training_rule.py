@@ -1,6 +1,6 @@
-"""What one training step does to one pruned kernel, around the optimizer's update.
+"""Defines the part of a training step that acts on one pruned kernel.
 
-Everything here is pure maths on tensors; `TrainingStep` runs it.
+A rule is pure maths on tensors; `TrainingStep` runs it around the optimizer's step.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from keras_pruner.masks import apply_mask
 
 @dataclasses.dataclass(frozen=True)
 class StateSpec:
-    """A tensor that a kernel carries along through training.
+    """Specifies a state: a tensor that training keeps for a kernel.
 
     Args:
-        shape: Its shape.
-        dtype: Its dtype.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor.
         initial: `"zeros"`, `"ones"`, or `"weight"` for a copy of the kernel.
     """
 
@@ -28,15 +28,15 @@ class StateSpec:
 
 
 class TrainingRule:
-    """What a training step does to a kernel. This one: score, regularise, mask.
+    """Scores, regularizes and masks a kernel in a training step.
 
-    A step: `shape_gradient` makes the gradient that the optimizer gets. The optimizer
-    steps. `accumulate` updates the states by the true gradient, `regularize` draws the
-    weights towards zero, and `forward_weights` masks them.
+    `shape_gradient` makes the gradient for the optimizer. After the optimizer's step,
+    `accumulate` updates the states by the true gradient, `regularize` moves the weights
+    towards zero, and `forward_weights` masks them.
 
-    A rule that keeps dense weights has them in the state `"dense"`. The optimizer steps
-    on these, while the kernel's variable holds the masked weights. So the gradient is
-    computed at the masked kernel and applied to the dense one.
+    Some rules keep dense weights, in the state `"dense"`. The optimizer steps on these,
+    while the kernel's variable holds the masked weights. So the gradient is computed at
+    the masked kernel and applied to the dense one.
 
     Args:
         config: `PruningConfig`, complete.
@@ -44,9 +44,9 @@ class TrainingRule:
         options: Dict of the pruner's options.
     """
 
-    # Whether a pruned weight keeps a hidden value.
+    # Whether the rule keeps dense weights, so that a pruned weight has a value.
     keeps_dense = False
-    # Whether a state of its own, besides the criterion's memory, wants gradients.
+    # Whether a state of the rule, besides the criterion's memory, needs gradients.
     observes_gradients = False
     # Whether `forward_weights` only masks; set for every subclass.
     only_masks = True
@@ -68,7 +68,7 @@ class TrainingRule:
 
     @property
     def needs_gradients(self):
-        """Whether the true gradient, also of pruned weights, is looked at."""
+        """Whether the rule reads the true gradient, also of pruned weights."""
         return self.criterion.needs_gradients or self.observes_gradients
 
     def states(self):
@@ -82,13 +82,13 @@ class TrainingRule:
             dtype = str(self.kernel.variable.dtype)
             specs["dense"] = StateSpec(shape, dtype, "weight")
         if self.config.regularizer is not None and self.config.regularizer.grows:
-            # Marks what the target will prune.
+            # Marks the weights that the target will prune.
             specs["doomed"] = StateSpec(shape, "bool")
             specs["growth"] = StateSpec((), "float32")
         return specs
 
     def provenance(self):
-        """Returns plain values that say what a kernel's mask is made by."""
+        """Returns the settings that determine a kernel's mask, as plain values."""
         config = self.config
         made_by = {
             "pruning_type": config.pruning_type,
@@ -98,39 +98,39 @@ class TrainingRule:
         return json.loads(json.dumps(made_by, default=str))
 
     def pool(self, values):
-        """Sums a matrix over what the pattern prunes as one."""
+        """Sums a matrix over each group of the pattern."""
         return self.pattern.pool(values, self.layout)
 
     def memory_shape(self):
-        """Returns the shape in which the criterion's memory is kept."""
+        """Returns the stored shape of the criterion's memory."""
         matrix = (self.layout.rows, self.layout.outputs)
         if not self.criterion.pools:
             shape = self.criterion.memory_shape(matrix)
-            # As the kernel, so that it may be sharded as the kernel.
+            # The kernel's own shape, so that both can be sharded alike.
             return tuple(self.layout.shape) if shape == matrix else shape
         pooled = ops.convert_to_tensor(ops.zeros(matrix))
         return self.criterion.memory_shape(tuple(self.pool(pooled).shape))
 
     def memory_matrix(self, memory):
-        """Returns a memory as the criterion sees it, in float32."""
+        """Returns a memory in the shape that the criterion uses, in float32."""
         memory = ops.cast(memory, "float32")
         if self.criterion.pools:
             return memory
         return self.layout.to_matrix(memory)
 
     def shape_gradient(self, gradient, weight, mask, state, scale):
-        """Makes the gradient that the optimizer gets.
+        """Makes the gradient for the optimizer.
 
         Args:
-            gradient: Tensor of the kernel's shape, scaled as the loss is.
+            gradient: Tensor of the kernel's shape, scaled like the loss.
             weight: The weights that the optimizer steps on.
             mask: Bool tensor; `True` = keep.
             state: Dict of the kernel's states.
-            scale: Factor that the loss was multiplied with.
+            scale: Factor by which the loss was multiplied.
 
         Returns:
-            Tensor like `gradient`. Here pruned weights get none, so that they leave no
-            momentum and no share in a gradient norm.
+            Tensor like `gradient`, here zero for pruned weights. So they leave no
+            momentum and have no share in a gradient norm.
         """
         return apply_mask(gradient, mask)
 
@@ -140,7 +140,7 @@ class TrainingRule:
         Args:
             state: Dict of the kernel's states.
             weight: Tensor: the weights before the step.
-            gradient: Float32 tensor: unscaled, unclipped and not masked.
+            gradient: Float32 tensor: unscaled, unclipped and unmasked.
 
         Returns:
             Dict of the states that change.
@@ -156,7 +156,7 @@ class TrainingRule:
         return {"memory": self.kept_memory(memory, state["memory"])}
 
     def kept_memory(self, memory, like):
-        """Returns a memory in the shape and dtype in which it is kept."""
+        """Returns a memory in its stored shape and dtype."""
         if not self.criterion.pools:
             memory = self.layout.from_matrix(memory)
         return ops.cast(memory, like.dtype)
@@ -191,17 +191,17 @@ class TrainingRule:
         """Returns the weights that the model computes with.
 
         Args:
-            weight: Tensor: the dense weights, where they are kept; else the kernel.
+            weight: Tensor: the dense weights if the rule keeps them, else the kernel.
             mask: Bool tensor; `True` = keep.
             state: Dict of the kernel's states.
 
         Returns:
-            Tuple of the kernel's new value and of the mask, or `None` if it stays.
+            Tuple of the kernel's new value and its new mask; `None` keeps the mask.
         """
         return apply_mask(weight, mask), None
 
     def dense_from_forward(self, value, state):
-        """Returns dense weights for which `forward_weights` gives a kernel's value.
+        """Returns dense weights for which `forward_weights` returns a kernel's value.
 
         Args:
             value: Tensor: the kernel's value.

@@ -1,4 +1,4 @@
-"""One training step of all pruned kernels, around the optimizer's own step."""
+"""Runs a training step of all pruned kernels, around the optimizer's own step."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ GRADIENT_SUM = "gradient_sum"
 
 
 class TrainedKernel(NamedTuple):
-    """A masked variable as a training step uses it.
+    """Holds a masked variable and its parts in a training step.
 
     Args:
         variable: `keras.Variable` that the optimizer trains.
@@ -36,8 +36,8 @@ class TrainedKernel(NamedTuple):
 class TrainingStep:
     """Runs the rules of pruned kernels before and after one optimizer step.
 
-    `before` makes the gradient that the optimizer gets. The optimizer steps. `after`
-    shows each rule the true gradient, regularizes, and masks the weights.
+    `before` makes the gradient for the optimizer. After the optimizer's step, `after`
+    passes the true gradient to each rule, regularizes, and masks the weights.
 
     `PruningOptimizer` runs it inside the compiled step of `fit`. A pruner runs it
     eagerly, from its hooks in a custom loop or on a torch optimizer.
@@ -45,30 +45,43 @@ class TrainingStep:
     Args:
         kernels: Dict from a key to a `TrainedKernel`.
         call: Calls functions of tensors, e.g. a `FunctionCache` that compiles them.
+
+    Example:
+
+    >>> kernel = keras.Variable([[1.0, 2.0], [3.0, 4.0]])
+    >>> keep = [[True, False], [True, True]]
+    >>> mask = keras.Variable(keep, dtype="bool", trainable=False)
+    >>> step = TrainingStep({"kernel": TrainedKernel(kernel, mask)})
+    >>> ops.convert_to_numpy(step.before("kernel", ops.ones((2, 2)))).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    >>> _ = kernel.assign([[0.5, 1.9], [2.5, 3.5]])  # The optimizer's step.
+    >>> step.after()
+    >>> ops.convert_to_numpy(kernel).tolist()
+    [[0.5, 0.0], [2.5, 3.5]]
     """
 
     def __init__(self, kernels, call=call_directly):
         self.kernels = kernels
         self._call = call
-        # Of the step that runs: key -> weights and true gradient.
+        # Maps a key to the weights and the true gradient of the current step.
         self._seen = {}
         # Keys of kernels whose variable holds dense weights until `after`.
         self._dense = set()
 
     def before(self, key, gradient, *, scale=1.0, share=1.0, true_gradient=None):
-        """Makes the gradient that the optimizer gets for one kernel.
+        """Makes the gradient of one kernel for the optimizer.
 
-        A rule with dense weights has them in the variable until `after`, so that the
-        optimizer steps on them.
+        If the rule keeps dense weights, the variable holds them until `after`, so that
+        the optimizer steps on them.
 
         Args:
             key: The kernel's key.
             gradient: Tensor; a sparse gradient of TensorFlow; or `None`.
-            scale: Factor in `gradient` that the loss was multiplied with.
-            share: Factor in `gradient` as a rule's own terms need it: the loss scale
-                over the number of replicas.
-            true_gradient: Gradient that criteria see, if it is another one: for
-                example, if `gradient` was clipped.
+            scale: Factor in `gradient` by which the loss was multiplied.
+            share: Factor in `gradient` for a rule's own terms: the loss scale over the
+                number of replicas.
+            true_gradient: Gradient that criteria see, if it differs, e.g. because
+                `gradient` was clipped.
 
         Returns:
             The gradient, or `None`.
@@ -80,7 +93,7 @@ class TrainingStep:
         dense = states.get("dense")
         weight = ops.convert_to_tensor(variable if dense is None else dense)
         if rule.needs_gradients:
-            # Also of TensorFlow's sparse gradients.
+            # This also converts TensorFlow's sparse gradients.
             gradient = ops.convert_to_tensor(gradient)
             true = gradient if true_gradient is None else true_gradient
             # A copy, because the tensor may be the variable, which the step changes.
@@ -90,7 +103,7 @@ class TrainingStep:
             variable.assign(weight)
             self._dense.add(key)
         if hasattr(gradient, "dense_shape"):
-            # The weights that it changes are masked after the step.
+            # `after` masks the weights that a sparse gradient changes.
             return gradient
         return rule.shape_gradient(gradient, weight, mask, states, share)
 
@@ -107,8 +120,8 @@ class TrainingStep:
         """Ends the step.
 
         Args:
-            rate: Learning rate by which to regularize, a float or tensor; or a dict of
-                them by key. `None` to leave that out.
+            rate: Learning rate of the regularizer, a float or tensor; or a dict of
+                them by key. `None` skips the regularizer.
             is_frozen: Whether the optimizer left all weights unchanged.
             averages: Dict from a key to the variable of a moving average to mask.
             ticked: Bool tensor: whether the optimizer accepted the gradients; `None`
@@ -138,7 +151,7 @@ class TrainingStep:
 
     @property
     def has_seen_gradients(self):
-        """Whether a true gradient was given in this step."""
+        """Whether `before` has seen a true gradient in this step."""
         return bool(self._seen)
 
     def mask_value(self, key):
@@ -146,7 +159,7 @@ class TrainingStep:
         return read_mask(self.kernels[key].mask, self._call)
 
     def was_shown(self, key):
-        """Whether a gradient of the kernel was given in this step."""
+        """Whether `before` has seen a gradient of the kernel in this step."""
         return key in self._seen or key in self._dense
 
     def apply_masks(self, averages=None):
@@ -162,7 +175,7 @@ class TrainingStep:
             self._enforce(kernel, weight, averages.get(key))
 
     def _enforce(self, kernel, weight, average):
-        """Assigns what the model computes with, made of the trained weights."""
+        """Assigns the weights that the model computes with."""
         variable, kept, rule, states = kernel
         mask = read_mask(kept, self._call)
         if rule is None:
@@ -179,7 +192,7 @@ class TrainingStep:
             average.assign(apply_mask_if_dense(ops.convert_to_tensor(average), mask))
 
     def _accumulate(self, ticked, applied, accumulated_steps):
-        """Shows the rules the true gradients of an applied step."""
+        """Passes the true gradients of an applied step to the rules."""
         totals = sum_over_replicas([gradient for _, gradient in self._seen.values()])
         for key, gradient in zip(self._seen, totals, strict=True):
             weight, (_, _, rule, states) = self._seen[key][0], self.kernels[key]
@@ -187,7 +200,7 @@ class TrainingStep:
                 sums = states[GRADIENT_SUM]
                 old = ops.convert_to_tensor(sums)
                 total = old + gradient
-                # A batch that was not finite is skipped, not summed.
+                # A batch with non-finite gradients is skipped, not summed.
                 kept = ops.where(ticked, total, old)
                 sums.assign(ops.where(applied, ops.zeros_like(old), kept))
                 gradient = total / accumulated_steps
@@ -200,7 +213,7 @@ class TrainingStep:
 
 
 def pair_gradients(kernels, gradients, shape):
-    """Changes the gradients of pruned kernels, in any form that a loop gives them in.
+    """Changes the gradients of pruned kernels, in any form that a loop passes.
 
     Args:
         kernels: The `Kernel`s that are pruned.

@@ -1,4 +1,4 @@
-"""Plain torch modules, without Keras layers. torch is imported where it is needed."""
+"""Prunes torch modules without Keras layers. Only functions import torch."""
 
 from keras_pruner.pytorch.pruner import PytorchBasePruner
 from keras_pruner.pytorch.strip import is_torch_module, strip_module

@@ -1,10 +1,10 @@
-"""What a `PruningConfig` for torch modules may hold besides, and what it may not."""
+"""Checks a `PruningConfig` for torch modules, and lets modules select kernels."""
 
 import dataclasses
 
 
 def check_settings(config):
-    """Raises a `ValueError` for what needs a Keras model.
+    """Raises a `ValueError` if a config needs a Keras model.
 
     Args:
         config: `PruningConfig`.
@@ -14,7 +14,7 @@ def check_settings(config):
 
 
 class _ModuleSelector:
-    """Selects the kernels of a torch module, also of modules inside of it."""
+    """Selects the kernels of a torch module, also of nested modules."""
 
     def __init__(self, module):
         self.module = module
@@ -27,7 +27,7 @@ class _ModuleSelector:
 
 
 def with_module_selectors(config):
-    """Returns a config in which torch modules, which can be called, select."""
+    """Returns a config with a selector in place of each torch module."""
     import torch
 
     def selector(given):

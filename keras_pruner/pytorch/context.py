@@ -1,4 +1,4 @@
-"""Where and how the maths of `keras.ops` runs on the tensors of a torch module."""
+"""Runs the maths of `keras.ops` on the tensors of a torch module."""
 
 import contextlib
 
@@ -6,10 +6,10 @@ import keras
 
 
 def check_backend():
-    """Raises unless Keras runs on torch.
+    """Raises an error unless Keras runs on torch.
 
     Raises:
-        RuntimeError: It says what to set.
+        RuntimeError: If Keras runs on another backend.
     """
     backend = keras.backend.backend()
     if backend != "torch":
@@ -23,10 +23,10 @@ def check_backend():
 
 @contextlib.contextmanager
 def beside_training(device):
-    """Context for maths that is no part of the model: no gradients, no autocast.
+    """Disables gradients and autocast, for maths outside of the model.
 
     Args:
-        device: `torch.device` on which new tensors are made.
+        device: `torch.device` of new tensors.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The loss scale of a `torch.amp.GradScaler`."""
+"""Finds the loss scale of a `torch.amp.GradScaler`."""
 
 from keras_pruner.backend import Patch
 
@@ -9,11 +9,11 @@ _patches = []
 
 
 class ScalerWatch:
-    """Knows the loss scale of an optimizer's step.
+    """Finds the loss scale of an optimizer's step.
 
-    `GradScaler.step` does not tell the optimizer that it unscaled the gradients. So a
-    user names the scaler. To notice one that was not named, `GradScaler.step` is
-    wrapped while a watch is on.
+    `GradScaler.step` does not tell the optimizer that it unscaled the gradients. So you
+    pass the scaler. To detect a scaler that you did not pass, a wrapper replaces
+    `GradScaler.step` during a watch.
 
     Args:
         grad_scaler: `torch.amp.GradScaler`, or `None`.
@@ -23,7 +23,7 @@ class ScalerWatch:
         self.grad_scaler = grad_scaler
 
     def begin(self):
-        """Begins to watch."""
+        """Begins the watch."""
         import torch
 
         if not _watches:
@@ -32,25 +32,25 @@ class ScalerWatch:
         _watches.add(self)
 
     def end(self):
-        """Ends the watch, and with the last one the wrapper of `GradScaler.step`."""
+        """Ends the watch; the last one also unwraps `GradScaler.step`."""
         _watches.discard(self)
         if not _watches and _patches:
             _patches.pop().undo()
 
     @property
     def loss_scale(self):
-        """Factor that the loss was multiplied with, a float.
+        """Factor by which the loss was multiplied, a float.
 
         Raises:
-            ValueError: If a scaler runs the step that was not named.
+            ValueError: If a scaler runs the step and you passed none.
         """
         running = _running[-1] if _running else None
         if self.grad_scaler is not None:
             return self.grad_scaler.get_scale()
         if running is not None and running.is_enabled():
             raise ValueError(
-                f"A {type(running).__name__} scales the loss, and the pruner was not "
-                "told of it, so criteria would see scaled gradients. Call "
+                f"A {type(running).__name__} scales the loss, and the pruner does not "
+                "know it, so criteria would see scaled gradients. Call "
                 "`pruner.attach(module, optimizer, grad_scaler=scaler)`."
             )
         return 1.0

@@ -1,4 +1,4 @@
-"""Hooks on a torch optimizer and its parameters that prune in any training loop."""
+"""Prunes in any training loop, by hooks on a torch optimizer and its parameters."""
 
 from keras import ops
 
@@ -11,16 +11,16 @@ from keras_pruner.pytorch.optimizer_slots import OptimizerSlots
 class Attachment:
     """Runs pruners around every step of an optimizer.
 
-    After each backward pass the true gradient of a kernel is kept, if a criterion wants
-    it, and pruned weights lose theirs. This comes before gradients are clipped, so
-    pruned weights have no share in a gradient norm, and criteria see what was not
-    clipped. Before the optimizer's step each `TrainingRule` makes the gradient that the
-    optimizer gets; after it, it observes, regularises and masks, the step is counted,
-    and masks that are due are made.
+    After each backward pass, hooks keep the true gradient of a kernel, if a criterion
+    needs it, and zero those of pruned weights. This comes before gradients are clipped,
+    so pruned weights have no share in a gradient norm, and criteria see unclipped
+    gradients. Before the optimizer's step, each `TrainingRule` makes the gradient for
+    the optimizer. After it, the rule accumulates, regularizes and masks. Then the
+    pruner counts the step and makes the masks that are due.
 
-    In a process group gradients are averaged over processes after the hooks on
-    parameters have run. So there the gradient is looked at before the step only, equal
-    in all processes, though it may be clipped by then.
+    A process group averages gradients over processes after the hooks on parameters. So
+    there the pruner reads gradients before the step only. They are equal in all
+    processes, but may be clipped.
 
     Args:
         pruners: List of `KerasBasePruner`s over the parameters.
@@ -37,7 +37,7 @@ class Attachment:
         self.slots = OptimizerSlots(optimizer)
         self.device = device
         self.scaler = ScalerWatch(grad_scaler)
-        # From a gradient to the true one. It dies with it, so `zero_grad` ends both.
+        # Maps a gradient to the true one. `zero_grad` frees both.
         self._true = WeakTensorKeyDictionary()
         self._learning_rates = {}
         self._is_prepared = False
@@ -45,7 +45,7 @@ class Attachment:
         self._handles = []
 
     def begin(self):
-        """Sets the hooks."""
+        """Registers the hooks."""
         self.scaler.begin()
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
@@ -59,7 +59,7 @@ class Attachment:
             self._handles.append(handle)
 
     def end(self):
-        """Takes the hooks out."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -81,7 +81,7 @@ class Attachment:
                     true = gradient.clone()
                     earlier = self._true.get(gradient)
                     if earlier is not None and not rule.keeps_dense:
-                        # Of earlier passes only the kept weights' gradients are here.
+                        # For pruned weights, `gradient` lacks the earlier passes.
                         true = ops.where(kept, true, earlier + true)
                     self._true[gradient] = true
                 if not rule.keeps_dense:
@@ -102,14 +102,14 @@ class Attachment:
             self._prepare()
             return loss
 
-        # The gradient is made inside the step, by the closure.
+        # The closure computes the gradient inside the step.
         if "closure" in kwargs:
             return args, kwargs | {"closure": prepared}
         return (args[0], prepared, *args[2:]), kwargs
 
     def _prepare(self):
         found_inf = getattr(self.optimizer, "found_inf", None)
-        # Fused optimizers see for themselves that a gradient is infinite.
+        # Fused optimizers check for infinite gradients themselves.
         self._is_skipped = found_inf is not None and bool(found_inf > 0)
         if self._is_skipped:
             return
@@ -134,7 +134,7 @@ class Attachment:
         }
 
     def _shape_gradients(self, pruner):
-        """Gives the optimizer its gradients, and the rules the true ones."""
+        """Passes gradients to the optimizer, and the true ones to the rules."""
         # Fused optimizers divide by the loss scale inside their step.
         scale = getattr(self.optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
@@ -143,7 +143,7 @@ class Attachment:
             parameter, path = kernel.variable.value, kernel.path
             gradient = parameter.grad
             if gradient is None:
-                # It had no part in the loss, and the optimizer will pass it over.
+                # It had no part in the loss, and the optimizer skips it.
                 if pruner.rules[path].keeps_dense:
                     gradients[path] = ops.zeros_like(parameter)
                 continue
@@ -158,7 +158,7 @@ class Attachment:
                 parameter.grad.copy_(shaped[kernel.path] * scale)
 
     def _drop_gradients(self):
-        """Lets the optimizer pass over every parameter, so that nothing moves."""
+        """Lets the optimizer skip every parameter, so that no weight changes."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

@@ -1,7 +1,7 @@
-"""How the parameters of torch's modules are seen as matrices of inputs by outputs.
+"""Maps the parameters of torch modules to matrices of inputs by outputs.
 
-torch puts outputs first, and a convolution's window last. The matrix that a layout
-makes of a parameter is that of the same Keras layer, so all maths gives equal masks.
+torch puts outputs first, and a convolution's window last. A layout converts a parameter
+to the matrix of the same Keras layer, so masks are equal.
 """
 
 import functools
@@ -12,13 +12,13 @@ from keras_pruner.kernels import KernelLayout, dense_layout
 
 
 def linear_layout(shape):
-    """Layout of `(outputs, inputs)`."""
+    """Returns the layout of `(outputs, inputs)`."""
     outputs, inputs = shape
     return KernelLayout((outputs, inputs), (), inputs, outputs, permutation=(1, 0))
 
 
 def conv_layout(shape, groups=1):
-    """Layout of `(outputs, inputs / groups, *window)`, depthwise ones too."""
+    """Returns the layout of `(outputs, inputs / groups, *window)`, also depthwise."""
     outputs, inputs, *window = shape
     order = (*range(2, len(shape)), 1, 0)
     return KernelLayout(
@@ -27,10 +27,10 @@ def conv_layout(shape, groups=1):
 
 
 def conv_transpose_layout(shape, groups=1):
-    """Layout of `(inputs, outputs / groups, *window)`.
+    """Returns the layout of `(inputs, outputs / groups, *window)`.
 
-    Inputs are divided by groups, too: of the matrix (K, N) the inputs of one group run
-    along K, and the outputs of one group stand together along N.
+    Groups also divide the inputs. In the matrix (K, N), K holds the inputs of one
+    group, and the outputs of one group are adjacent along N.
     """
     inputs, outputs, *window = shape
     rank = len(window)
@@ -48,7 +48,7 @@ def conv_transpose_layout(shape, groups=1):
 
 
 def bilinear_layout(shape):
-    """Layout of `(outputs, inputs_1, inputs_2)`: K are the pairs of inputs."""
+    """Returns the layout of `(outputs, inputs_1, inputs_2)`: K has pairs of inputs."""
     outputs, *inputs = shape
     return KernelLayout(
         tuple(shape), (), math.prod(inputs), outputs, permutation=(1, 2, 0)
@@ -56,12 +56,12 @@ def bilinear_layout(shape):
 
 
 def variable_layout(shape):
-    """Layout of a parameter by itself: as of a linear or a convolutional layer."""
+    """Returns the layout of a bare parameter: that of a linear or convolution layer."""
     return linear_layout(shape) if len(shape) == 2 else conv_layout(shape)
 
 
 def _named(layout, pattern):
-    """Returns a rule: the parameters whose name matches have this layout."""
+    """Returns a rule with this layout for the parameters whose name matches."""
 
     def rule(module, shapes):
         return {n: layout(s) for n, s in shapes.items() if re.fullmatch(pattern, n)}
@@ -78,8 +78,8 @@ def _conv_rule(module, shapes):
 def module_rules():
     """Returns pairs of a torch class and its rule.
 
-    A rule is a function from a module and a dict of the shapes of its own parameters to
-    a dict from a parameter's name to its layout.
+    A rule is a function of a module and a dict of the shapes of its own parameters. It
+    returns a dict from a parameter's name to its layout.
     """
     from torch import nn
 

@@ -1,13 +1,12 @@
-"""What a torch optimizer keeps for each weight, as `keras_pruner.slots` asks for it."""
+"""Accesses the state of a torch optimizer, in the form that `backend` uses."""
 
 import keras
 
 
 class OptimizerSlots:
-    """The state of a `torch.optim.Optimizer`: its slots, and its counts of steps.
+    """Accesses the slots and the step counts of a `torch.optim.Optimizer`.
 
-    torch makes the state when a parameter is first stepped on, so it is looked up each
-    time.
+    torch creates the state at a parameter's first step, so each call looks it up.
 
     Args:
         optimizer: `torch.optim.Optimizer`.
@@ -35,12 +34,12 @@ class OptimizerSlots:
         return found
 
     def get_steps(self):
-        """Returns the highest count of steps of any parameter; 0 if none is kept."""
+        """Returns the highest step count of any parameter; 0 if there is none."""
         states = self.optimizer.state.values()
         return max((int(state.get("step", 0)) for state in states), default=0)
 
     def set_steps(self, steps):
-        """Sets the count of steps of every parameter that has one."""
+        """Sets the step count of every parameter that has one."""
         for state in self.optimizer.state.values():
             if hasattr(state.get("step"), "fill_"):
                 state["step"].fill_(int(steps))

@@ -1,4 +1,4 @@
-"""Which parameters of a torch module are prunable, and as which `keras.Variable`s."""
+"""Finds the prunable parameters of torch modules, as `keras.Variable`s."""
 
 import dataclasses
 
@@ -8,17 +8,17 @@ from keras_pruner.kernels import Kernel, KernelSearch, Skipped, registered_layou
 from keras_pruner.pytorch.context import beside_training
 from keras_pruner.pytorch.layouts import embedding_rule, module_rules, variable_layout
 
-# What `torch.compile` and data parallelism put between a module and its name.
+# Names that `torch.compile` inserts into the path of a module.
 _WRAPPER_NAMES = {"_orig_mod"}
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class ModuleView:
-    """torch modules as the pruners of Keras models see them.
+    """Presents torch modules to the pruners of Keras models.
 
     A `keras.Variable` of the torch backend can hold a parameter itself, not a copy. So
-    whatever reads and assigns variables works on the module's own parameters.
+    code that reads and assigns variables works on the module's own parameters.
 
     Args:
         modules: A module; or a dict from a name of your choice to a module or a
@@ -29,8 +29,8 @@ class ModuleView:
 
     Raises:
         TypeError: If `modules` holds anything else.
-        ValueError: If a module has Keras layers, lazy parameters that have no shape
-            yet, or parameters on the meta device.
+        ValueError: If a module has Keras layers, lazy parameters without a shape, or
+            parameters on the meta device.
     """
 
     def __init__(self, modules):
@@ -56,7 +56,7 @@ class ModuleView:
                 yield from member.parameters()
 
     def variable(self, parameter, name):
-        """Returns the `keras.Variable` that holds a parameter; always the same."""
+        """Returns the `keras.Variable` that holds a parameter; always the same one."""
         if id(parameter) not in self._variables:
             with beside_training(parameter.device):
                 self._variables[id(parameter)] = keras.Variable(
@@ -69,7 +69,7 @@ class ModuleView:
 
     @property
     def trainable_variables(self):
-        """List of variables of all parameters that are trained, each once."""
+        """List of the variables of all trained parameters, each once."""
         found = {}
         for number, parameter in enumerate(self.parameters()):
             if parameter.requires_grad:
@@ -82,7 +82,7 @@ class ModuleView:
 
         Returns:
             `KernelSearch`. Every parameter of two or more axes is in one of its lists,
-            or belongs to a class that has none to prune. A shared one appears once.
+            unless its class has none to prune. A shared one appears once.
         """
         search = _Search(self)
         for name, member in self._members:
@@ -91,13 +91,13 @@ class ModuleView:
 
 
 class _Search:
-    """One walk over modules."""
+    """Collects the kernels of modules in one walk."""
 
     def __init__(self, view):
         self.view = view
         self.found, self.skipped = [], []
         self.seen = set()
-        # From the id of a table to the path of its embedding.
+        # Maps the id of a table to the path of its embedding.
         self.tables = {}
         for name, member in view._members:
             self._note_tables(name, member)
@@ -119,7 +119,7 @@ class _Search:
         for path, module in _walk(name, member):
             self._add_module(path, module)
         if name is not None and len(self.found) == before + 1:
-            # A module with one kernel gives that kernel its name.
+            # The only kernel of a module has the module's name.
             self.found[-1] = dataclasses.replace(self.found[-1], path=name)
 
     def _add_module(self, path, module):
@@ -235,7 +235,7 @@ def _check_member(name, member):
             raise ValueError(
                 f"{shown} holds the Keras layer '{module.name}'. PytorchBasePruner is "
                 "for modules without Keras layers: use PruningCallback, or "
-                "KerasBasePruner in a loop of your own."
+                "KerasBasePruner in a custom training loop."
             )
         for own, parameter in module.named_parameters(recurse=False):
             where = ".".join((*path, own))
@@ -252,7 +252,7 @@ def _check_member(name, member):
 
 
 def _layouts(module, shapes):
-    """Returns `{parameter name: layout}`, or `None` for an unknown class."""
+    """Returns a dict from parameter name to layout, or `None` for an unknown class."""
     if hasattr(module, "prunable_kernels"):
         return module.prunable_kernels()
     layouts = registered_layouts(module)

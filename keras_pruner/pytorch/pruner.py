@@ -1,4 +1,4 @@
-"""The pruner of plain torch modules."""
+"""Defines the pruner of plain torch modules."""
 
 from keras_pruner.config import as_config
 from keras_pruner.kernels import select_kernels
@@ -12,7 +12,7 @@ from keras_pruner.pytorch.strip import plain_name, strip_module
 
 
 class PytorchBasePruner(PrunerGroup):
-    """Prunes a plain `torch.nn.Module`, in a training loop that stays as it is.
+    """Prunes a plain `torch.nn.Module`, in an unchanged training loop.
 
     ```python
     import torch
@@ -34,39 +34,39 @@ class PytorchBasePruner(PrunerGroup):
     plain = pruner.strip()
     ```
 
-    Each parameter is seen as a `keras.Variable` that shares its memory, and each config
-    has a registered pruner (`pruning_type`) as for a Keras model. So patterns,
-    criteria, allocations, schedules, regularizers and pruners are the same, those that
-    users register too, and masks equal those of the Keras layer of the same weights.
+    A `keras.Variable` shares the memory of each parameter, and each config has a
+    registered pruner (`pruning_type`) as for a Keras model. So patterns, criteria,
+    allocations, schedules, regularizers and pruners are the same, also those that you
+    register. Masks equal those of the Keras layer of the same weights.
 
-    Prunable are the weights of Linear, Bilinear, all convolutions, RNN, LSTM, GRU and
-    their cells, MultiheadAttention, Embedding if `layer_types` names it; and what
-    `register_kernel_rule`, or a method `prunable_kernels()` of a module, says. A
-    kernel's path is its parameter's name with `/` for `.`, without the `_orig_mod` of
-    `torch.compile`.
+    It prunes the weights of Linear, Bilinear, all convolutions, RNN, LSTM, GRU and
+    their cells, MultiheadAttention, and Embedding if `layer_types` names it.
+    `register_kernel_rule`, or a module's method `prunable_kernels()`, adds others. A
+    kernel's path is its parameter's name with `/` instead of `.`, without the
+    `_orig_mod` of `torch.compile`.
 
-    It needs Keras on torch: set `KERAS_BACKEND=torch` before Keras is imported.
-    `grasp`, `synflow` and pattern `"mha"` are for Keras models only.
+    Keras must run on torch: set `KERAS_BACKEND=torch` before you import Keras.
+    `grasp`, `synflow` and pattern `"mha"` work with Keras models only.
 
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`. `include` and
-            `exclude` take torch modules, too.
-        modules: What to prune: a `torch.nn.Module`; or a dict from a name of your
-            choice to a module, or to a parameter of two or more axes with its outputs
-            first. A module with one kernel gives that kernel its name in the dict.
+            `exclude` also accept torch modules.
+        modules: A `torch.nn.Module`; or a dict from a name of your choice to a module,
+            or to a parameter of two or more axes with its outputs first. The only
+            kernel of a module has the module's name in the dict.
 
     Attributes:
-        pruners: List of the pruners that do the work: one for the config and one for
-            each local config. `config`, `scheduler` and the like are the first's.
+        pruners: List of the pruners: one for the config and one for each local config.
+            `config`, `scheduler` and similar attributes are those of the first.
         kernels: Tuple of the `Kernel`s that are pruned.
-        skipped: Tuple of `Skipped`: what is left dense, and why.
-        num_weights: Weights in all kernels.
-        num_pruned: Weights that the masks zero.
+        skipped: Tuple of `Skipped`: the parameters that stay dense, and why.
+        num_weights: Number of weights in all kernels.
+        num_pruned: Number of weights that the masks zero.
 
     Raises:
         RuntimeError: If Keras runs on another backend.
-        ValueError: If nothing is prunable (naming each parameter and why), a selector
-            matches nothing, a module holds Keras layers, or a setting is invalid.
+        ValueError: If nothing is prunable (the message says why for each parameter), a
+            selector matches nothing, a module has Keras layers, or a setting is wrong.
         TypeError: If `modules` holds anything else.
     """
 
@@ -95,11 +95,10 @@ class PytorchBasePruner(PrunerGroup):
 
         Args:
             gradients: Dict from a kernel's name to its gradient, or a list in the order
-                of `masks`; `None` for the gradients that the parameters hold, which
-                are changed in place.
+                of `masks`. `None` changes the gradients of the parameters in place.
 
         Returns:
-            The same, zero where the weight is pruned; or `None`.
+            The same form, with zeros for pruned weights; or `None`.
         """
         if gradients is not None:
             return self.mask_gradients(gradients)
@@ -113,25 +112,25 @@ class PytorchBasePruner(PrunerGroup):
     def attach(self, module, optimizer, total_steps=None, grad_scaler=None):
         """Prunes while an optimizer trains, through hooks on it.
 
-        The loop stays as it is: with gradient accumulation, `clip_grad_norm_`,
+        The loop stays unchanged, also with gradient accumulation, `clip_grad_norm_`,
         `GradScaler`, closures, parameter groups, `torch.compile`. A mask update that is
-        due at once is made at once. Attach when the weights are those to begin with.
+        already due runs at once. Attach the pruner after you load initial weights.
 
         Args:
-            module: The module that is trained and holds what is pruned; also as
-                `torch.compile` or `DistributedDataParallel` returned it.
+            module: The trained module, which has all pruned parameters; also as
+                returned by `torch.compile` or `DistributedDataParallel`.
             optimizer: `torch.optim.Optimizer` that trains all pruned parameters.
-            total_steps: Optimizer steps of the training; needed only if the config
+            total_steps: Optimizer steps of the training; required only if the config
                 leaves `begin_step` or `end_step` open.
-            grad_scaler: `torch.amp.GradScaler` that scales the loss, if there is one.
+            grad_scaler: `torch.amp.GradScaler` that scales the loss, or `None`.
 
         Returns:
             The pruner itself.
 
         Raises:
-            ValueError: If it is attached already, the module or the optimizer has not
-                all of the pruned parameters, or the steps are not known.
-            TypeError: If `module` or `optimizer` is something else.
+            ValueError: If the pruner is already attached, the module or the optimizer
+                lacks a pruned parameter, or the steps are unknown.
+            TypeError: If `module` or `optimizer` has another type.
         """
         self._check_attachable(module, optimizer)
         self.schedule_open_steps(total_steps)
@@ -146,10 +145,10 @@ class PytorchBasePruner(PrunerGroup):
         return self
 
     def detach(self):
-        """Takes the hooks out; warns if the target was not reached.
+        """Removes the hooks; warns if the target was not reached.
 
-        The masks are enforced no longer. What was pruned is zero, and `strip` gives it
-        as a plain module. Attached again, the pruner goes on where it stopped.
+        The masks are no longer enforced. Pruned weights are zero, and `strip` returns a
+        plain module. If you attach the pruner again, it continues where it stopped.
         """
         if self._attachment is None:
             raise ValueError("The pruner is not attached: call `attach` first.")
@@ -161,15 +160,15 @@ class PytorchBasePruner(PrunerGroup):
         """Returns a plain copy of a module with the pruned weights exactly zero.
 
         Args:
-            module: The module to copy; by default the one that was attached, or the one
-                that was given as `modules`. It may be another one with parameters of
-                the same names, such as that of an `AveragedModel`. It is not changed.
+            module: The module to copy, which stays unchanged; by default the attached
+                one, or `modules`. Another one needs parameters of the same names, such
+                as that of an `AveragedModel`.
 
         Returns:
             `torch.nn.Module`: not compiled, without hooks of the pruner.
 
         Raises:
-            ValueError: If the module has not the pruned parameters.
+            ValueError: If the module lacks a pruned parameter.
         """
         own = self._own_module()
         names = {
@@ -222,17 +221,17 @@ class PytorchBasePruner(PrunerGroup):
     # Resuming.
 
     def state_dict(self):
-        """Returns masks, memories and counts, to be saved beside model and optimizer.
+        """Returns masks, states and counts, to save beside model and optimizer.
 
         Returns:
             Dict of numbers, strings and tensors, which `torch.save` writes and
-            `torch.load(weights_only=True)` reads. Masks take one bit a weight.
+            `torch.load(weights_only=True)` reads. Masks have one bit a weight.
         """
         with self.beside_training():
             return state_of(self.pruners)
 
     def load_state_dict(self, state):
-        """Takes a state that `state_dict` returned, and applies its masks.
+        """Loads the values that `state_dict` returned, and applies the masks.
 
         Call it together with those of model and optimizer, before or after `attach`.
 
@@ -240,8 +239,8 @@ class PytorchBasePruner(PrunerGroup):
             state: Dict.
 
         Raises:
-            ValueError: If it does not fit the model or the config, naming the first
-                mismatch; nothing changes then.
+            ValueError: If the values do not fit the model or the config; the message
+                names the first mismatch. Nothing changes then.
         """
         slots = None if self._attachment is None else self._attachment.slots
         with self.beside_training():

@@ -1,4 +1,4 @@
-"""What a pruner of torch modules saves: plain tensors, no code."""
+"""Saves and loads pruners of torch modules as plain tensors, without code."""
 
 import keras
 import numpy as np
@@ -20,10 +20,10 @@ def state_of(pruners):
     """Returns the state of several `KerasBasePruner`s.
 
     Args:
-        pruners: List of them.
+        pruners: List of the pruners.
 
     Returns:
-        Dict from names to CPU tensors, as `saved_state` describes.
+        Dict from names to CPU tensors; see `write_state`.
     """
     store = {}
     masks = {name: mask for name, (mask, _) in _masks(pruners).items()}
@@ -34,17 +34,17 @@ def state_of(pruners):
 
 
 def load_state(pruners, state, optimizer=None):
-    """Gives pruners a state that `state_of` returned; checks all before it assigns any.
+    """Loads the values of `state_of`; checks all of them before it assigns any.
 
     Args:
         pruners: List of `KerasBasePruner`s.
         state: Dict.
-        optimizer: `OptimizerSlots` of the optimizer in use, if there is one.
+        optimizer: `OptimizerSlots` of the optimizer in use, or `None`.
 
     Raises:
-        ValueError: If it is damaged, or of other kernels, another pattern, criterion or
-            pruner; the message names the first difference.
-        TypeError: If it is no dict.
+        ValueError: If the state is damaged, or of other kernels, another pattern,
+            criterion or pruner; the message names the first difference.
+        TypeError: If the state is no dict.
     """
     if not isinstance(state, dict):
         raise TypeError(
@@ -72,7 +72,7 @@ def load_state(pruners, state, optimizer=None):
 
 
 def _masks(pruners):
-    """Dict from the name of a mask to the pair of its variable and what it is."""
+    """Returns a dict from the name of a mask to its variable and its description."""
     return {
         f"mask_{number}_{path}": (mask, f"mask of kernel '{path}'")
         for number, pruner in enumerate(pruners)
@@ -81,7 +81,7 @@ def _masks(pruners):
 
 
 def _counts(pruners):
-    """Dict from the name of a count to the pair of its value and what it is."""
+    """Returns a dict from the name of a count to its value and its description."""
     return {
         f"{key}_{number}": (np.int64(getattr(pruner, key)), f"{key} of pruner {number}")
         for number, pruner in enumerate(pruners)
@@ -90,7 +90,7 @@ def _counts(pruners):
 
 
 def _states(pruners):
-    """Dict from the name of a state to the pair of its variable and what it is."""
+    """Returns a dict from the name of a state to its variable and its description."""
     found = {}
     for number, pruner in enumerate(pruners):
         for path, states in pruner.state_variables.items():
@@ -105,7 +105,7 @@ def _states(pruners):
 
 
 def _meanings(pruners):
-    """Dict from a kernel's path to what its masks and states are made by."""
+    """Returns a dict from a kernel's path to the settings that made its mask."""
     return {
         path: rule.provenance()
         for pruner in pruners
@@ -119,7 +119,7 @@ def _set_counts(pruner, global_step, updated_at, optimizer):
             keras.Variable(value, dtype="int64", trainable=False, name="count")
             for value in (global_step, updated_at)
         ]
-    # Bound for a moment, the pruner takes the counts over.
+    # While bound for a moment, the pruner copies the counts.
     pruner.bind(*counts, optimizer)
     pruner.bind(None, None, optimizer)
 
@@ -128,6 +128,6 @@ def _as_tensor(array):
     import torch
 
     if str(array.dtype) == "bfloat16":
-        # NumPy has no such type of its own, by which torch would know it.
+        # NumPy has no bfloat16 of its own, so torch cannot read the array.
         return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))

@@ -1,4 +1,4 @@
-"""A plain copy of a torch module."""
+"""Makes a plain copy of a torch module."""
 
 import copy
 
@@ -11,7 +11,7 @@ from keras_pruner.pytorch.parameters import unwrap
 
 
 def is_torch_module(module):
-    """Whether something is a torch module and no Keras layer, with Keras on torch."""
+    """Whether `module` is a torch module, but no Keras layer, with Keras on torch."""
     if keras.backend.backend() != "torch" or isinstance(module, keras.layers.Layer):
         return False
     import torch
@@ -23,10 +23,10 @@ def strip_module(module, masks=None):
     """Returns a plain copy of a module: not compiled, no hooks, pruned weights zero.
 
     Args:
-        module: `torch.nn.Module`, compiled, wrapped for data parallelism, or as it is.
-            It is not changed.
+        module: `torch.nn.Module`, also compiled or wrapped for data parallelism. It
+            stays unchanged.
         masks: Dict from a parameter's name in the module to its bool mask, for a module
-            that does not hold the zeros already, e.g. an average of weights.
+            that does not have the zeros yet, e.g. an average of weights.
 
     Returns:
         `torch.nn.Module`.
@@ -46,8 +46,8 @@ def strip_module(module, masks=None):
             f"{type(module).__name__} has not the parameters that were pruned: "
             f"{', '.join(wrong)} is missing or of another shape."
         )
-    # A copy that meets a compiled part of the module takes the plain part instead.
-    # Inner parts come last, and are the first to be copied.
+    # `memo` replaces each compiled part of the module by a copy of its plain part.
+    # Inner parts come last in `modules()`, and are copied first.
     memo = {}
     for part in reversed(list(module.modules())):
         if hasattr(part, "_orig_mod"):
@@ -63,5 +63,5 @@ def strip_module(module, masks=None):
 
 
 def plain_name(name):
-    """Returns the name that a parameter has in the module without `torch.compile`."""
+    """Returns a parameter's name without the parts that `torch.compile` adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")

@@ -1,4 +1,4 @@
-"""A plain model of what pruning has left."""
+"""Makes plain models of pruned ones."""
 
 from keras_pruner.slimming.strip import strip
 

@@ -1,4 +1,4 @@
-"""Masks while a Keras model trains: callback, optimizer, wrapper layers, files."""
+"""Applies masks while a Keras model trains: callback, optimizer, wrappers, files."""
 
 from keras_pruner.training.cloning import copy_model, copy_of, plain_copy
 from keras_pruner.training.pruned_layer import PrunedLayer

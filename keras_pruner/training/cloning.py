@@ -1,4 +1,4 @@
-"""Copies of models with the same weights, in which layers may be exchanged."""
+"""Copies models with their weights, and may replace layers in the copies."""
 
 import contextlib
 
@@ -15,23 +15,23 @@ WRAPPER = "keras_pruner>PrunedLayer"
 def copy_model(model, copy_layer, masks, *, descend=False):
     """Copies a model and its weights, pruned ones as zeros.
 
-    A Sequential or Functional model is copied layer by layer, also inside of others,
-    and what is shared stays shared. A model with a config of its own is made from that.
+    Sequential and Functional models are copied layer by layer, also nested ones, and
+    shared layers stay shared. A model with its own config is created from the config.
 
     Args:
         model: Built Keras model.
-        copy_layer: Function from a layer to a tuple of its copy and of what stands in
-            the copy's place.
+        copy_layer: Function from a layer to a tuple of its copy and the layer that
+            takes the copy's place, e.g. a wrapper of it.
         masks: Dict from the id of a masked variable to its mask.
-        descend: Whether to copy Functional models layer by layer though they have
-            configs of their own; their classes are lost.
+        descend: Whether to copy Functional models layer by layer even if they have
+            their own configs; their classes are lost.
 
     Returns:
         Keras model, not compiled.
 
     Raises:
-        ValueError: If a layer or model cannot be made from its config, or has other
-            weights then.
+        ValueError: If a layer or model cannot be created from its config, or its copy
+            has other weights.
     """
     copies, pairs = {}, []
 
@@ -48,7 +48,7 @@ def copy_model(model, copy_layer, masks, *, descend=False):
         return placed
 
     def copy(operation):
-        # By identity, so that what two models share is shared by their copies.
+        # Keyed by identity, so that copies share the layers that models share.
         if id(operation) not in copies:
             copies[id(operation)] = make(operation)
         return copies[id(operation)]
@@ -81,10 +81,10 @@ def plain_copy(model):
 
 
 def copy_of(operation):
-    """Makes a copy of a layer, model or operation, without wrappers at any depth.
+    """Copies a layer, model or operation, without wrappers at any depth.
 
     Raises:
-        ValueError: If its config does not suffice.
+        ValueError: If its config is incomplete.
     """
     try:
         if not isinstance(operation, keras.Model):
@@ -105,7 +105,7 @@ def copy_of(operation):
 
 
 def _plain(value):
-    """Makes plain containers of those that Keras tracks, which JAX cannot trace."""
+    """Converts Keras' tracked containers, which JAX cannot trace, to plain ones."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -114,7 +114,7 @@ def _plain(value):
 
 
 def _is_graph(operation, descend):
-    """Whether a model is no more than a graph of layers, each copied by itself."""
+    """Whether a model is only a graph of layers, so that each is copied separately."""
     if isinstance(operation, keras.Sequential):
         return True
     if not is_functional(operation):
@@ -128,7 +128,7 @@ def is_functional(operation):
 
 @contextlib.contextmanager
 def _as_uncompiled(model):
-    """Keeps a copy from being compiled, which would save an optimizer."""
+    """Prevents a copy from being compiled, which would serialize an optimizer."""
     with contextlib.ExitStack() as patches:
         for layer in all_layers(model):
             if getattr(layer, "compiled", False):
@@ -137,9 +137,9 @@ def _as_uncompiled(model):
 
 
 def _classes_in(model):
-    """Returns the classes that were never registered, by the names configs call them.
+    """Returns a dict from the names in configs to the classes that lack registration.
 
-    They are at hand, so their copies need no registration.
+    The model provides these classes, so copies need no registration.
     """
     classes = {}
     for layer in all_layers(model):
@@ -157,7 +157,7 @@ def _classes_in(model):
 
 
 def _unwrapped(config):
-    """Replaces the config of every wrapper in a config by that of its layer."""
+    """Replaces every wrapper's config in a config by the config of its layer."""
     if isinstance(config, dict):
         if config.get("registered_name") == WRAPPER:
             return _unwrapped(config["config"]["layer"])
@@ -180,7 +180,7 @@ def _copy_weights(old, new, masks):
             "its input?"
         )
     for source, target in zip(sources, targets, strict=True):
-        # A copy, since JAX may donate the buffer of either to a training step.
+        # A copy, because JAX may donate the buffer of either to a training step.
         value = ops.copy(source)
         mask = masks.get(id(source))
         if mask is not None:

@@ -1,4 +1,4 @@
-"""Everything that pruning puts into a model for the time of `fit`, and takes out."""
+"""Puts pruning into a model during `fit`, and takes it out again."""
 
 import functools
 from typing import Any, NamedTuple
@@ -21,10 +21,10 @@ from keras_pruner.training.saving.variable_matching import (
 
 
 class CachedStep(NamedTuple):
-    """The compiled training step of a run, for the next `fit` of the same model.
+    """Holds the compiled training step of a run, for the model's next `fit`.
 
     Args:
-        signature: What it was compiled for; see `FitAttachment`.
+        signature: Settings and objects that it was compiled for; see `_signature`.
         optimizer: The `PruningOptimizer` in it.
         function: The model's `train_function`.
     """
@@ -39,7 +39,7 @@ class FitAttachment:
 
     It wraps the model's optimizer in a `PruningOptimizer`, swaps the train function,
     and replaces `save`, `save_weights`, `load_weights` and `get_compile_config` of the
-    model. `detach` undoes all of it. Nothing changes if the constructor raises.
+    model. `detach` undoes all of it. If the constructor fails, the model is unchanged.
 
     Args:
         model: Compiled and built Keras model.
@@ -72,9 +72,9 @@ class FitAttachment:
             self.optimizer.resume_from(restored)
         else:
             self._begin_counts()
-        # Nothing of the model was changed up to here.
+        # The model is unchanged up to here.
         train_function = getattr(model, "train_function", None)
-        # A function made with an earlier wrapper is of no use afterwards.
+        # A function that was compiled with an earlier wrapper is useless afterwards.
         self._user_train_function = None if restored else train_function
         model.optimizer = self.optimizer
         methods = {n: functools.partial(f, model) for n, f in _IN_FIT.items()}
@@ -88,7 +88,7 @@ class FitAttachment:
         self.bind()
 
     def _begin_counts(self):
-        """Lets the optimizer count on from where the pruners are."""
+        """Starts the optimizer's counts at those of the pruners."""
         self.optimizer.set_plan(None)
         self.optimizer.step.assign(self.group.global_step)
         for pruner, step in zip(
@@ -97,7 +97,7 @@ class FitAttachment:
             step.assign(pruner.updated_at)
 
     def _let_gradients_pass(self, value):
-        """Switches wrapper layers whose pruner looks at gradients of all weights."""
+        """Switches the wrapper layers of pruners that need gradients of all weights."""
         for pruner in self.group.pruners:
             pruner.let_gradients_pass(value)
 
@@ -109,10 +109,10 @@ class FitAttachment:
             pruner.refresh()
 
     def detach(self):
-        """Puts back what the model was compiled with.
+        """Restores the optimizer, train function and methods of the model.
 
         Returns:
-            `CachedStep`, or `None` if the model has another optimizer by now.
+            `CachedStep`, or `None` if the model now has another optimizer.
         """
         model, cached_step = self.model, None
         forget(model)
@@ -150,10 +150,10 @@ def _build_optimizer(model, user_optimizer, group):
 
 
 def inner_optimizer_for(restored, model):
-    """Returns the user's optimizer in a `PruningOptimizer` that a model has.
+    """Returns the user's optimizer inside the `PruningOptimizer` of a model.
 
-    If layers were frozen or unfrozen after loading, it is an optimizer that is built
-    for the variables that the model trains now.
+    If layers were frozen or unfrozen after loading, it returns an optimizer that is
+    built for the variables that the model trains now.
     """
     optimizer, variables = restored.inner_optimizer, model.trainable_variables
     forget_load(optimizer)
@@ -164,7 +164,7 @@ def inner_optimizer_for(restored, model):
 
 
 class _Same(list):
-    """Objects that are kept, and equal only to the very same ones."""
+    """Keeps objects alive, and compares them by identity."""
 
     def __eq__(self, other):
         return list(map(id, self)) == list(map(id, other))
@@ -174,22 +174,22 @@ class _Same(list):
 
 
 def _signature(model, optimizer):
-    """Returns what a training step is compiled for; `compile` makes new metrics."""
+    """Returns all that a training step depends on; `compile` creates new metrics."""
     settings = model.run_eagerly, model.jit_compile, model.steps_per_execution
     return settings, _Same([optimizer, *model.metrics, *model.trainable_variables])
 
 
 def _compile_config(model):
-    """Returns a model's compile config, with the optimizer that it has now."""
+    """Returns a model's compile config, with its current optimizer."""
     config = type(model).get_compile_config(model)
     if not config:
         return config
     optimizer = keras.saving.serialize_keras_object(model.optimizer)
-    # The optimizer inside has its loss scaling already.
+    # The inner optimizer already includes loss scaling.
     return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
-# Methods of a model that are others for the time of `fit`.
+# Methods of a model that are replaced during `fit`.
 _IN_FIT = {
     "get_compile_config": _compile_config,
     "save": save_model,

@@ -1,8 +1,8 @@
 """Tells callbacks that an exception ended `fit`.
 
-Keras has no hook for that: callbacks hear of the end of a run only if it ends well. So
-`fit` of Keras' trainer is wrapped in a `try` when this package is imported. For models
-that no callback named, it does nothing else than raise on.
+Keras has no hook for exceptions: it calls `on_train_end` only if a run succeeds. So
+this module wraps `fit` of Keras' trainer in a `try` when the package is imported. For
+other models, without such a callback, the wrapper only raises the exception again.
 """
 
 import functools
@@ -14,27 +14,27 @@ _hooks = weakref.WeakKeyDictionary()
 
 
 def guard_fit():
-    """Wraps `fit` of the class that `keras.Model` has it from, once."""
+    """Wraps `fit` of the class from which `keras.Model` inherits it, once."""
     trainer = class_with_fit()
     if not hasattr(trainer.fit, "is_guarded"):
-        # It stays: Python looks `model.fit` up before its arguments are made.
+        # It stays, because Python looks up `model.fit` before it evaluates arguments.
         Patch(trainer, fit=_guarded(trainer.fit))
 
 
 def on_failed_fit(model, method):
-    """Has a method called when an exception ends the `fit` of a model.
+    """Registers a method that is called when an exception ends the `fit` of a model.
 
     Args:
         model: Keras model.
-        method: Bound method that takes the model; it is not kept alive.
+        method: Bound method with the model as argument; it is not kept alive.
     """
-    # Another library may have put its own `fit` in place.
+    # Another library may have replaced `fit`.
     guard_fit()
     _hooks[model] = weakref.WeakMethod(method)
 
 
 def forget(model):
-    """Takes back `on_failed_fit`."""
+    """Undoes `on_failed_fit`."""
     _hooks.pop(model, None)
 
 

@@ -20,21 +20,30 @@ from keras_pruner.masks import (
 class PrunedLayer(keras.layers.Wrapper):
     """Computes a layer with `kernel * mask` in place of its kernels.
 
-    The masks are non-trainable weights of the wrapper, so they are saved with the
-    model. `PruningCallback`, or a pruner in a training loop, updates them; without
-    either they stay as they are. Gradients pass through the product, so a pruned weight
-    gets none.
+    The masks are non-trainable weights of the wrapper, so Keras saves them with the
+    model. `PruningCallback`, or a pruner in a custom training loop, updates them;
+    without either they stay unchanged. Gradients pass through the product, so those of
+    pruned weights are zero.
 
     Args:
         layer: Any Keras layer with prunable kernels, also nested ones, e.g. `Dense`,
             `Conv2D`, `LSTM`, `MultiHeadAttention`, `Bidirectional`.
-        config: `PruningConfig` or dict for this layer. `None` leaves it to the
-            callback's config.
+        config: `PruningConfig` or dict for this layer. `None` uses the callback's
+            config.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
         TypeError: If `layer` is no Keras layer.
         ValueError: At build, if nothing in the layer can be pruned.
+
+    Example:
+
+    >>> layer = PrunedLayer(keras.layers.Dense(2, name="dense"))
+    >>> layer.build((None, 2))
+    >>> _ = layer.layer.kernel.assign([[1.0, 2.0], [3.0, 4.0]])
+    >>> _ = layer.masks["dense/kernel"].assign([[True, False], [True, True]])
+    >>> ops.convert_to_numpy(layer(ops.ones((1, 2)))).tolist()
+    [[4.0, 4.0]]
     """
 
     def __init__(self, layer, config=None, **kwargs):
@@ -49,12 +58,12 @@ class PrunedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.pruning_config = None if config is None else as_config(config)
         self.supports_masking = layer.supports_masking
-        # Keras sorts arguments by the names of `call`; behind `**kwargs` it would not
-        # take tensors beside other values.
+        # Keras sorts arguments by the names of `call`. With only `**kwargs`, it would
+        # reject tensors beside other values.
         set_call_signature(self, inspect.signature(layer.call))
-        # Whether gradients pass by the mask, for a pruner that looks at all of them.
+        # Whether gradients bypass the mask, for a pruner that needs all of them.
         self.straight_through = False
-        # Pairs of names and shapes cannot tell two equal variables apart; ids can.
+        # Keyed by id, because two variables may have equal names and shapes.
         self._mask_names = {}
         self._has_run = False
         if layer.built and find_all_kernels(layer).kernels:
@@ -62,7 +71,7 @@ class PrunedLayer(keras.layers.Wrapper):
 
     def __call__(self, *args, **kwargs):
         if not args:
-            # The layer's first input, given by the name that the layer has for it.
+            # The caller passes the layer's first input by name.
             first = next(iter(inspect.signature(self.layer.call).parameters))
             args = (kwargs.pop(first, None),)
         if not self._has_run:
@@ -70,12 +79,12 @@ class PrunedLayer(keras.layers.Wrapper):
         return super().__call__(*args, **kwargs)
 
     def _run_symbolically(self, args, kwargs):
-        """Lets the layer make all its weights, and masks them."""
+        """Lets the layer create all its weights, and adds their masks."""
         self._has_run = True
         if self.layer.built and not sublayers_of(self.layer):
             return
-        # The layer may take several inputs, whose shapes only its own `call` knows how
-        # to turn into those of its weights; or make weights of its parts in `call`.
+        # A layer with several inputs may derive the shapes of its weights in `call`
+        # only. It may also create the weights of its parts there.
         self.layer(
             *keras.tree.map_structure(_symbolic, args),
             **keras.tree.map_structure(_symbolic, kwargs),
@@ -110,7 +119,7 @@ class PrunedLayer(keras.layers.Wrapper):
         for kernel in [k for selection in selections for k in selection.kernels]:
             if self.mask_of(kernel.variable) is not None:
                 continue
-            # The layer's own name stands in the path already.
+            # The wrapper's path already includes the layer's name.
             name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
             mask = self.add_weight(
                 **mask_variable_spec(kernel.variable.shape, config.mask_bits),
@@ -136,14 +145,14 @@ class PrunedLayer(keras.layers.Wrapper):
         return {path: mask for path, mask in masks.items() if mask is not None}
 
     def _own_masks(self):
-        """Dict from a name that is the same in each copy to a mask, and what it is."""
+        """Returns a dict from a name, equal in all copies, to a mask and its words."""
         return {
             f"mask_{number}": (mask, f"mask of '{path}'")
             for number, (path, mask) in enumerate(self.masks.items())
         }
 
     def save_own_variables(self, store):
-        # The layer inside saves its own.
+        # The wrapped layer saves its own variables.
         masks = {name: mask for name, (mask, _) in self._own_masks().items()}
         write_state(store, list(self.masks), masks, {})
 
@@ -155,8 +164,8 @@ class PrunedLayer(keras.layers.Wrapper):
             mask.assign(masks[name])
 
     def call(self, inputs, *args, **kwargs):
-        # Inside a scope that maps every variable of the layer to its present value,
-        # and a masked kernel to the product, the layer computes as if it were so.
+        # The layer computes in a scope that maps each of its variables to the current
+        # value, and each masked kernel to the product.
         variables = self.layer.variables
         values = {}
         for variable in variables:
@@ -165,14 +174,14 @@ class PrunedLayer(keras.layers.Wrapper):
             if mask is not None:
                 masked = value * ops.cast(read_mask(mask), value.dtype)
                 if self.straight_through:
-                    # The same values, but the gradient of the sum is one.
+                    # The values are equal, but the gradient of the sum is one.
                     masked = value + ops.stop_gradient(masked - value)
                 value = masked
             values[_key(variable)] = value
         mapping = [(variable, values[_key(variable)]) for variable in variables]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = self.layer(inputs, *args, **kwargs)
-        # What the layer assigned, e.g. the state of a random generator, is kept.
+        # Values that the layer assigned, e.g. states of random generators, are kept.
         for variable in variables:
             new = scope.get_current_value(variable)
             if new is not None and new is not values[_key(variable)]:
@@ -196,7 +205,7 @@ class PrunedLayer(keras.layers.Wrapper):
 
 
 def _symbolic(value):
-    """Stands in for a tensor with one of the same shape and dtype, but no values."""
+    """Replaces a tensor by a symbolic one of the same shape and dtype."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         return value
     dtype = keras.backend.standardize_dtype(value.dtype)

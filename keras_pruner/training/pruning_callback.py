@@ -20,32 +20,32 @@ class PruningCallback(keras.callbacks.Callback):
     model.fit(x, y, epochs=20, callbacks=[PruningCallback(target_sparsity=0.9)])
     ```
 
-    With nothing but a target, pruning begins at once and ends after three quarters of
-    the run, so that a quarter is left to fine-tune; one line says what was chosen.
+    If you set only a target, pruning begins at once and ends after three quarters of
+    the run, which leaves a quarter to fine-tune. The callback prints the chosen steps.
     Every pruned weight is exactly zero after every optimizer step, from the first
-    update to the end of training. `logs` get the key `"sparsity"`: list this callback
+    update to the end of training. `logs` have the key `"sparsity"`: list this callback
     before those that should see it.
 
-    For the time of `fit` the model's optimizer is wrapped in a `PruningOptimizer`; the
-    optimizer that the model was compiled with, with its state, is put back at the end,
-    also where an exception ends it. A second `fit` with the same callback goes on where
-    the first stopped. In between `model.save` and `save_weights` write a file whole or
-    not at all, and `load_weights` loads all or nothing.
+    During `fit`, a `PruningOptimizer` wraps the model's optimizer. At the end, also
+    after an exception, the model has its own optimizer again, with its state. A second
+    `fit` with the same callback continues where the first stopped. During `fit`,
+    `model.save` and `save_weights` write a file completely or not at all, and
+    `load_weights` loads all or nothing.
 
-    If a weight or a criterion's memory is not finite when the masks shall change, they
-    stay as they are, an error is logged, and training goes on.
+    If a weight or a criterion state is not finite at a mask update, the masks stay
+    unchanged. The callback logs an error, and training continues.
 
-    If the model has `PrunedLayer`s, those and no others are pruned, each by its own
-    config, or by this one if it has none.
+    If the model has `PrunedLayer`s, only those are pruned, each by its own config, or
+    by this one if it has none.
 
     Args:
         config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
-        verbose: Whether to print the line on what was chosen.
+        verbose: Whether to print the chosen steps.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
     Attributes:
-        pruners: List of the pruners, made when training begins: one for the config and
-            one for each local config.
+        pruners: List of the pruners, created when training begins: one for the config
+            and one for each local config.
 
     Raises:
         ValueError: If a setting is unknown or invalid; in `fit`, before any weight
@@ -67,7 +67,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._first_epoch = True
         # Of a run of unknown length: its first step, and the epochs after the first.
         self._measured = None
-        # Most updates that can have been applied by now, and the next that matters.
+        # Most optimizer updates possible so far, and the step of the next mask update.
         self._ceiling = 0
         self._next_update = None
 
@@ -89,12 +89,12 @@ class PruningCallback(keras.callbacks.Callback):
     def __repr__(self):
         return f"PruningCallback({self.config!r}, sparsity {self.sparsity:.4f})"
 
-    # The course of a run.
+    # The hooks of a run.
 
     def set_model(self, model):
         super().set_model(model)
-        # `fit` calls this for all callbacks before it begins. So the masks are in
-        # place when another callback restores a checkpoint, whatever the order.
+        # `fit` calls this for all callbacks before it begins. So the masks exist when
+        # another callback restores a checkpoint, in any order of callbacks.
         if getattr(model, "optimizer", None) is not None:
             self._attach(model)
 
@@ -117,7 +117,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._detach_if_idle()
 
     def _detach_if_idle(self):
-        """`evaluate` and `predict` set the model too, but train nothing."""
+        """Detaches in `evaluate` and `predict`, but not in `fit`."""
         if not self._training:
             self._detach()
 
@@ -138,7 +138,7 @@ class PruningCallback(keras.callbacks.Callback):
         if self._resumes():
             self._plan(None)
         elif steps is None and epochs > 1:
-            # A generator: the end of its first epoch tells how long one is.
+            # For a generator, the first epoch measures the number of steps.
             self._measured = self._read_step(), epochs - 1
         else:
             # A frozen model counts every batch.
@@ -153,7 +153,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         # Reading the optimizer's count waits for the device, so it is read only when
-        # an update may be due: no batch applies more than one update a step.
+        # an update may be due. Each step applies at most one update.
         self._ceiling += getattr(self._attachment.model, "steps_per_execution", 1)
         if self._next_update is not None and self._ceiling >= self._next_update:
             self._update()
@@ -168,7 +168,7 @@ class PruningCallback(keras.callbacks.Callback):
             now = self._read_step()
             self._plan((now - begin) * epochs_left, first_step=now)
             self._remember_plan()
-        # A data set of unknown length may have ended in a step without a callback.
+        # A data set of unknown length may end in a step without a callback.
         if self._next_update is not None or replanned:
             self._update()
         if logs is not None:
@@ -177,7 +177,7 @@ class PruningCallback(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._training = False
         if self._first_epoch:
-            # The run that was restored had ended already.
+            # The restored run had already ended.
             self._synchronise()
             self._attachment.bind()
             self._detach()
@@ -186,14 +186,14 @@ class PruningCallback(keras.callbacks.Callback):
         self._detach()
         self._group.warn_if_short()
 
-    # The parts of the hooks.
+    # Parts of the hooks.
 
     @property
     def _optimizer(self):
         return self._attachment.optimizer
 
     def _attach(self, model):
-        """Makes the pruners and puts them into the model."""
+        """Creates the pruners and puts them into the model."""
         group, cached_step = self._group, self._cached_step
         if self._pruned_model() is not model:
             check_built(model)
@@ -211,30 +211,30 @@ class PruningCallback(keras.callbacks.Callback):
             self._attachment = None
 
     def _abandon(self, model):
-        """Ends a run that an exception ended."""
+        """Detaches after an exception ended the run."""
         self._training = False
         self._detach()
-        # It may have been cut anywhere.
+        # The exception may have interrupted the step anywhere.
         self._cached_step = None
 
     def _read_step(self):
         return int(ops.convert_to_numpy(self._optimizer.step))
 
     def _saved(self, key, default=None):
-        """Returns what is known of the plan of the run that goes on."""
+        """Returns a value of the saved plan of the run, or the default."""
         return (self._optimizer.run_state.plan or {}).get(key, default)
 
     def _resumes(self):
-        """Whether a run goes on whose steps were laid out before it was saved."""
+        """Whether a saved run continues whose steps were already planned."""
         return self._read_step() < self._saved("total_steps", 0)
 
     def _plan(self, updates, first_step=0):
-        """Fixes open steps, given the updates to come, or `None` if not known."""
+        """Fixes open steps, given the number of further updates; `None` if unknown."""
         self._synchronise()
         now = self._read_step()
         total = now + (updates or 0)
         if self._resumes():
-            # Batches of an epoch that are seen once more must not move the schedule.
+            # Batches of an epoch that are repeated must not move the schedule.
             total, first_step = self._saved("total_steps"), self._saved("first_step")
             updates = total - now
         if not self._group.is_scheduled:
@@ -257,7 +257,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._announce(now, updates)
 
     def _remember_plan(self):
-        """Has the plan saved with the optimizer."""
+        """Passes the plan to the optimizer, which saves it."""
         pinned = [pruner.updater.pinned for pruner in self.pruners]
         self._optimizer.set_plan(self._plan_of_run | {"pinned": pinned})
 
@@ -288,7 +288,7 @@ class PruningCallback(keras.callbacks.Callback):
                     self._optimizer.enforce()
                 upcoming.append(pruner.next_update)
             except NonFiniteError as error:
-                # As Keras does with such weights, training goes on.
+                # Training continues, as it does in Keras with such weights.
                 logging.error("Step %d: %s", pruner.global_step, error)
                 upcoming.append(pruner.scheduler.next_update(pruner.global_step))
         self._next_update = min(
@@ -296,6 +296,6 @@ class PruningCallback(keras.callbacks.Callback):
         )
 
     def _synchronise(self):
-        """Makes the variables current where the backend trains on copies of them."""
-        # Keras does so whenever a callback reads its model.
+        """Updates the variables if the backend trains on copies of them."""
+        # Keras does this whenever a callback reads its model.
         return self.model

@@ -1,4 +1,4 @@
-"""Keeps masks applied inside the compiled training step, under any training loop."""
+"""Keeps masks applied inside the compiled training step, in any training loop."""
 
 import dataclasses
 
@@ -44,23 +44,23 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     """Wraps an optimizer so that pruned weights are zero after every step.
 
     The masks and the step count are variables of this optimizer. So they are part of
-    the compiled step on every backend, also when one call runs several steps, and Keras
-    saves and restores them with the model. `PruningCallback` puts it in place for `fit`
-    and takes it out at the end. The wrapped optimizer and its state are never copied.
+    the compiled step on every backend, also when one call runs several steps. Keras
+    saves and restores them with the model. `PruningCallback` inserts it for `fit` and
+    removes it at the end. The wrapped optimizer and its state are never copied.
 
     A step is a `TrainingStep` around the inner optimizer's. Pruned weights get no
-    gradient, so that they leave no momentum and no share in a gradient norm. After the
-    step they, and their moving averages if the optimizer keeps some, are zero. The step
-    is counted if the inner optimizer counted one. An optimizer that was loaded with a
-    model has no rules: it masks gradients and weights.
+    gradient, so they leave no momentum and have no share in a gradient norm. After the
+    step they are zero, and so are their moving averages. The step counts if the inner
+    optimizer counted it. An optimizer that was loaded with a model has no rules: it
+    masks gradients and weights.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`.
-        masked_variables: Indices, among the variables that the optimizer is built
-            with, of those that have a mask.
-        num_pruners: Number of pruners whose latest mask update is remembered.
+        masked_variables: Indices of the variables that have a mask, among those that
+            the optimizer is built with.
+        num_pruners: Number of pruners whose latest mask update is saved.
         states: List of `(index, name, shape, dtype)`: further tensors to keep.
-        packed_variables: Those masked variables whose mask takes 1 bit a weight.
+        packed_variables: Indices of the variables whose mask has 1 bit a weight.
         run: Dict of a `RunState`.
         name: Name of the optimizer.
 
@@ -105,7 +105,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._is_stateless = False
 
     def adopt(self, kernels, extra=(), trainables=None, freezes=False):
-        """Uses variables that exist already. Call it before `build`.
+        """Uses existing variables. Call it before `build`.
 
         Args:
             kernels: Dict from the index of a variable to its `TrainedKernel`.
@@ -170,7 +170,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
 
     def _renumber(self, variables):
-        """Numbers the masks and states of a file by the variables of the model.
+        """Renumbers the masks and states of a file by the variables of the model.
 
         Returns:
             List of the variables that were trained when the file was saved.
@@ -189,7 +189,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         return [variables[position] for position in found]
 
     def _plan_sums(self, variables):
-        """Asks for sums of the true gradients, if the inner optimizer accumulates."""
+        """Adds sums of the true gradients, if the inner optimizer accumulates them."""
         accumulates = innermost(self.inner_optimizer).gradient_accumulation_steps
         if accumulates and not self._freezes:
             for index, rule in self._rules.items():
@@ -198,7 +198,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     self.state_specs.append((index, GRADIENT_SUM, shape, "float32"))
 
     def _add_mask(self, index, variable):
-        """Adds a mask, laid out as its kernel."""
+        """Adds a mask with the layout of its kernel."""
         num_bits = 1 if index in self.packed_variables else 8
         spec = mask_variable_spec(variable.shape, num_bits)
         return self.add_variable(
@@ -235,7 +235,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         """Returns a dict from an index to the `TrainedKernel` of a masked variable."""
         states = {index: {} for index in self.masks}
         for (index, key), state in self.states.items():
-            # A variable without a mask may have states, too.
+            # A variable without a mask may also have states.
             states.setdefault(index, {})[key] = state
         variables = self.trained_variables
         return {
@@ -245,7 +245,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for index, mask in self.masks.items()
         }
 
-    # As the inner optimizer.
+    # Members of the inner optimizer.
 
     @property
     def variables(self):
@@ -267,7 +267,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list):
-        # Averages that become the weights are masked; of a frozen model none exist.
+        # Averages that become the weights are masked. A frozen model has none.
         if not self._freezes:
             self.inner_optimizer.finalize_variable_values(var_list)
 
@@ -290,7 +290,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if index in step.kernels:
                 gradient = step.before(index, gradient, scale=scale, share=share)
             shaped.append(gradient)
-        # Read now: the step may move a schedule on.
+        # Read before the step, which may advance a schedule.
         rate = ops.cast(inner.learning_rate, "float32")
         ticked = applied = None
         if not self._freezes:
@@ -338,18 +338,18 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.run_state = load_run(self, store)
 
     def resume_from(self, restored):
-        """Copies masks, counts and states of an optimizer that a file had.
+        """Copies masks, counts and states of an optimizer that was loaded from a file.
 
         Args:
             restored: Built `PruningOptimizer`.
 
         Raises:
-            ValueError: If it does not fit; nothing is assigned then.
+            ValueError: If it does not fit. Nothing is assigned then.
         """
         self.run_state = take_over(self, restored)
 
     def take_run(self, run):
-        """Takes the plan of a run whose variables were loaded by themselves.
+        """Sets the plan of a run whose variables were loaded separately.
 
         Args:
             run: Dict of a `RunState`, or `None` if the run was not pruned.

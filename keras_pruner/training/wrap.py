@@ -19,19 +19,27 @@ from keras_pruner.training.pruned_layer import PrunedLayer
 def wrap(model, config=None):
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
-    The copy has the same weights and is not compiled; the model given is not changed.
+    The copy has the same weights and is not compiled; the original model is unchanged.
 
     Args:
-        model: Built Sequential or Functional model; nested ones and shared layers are
-            copied as such.
+        model: Built Sequential or Functional model; the copy has the same nested models
+            and shared layers.
         config: `PruningConfig`, dict, or `None` for the defaults.
 
     Returns:
         Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
 
     Raises:
-        ValueError: If the model cannot be cloned (a subclassed one: prune it in place
-            by `PruningCallback`), is wrapped already, or nothing can be pruned.
+        ValueError: If the model cannot be copied (prune a subclassed one in place by
+            `PruningCallback`), is already wrapped, or nothing can be pruned.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((2,)), keras.layers.Dense(2, name="dense")]
+    ... )
+    >>> [layer.name for layer in wrap(model).layers]
+    ['pruned_dense']
     """
     check_built(model)
     if find_wrapped(model):
@@ -64,7 +72,7 @@ def wrap(model, config=None):
                 "a wrapper has one config. Prune it by PruningCallback."
             )
         (selection,) = chosen.values()
-        # The paths in a wrapper begin at its layer, so they are selected again.
+        # Paths in a wrapper begin at its layer, so they are selected again.
         include = None
         if len(taken) < len(found):
             include = tuple(re.escape(kernel.path) for kernel in taken)

@@ -1,1 +1,1 @@
-"""Pruners, each by its registered name: one file each."""
+"""Holds the registered pruners."""

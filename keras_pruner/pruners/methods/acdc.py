@@ -5,12 +5,12 @@ from keras_pruner.pruners.scheduler import Pace
 
 @register_pruner("acdc")
 class ACDC(KerasBasePruner):
-    """Alternating compressed and decompressed phases.
+    """Alternates compressed and decompressed phases.
 
-    Training begins dense. From update to update the model is pruned to the schedule's
-    sparsity (by default the target, `schedule="constant"`), or all weights are set
-    free again, from zero and with empty optimizer slots. The last update prunes, to
-    the target. Where the steps are left open there are about ten phases.
+    Training begins dense. One update prunes to the schedule's sparsity, by default the
+    target (`schedule="constant"`). The next frees all weights, which restart at zero
+    with empty optimizer slots, and so on. The last update prunes to the target. If the
+    steps are open, there are about ten phases.
 
     References:
         [AC/DC, Peste et al., 2021](https://arxiv.org/abs/2106.12379)

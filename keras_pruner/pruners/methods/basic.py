@@ -4,7 +4,7 @@ from keras_pruner.pruners.keras_base import KerasBasePruner
 
 @register_pruner("basic")
 class BasicPruner(KerasBasePruner):
-    """Prunes gradually: at every update the masks are made anew from the weights.
+    """Prunes gradually: every update makes new masks from the weights.
 
     References:
         [To prune, or not to prune, Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)

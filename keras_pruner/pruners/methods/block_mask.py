@@ -6,7 +6,7 @@ from keras_pruner.pruners.keras_base import KerasBasePruner
 class BlockMaskPruner(KerasBasePruner):
     """Prunes gradually by the gradients of masks that each multiply a whole group.
 
-    It takes patterns of blocks, channels or heads, and the criterion of the same name.
+    It needs a pattern of blocks, channels or heads, and the criterion of the same name.
 
     References:
         Intel Neural Compressor's block mask pruner.

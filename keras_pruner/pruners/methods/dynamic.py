@@ -1,4 +1,4 @@
-"""Dynamic sparse training: the masks move while the sparsity stays."""
+"""Defines the base of dynamic sparse training: masks move while sparsity stays."""
 
 from keras import ops
 
@@ -17,17 +17,16 @@ from keras_pruner.pruners.keras_base import KerasBasePruner
 class DynamicPruner(KerasBasePruner):
     """Drops the active groups that score lowest, and grows as many elsewhere.
 
-    The first update prunes to the schedule's sparsity (by default the target at once,
-    `schedule="constant"`), by the criterion. Each later update first drops
-    `drop_fraction(step)` of each kernel's active groups, those of the lowest score, and
-    then grows inactive ones, the just dropped among them, by `growth_scores`, until
-    the schedule's sparsity is met exactly. Weights that grow start at zero, and so do
-    their optimizer slots.
+    The first update prunes by the criterion to the schedule's sparsity, by default the
+    target (`schedule="constant"`). Each later update drops `drop_fraction(step)` of
+    each kernel's active groups, those of the lowest score. Then it grows inactive
+    groups by `growth_scores`, the just dropped included, until it meets the schedule's
+    sparsity exactly. Weights that grow, and their optimizer slots, start at zero.
 
     Subclasses define `growth_scores`, and `drop_fraction` if it changes.
 
     Options:
-        drop_fraction: Share of a kernel's active groups that is dropped, in [0, 1].
+        drop_fraction: Share of a kernel's active groups to drop, in [0, 1].
     """
 
     default_schedule = "constant"
@@ -62,12 +61,12 @@ class DynamicPruner(KerasBasePruner):
         return self.options["drop_fraction"]
 
     def growth_scores(self, kernel, states, extra):
-        """Scores where to grow in one kernel.
+        """Scores the groups of one kernel for growth.
 
         Args:
             kernel: `Member`: its layout, its pattern and its path.
             states: Dict of the kernel's states that an update reads.
-            extra: Dict of what `update_extra` made for the kernel's unit.
+            extra: Dict of tensors from `update_extra` for the kernel's unit.
 
         Returns:
             Float32 tensor with one score per group; the highest grow.
@@ -92,7 +91,7 @@ class DynamicPruner(KerasBasePruner):
 
     def make_unit(self, unit, inputs):
         count = inputs.targets["masks"]
-        # What is pruned already goes first, then the lowest of the others.
+        # Pruned groups rank lowest, followed by the lowest active ones.
         ranked = ops.where(
             self._active(unit.kernels[0], inputs),
             self.group_unit(unit, inputs),

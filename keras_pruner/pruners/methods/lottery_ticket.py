@@ -10,11 +10,11 @@ from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
 class _WithRewindValue(TrainingRule):
-    """Remembers the weights that training goes back to."""
+    """Keeps the weights to which training rewinds."""
 
     def states(self):
         spec = _spec_of(self.kernel.variable)
-        # The optimizer's own count of steps, for learning rate schedules.
+        # The optimizer's own step count, for learning rate schedules.
         return super().states() | {"rewind": spec, "steps": StateSpec((), "int32")}
 
 
@@ -24,20 +24,20 @@ def _spec_of(variable):
 
 @register_pruner("lottery_ticket")
 class LotteryTicket(KerasBasePruner):
-    """Iterative magnitude pruning with rewinding: finds winning tickets.
+    """Finds winning tickets by iterative magnitude pruning with rewinding.
 
-    At `begin_step` all trainable weights of the model are remembered: the initial
-    weights for 0, early ones for more. Each later update prunes the trained weights to
-    the schedule's sparsity (`"exp"` by default: the same share of what is left each
-    time), sets every weight that is left, biases and the like too, and its moving
-    average back to what was remembered, empties the optimizer's slots and sets its step
-    count back. Where steps
-    are left open, training has `num_rounds` + 1 equal parts with an update between any
-    two, so that the last part trains the ticket.
+    At `begin_step` it saves all trainable weights of the model: the initial weights if
+    the step is 0, else early ones. Each later update prunes to the schedule's sparsity.
+    The default, `"exp"`, prunes the same share of the remaining weights each time. Then
+    the update restores the saved value of every remaining weight, biases included, and
+    of its moving average. It empties the optimizer's slots and resets its step count.
+
+    If steps are open, training has `num_rounds` + 1 equal parts with an update between
+    any two, so that the last part trains the ticket.
 
     Options:
-        num_rounds: Rounds of pruning, in [1, 1000]; read where `end_step` or
-            `frequency` is left open. 5 by default; never more than there are steps.
+        num_rounds: Rounds of pruning, in [1, 1000], used if `end_step` or `frequency`
+            is open. Defaults to 5; never more than the number of steps.
 
     References:
         [The lottery ticket hypothesis, Frankle & Carbin,
@@ -71,7 +71,7 @@ class LotteryTicket(KerasBasePruner):
     def schedule_steps(self, total_steps=None, first_step=0):
         super().schedule_steps(total_steps, first_step)
         if None in (self.config.end_step, self.config.frequency):
-            # In a short run more updates would fit in than there are rounds.
+            # A short run has room for more updates than there are rounds.
             scheduler = self.scheduler
             rounds = self.options["num_rounds"] * scheduler.frequency
             scheduler.end = min(scheduler.end, scheduler.begin + rounds)
@@ -101,7 +101,7 @@ class LotteryTicket(KerasBasePruner):
         return True
 
     def rewind(self):
-        """Sets weights, their averages, optimizer slots and step count back."""
+        """Restores weights, averages and step count, and empties optimizer slots."""
         for variable, rewind in self._all_variables():
             variable.assign(ops.copy(rewind))
         self.apply_masks()
@@ -117,11 +117,11 @@ class LotteryTicket(KerasBasePruner):
 
 
 def trainable_variables(modules):
-    """Returns the trainable variables of whatever `modules` holds, each once."""
+    """Returns the trainable variables of all members of `modules`, each once."""
     members = modules.values() if isinstance(modules, dict) else [modules]
     found = {}
     for member in members:
-        # A kernel or a variable by itself has none.
+        # A `Kernel` or a variable has none.
         for variable in getattr(member, "trainable_variables", ()):
             found[id(variable)] = variable
     return list(found.values())

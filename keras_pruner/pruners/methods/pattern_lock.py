@@ -8,12 +8,11 @@ from keras_pruner.pruners.scheduler import PruningScheduler
 
 @register_pruner("pattern_lock")
 class PatternLock(KerasBasePruner):
-    """Keeps the zeros that a model has, and never adds any.
+    """Keeps the zeros of a model, and never adds any.
 
-    For fine-tuning a model that is sparse already: 2:4 stays 2:4, blocks stay blocks.
-    The zeros are read once, when training begins; weights that training itself brings
-    to zero are not locked. `target_sparsity`, `pattern` and steps in the config have
-    no meaning here.
+    Use it to fine-tune a sparse model: 2:4 stays 2:4, blocks stay blocks. It reads the
+    zeros once, when training begins. It does not lock weights that become zero later.
+    `target_sparsity`, `pattern` and steps in the config have no effect.
 
     Raises:
         ValueError: When training begins, if no pruned kernel has a zero.
@@ -23,7 +22,7 @@ class PatternLock(KerasBasePruner):
 
     @property
     def target_sparsity_ratio(self):
-        """Share of zeros that is locked; before training begins, that would be."""
+        """Share of locked zeros; before training begins, share of zeros."""
         if self._updated_at >= 0:
             return self.current_sparsity_ratio
         zeros = sum(
@@ -48,7 +47,7 @@ class PatternLock(KerasBasePruner):
         return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
 
     def update_masks(self, sparsity=None):
-        """Locks what is zero now; `sparsity` has no meaning here."""
+        """Locks the current zeros; `sparsity` has no effect."""
         if self.target_sparsity_ratio == 0:
             raise ValueError(
                 "Pruner 'pattern_lock' keeps the zeros of a model, but the kernels have"

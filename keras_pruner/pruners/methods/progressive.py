@@ -9,7 +9,7 @@ from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
 class _WithGoal(TrainingRule):
-    """Remembers the mask that is being approached."""
+    """Keeps the goal: the mask that the updates approach."""
 
     def states(self):
         shape = tuple(self.kernel.variable.shape)
@@ -18,19 +18,18 @@ class _WithGoal(TrainingRule):
 
 @register_pruner("progressive")
 class Progressive(KerasBasePruner):
-    """Goes from one structured mask to the next in unstructured steps.
+    """Moves from one structured mask to the next in unstructured steps.
 
-    At a structured update the groups to prune until the next one are chosen: the goal.
-    Then, in `num_sub_steps` equal steps of time, the weights that the goal gives up are
-    pruned one by one, lowest score first and the same share each time; at the next
-    structured update the goal is reached, exactly. So a block or channel fades out
-    instead of vanishing. Structured updates are `frequency` apart, rounded down to a
-    multiple of `num_sub_steps`; the sparsity between them lies between those of the
-    schedule.
+    A structured update chooses the groups to prune until the next one: the goal. Then
+    `num_sub_steps` equally spaced updates prune the leaving weights one by one, lowest
+    score first and the same share each time. The last of them is the next structured
+    update, which reaches the goal exactly. So a block or channel fades out instead of
+    vanishing. Structured updates are `frequency` steps apart, rounded down to a
+    multiple of `num_sub_steps`. Between two of them, sparsity is between their values.
 
     Options:
-        num_sub_steps: Sub-steps from one structured mask to the next, in [1, 1000]. 4
-            by default; never more than `frequency` has steps.
+        num_sub_steps: Sub-steps from one structured mask to the next, in [1, 1000].
+            Defaults to 4; never more than `frequency`.
 
     References:
         Intel Neural Compressor's progressive pruner.
@@ -41,7 +40,7 @@ class Progressive(KerasBasePruner):
     masks_in_update = True
     states_in_update = ("goal",)
     # Number of the sub-step that an update makes, or `None` for one outside of the
-    # schedule, which goes to its structured mask directly.
+    # schedule, which makes its structured mask directly.
     _sub_step = None
     _num_sub_steps = 1
 
@@ -72,7 +71,7 @@ class Progressive(KerasBasePruner):
         )
 
     def update_if_due(self):
-        # A goal is chosen at one update and reached at another: none is passed over.
+        # One update chooses a goal and another reaches it, so none is skipped.
         updated = False
         while True:
             due = self._first_due()
@@ -81,7 +80,7 @@ class Progressive(KerasBasePruner):
             scheduler = self.scheduler
             if scheduler.begin < scheduler.end:
                 if due == scheduler.begin and scheduler.initial > 0:
-                    # Where the schedule starts is no goal to fade to.
+                    # The initial sparsity is no goal to fade to.
                     self.update_masks(scheduler.initial)
                 self._sub_step = (due - scheduler.begin) // scheduler.frequency
             try:
@@ -96,11 +95,11 @@ class Progressive(KerasBasePruner):
         interval = scheduler.frequency * self._num_sub_steps
         passed, part = divmod(step - scheduler.begin, interval)
         start = scheduler(scheduler.begin + passed * interval)
-        # The same share of the weights that leave goes in every sub-step.
+        # Every sub-step prunes the same share of the leaving weights.
         return start + (self._goal_at(step) - start) * part / interval
 
     def _first_due(self):
-        """Returns the first update that was not made and whose step has come."""
+        """Returns the first due update step that was not made, or `None`."""
         if self.scheduler is None:
             return None
         due = self.scheduler.next_update(self._updated_at)
@@ -121,7 +120,7 @@ class Progressive(KerasBasePruner):
         extra = {
             "is_direct": ops.convert_to_tensor(self._sub_step is None),
             "is_structured": ops.convert_to_tensor(step == 0),
-            # Of what is still to go, the share that goes now: 1 / (sub-steps left).
+            # This update prunes 1 / (sub-steps left) of the weights still to leave.
             "parts_left": ops.convert_to_tensor(parts - step + 1, dtype="int32"),
         }
         return [extra for _ in self.units]
@@ -160,5 +159,5 @@ class Progressive(KerasBasePruner):
         if self._sub_step is None:
             super().count_pruned(counts)
         else:
-            # Between structured masks the groups do not tell.
+            # Between structured masks, groups are partly pruned.
             self.refresh()

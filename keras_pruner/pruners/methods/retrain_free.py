@@ -10,16 +10,15 @@ from keras_pruner.pruners.scheduler import PruningScheduler
 class RetrainFreePruner(KerasBasePruner):
     """Prunes channels or heads of a trained model, without training it.
 
-    The weights stay as they are while `fit` shows batches; only the Fisher information
-    of the channels' masks is gathered (criterion `"retrain_free"`). At the end of the
-    run, or at `begin_step`, channels are pruned once: first the lowest diagonal
-    scores, then the choice in each kernel is rearranged with the whole matrix F, which
-    knows what channels do together. The lost function is `m^T F m`, `m` marking the
-    pruned channels. One by one, in the order of their scores, kept channels are added
-    to the pruned ones, and the channel whose release loses least is kept instead.
+    During `fit` the weights stay unchanged, and batches only add to the Fisher
+    information of the channels' masks (criterion `"retrain_free"`). At the end of the
+    run, or at `begin_step`, it prunes the channels of the lowest diagonal scores, once.
+    Then it rearranges the choice in each kernel by the whole matrix F, which includes
+    joint effects. The damage is `m^T F m`, where `m` marks the pruned channels. In the
+    order of their scores, each kept channel joins the pruned ones. Then the channel
+    whose release leaves the least damage is kept instead.
 
-    Layers with other behaviour in training, such as dropout and batch normalisation,
-    act as in training.
+    Dropout, batch normalization and similar layers run in training mode.
 
     References:
         [A fast post-training pruning framework for transformers, Kwon et al.,
@@ -47,7 +46,7 @@ class RetrainFreePruner(KerasBasePruner):
     def schedule_steps(self, total_steps=None, first_step=0):
         begin = self.config.begin_step
         if begin is None:
-            # The more batches, the better the estimate.
+            # More batches improve the estimate.
             begin = max(1, total_steps or 0)
         self.scheduler = PruningScheduler(
             self.config.schedule,
@@ -69,18 +68,18 @@ class RetrainFreePruner(KerasBasePruner):
 
 
 def rearrange(pruned, fisher):
-    """Exchanges channels between pruned and kept so that less is lost together.
+    """Exchanges pruned and kept channels to lower their joint damage, `m^T F m`.
 
     Args:
         pruned: Bool tensor (C,): the channels of the lowest diagonal scores.
         fisher: Float32 tensor (C, C), symmetric and positive semidefinite.
 
     Returns:
-        Bool tensor (C,) with as many `True`, for which `m^T F m` is not larger.
+        Bool tensor (C,) with the same number of `True` and no larger `m^T F m`.
     """
     size = pruned.shape[0]
     diagonal = ops.diagonal(fisher)
-    # Kept channels, lowest score first; the pruned ones come last and are passed over.
+    # Kept channels, lowest score first; the pruned ones come last and are skipped.
     order = ops.argsort(ops.where(pruned, float("inf"), diagonal))
     num_kept = size - ops.sum(ops.cast(pruned, "int32"))
     # Without a pruned channel there is nothing to exchange.
@@ -91,7 +90,7 @@ def rearrange(pruned, fisher):
         candidate = positions == ops.cast(ops.take(order, number), "int32")
         chosen = ops.logical_or(chosen, candidate)
         marks = ops.cast(chosen, "float32")
-        # What m^T F m changes by when a channel leaves m.
+        # Change of m^T F m when a channel leaves m.
         change = diagonal - 2 * ops.sum(fisher * ops.expand_dims(marks, 0), axis=1)
         change = ops.where(chosen, change, float("inf"))
         released = positions == ops.cast(ops.argmin(change), "int32")

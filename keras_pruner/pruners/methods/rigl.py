@@ -8,7 +8,7 @@ from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
 class _RememberGradient(TrainingRule):
-    """Keeps the size of the latest gradient, also of pruned weights."""
+    """Keeps the magnitude of the latest gradient, also of pruned weights."""
 
     observes_gradients = True
 
@@ -24,16 +24,16 @@ class _RememberGradient(TrainingRule):
 
 @register_pruner("rigl")
 class RigL(DynamicPruner):
-    """Rigging the lottery: drops the smallest weights, grows where the gradient is.
+    """Drops the smallest weights, and grows where the gradient is largest.
 
-    At an update t steps after the first, each kernel loses
-    `drop_fraction / 2 * (1 + cos(pi * t / T))` of its active weights, those of the
-    lowest score, and gains as many where the gradient of the latest step is largest;
-    T is the time of the last update. With a schedule that grows, such as
-    `"polynomial"`, it prunes gradually and regrows.
+    Each update drops the active weights of the lowest score in each kernel. Their share
+    is `drop_fraction / 2 * (1 + cos(pi * t / T))` at t steps after the first update;
+    the last is at t = T. It grows as many where the gradient of the latest step is
+    largest. With a schedule that grows, such as `"polynomial"`, it prunes gradually and
+    regrows.
 
     Options:
-        drop_fraction: Share that is dropped at first, in [0, 1]. 0.3 by default.
+        drop_fraction: Share to drop at first, in [0, 1]. Defaults to 0.3.
 
     References:
         [Rigging the lottery, Evci et al., 2020](https://arxiv.org/abs/1911.11134);

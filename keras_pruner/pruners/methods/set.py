@@ -8,14 +8,14 @@ from keras_pruner.pruners.methods.dynamic import DynamicPruner
 
 @register_pruner("set")
 class SET(DynamicPruner):
-    """Sparse evolutionary training: drops the smallest weights, grows at random.
+    """Drops the smallest weights, grows at random (sparse evolutionary training).
 
-    At every update each kernel loses `drop_fraction` of its active weights, those of
-    the lowest score, and gains as many at random places.
+    Every update drops `drop_fraction` of each kernel's active weights, those of the
+    lowest score. It grows as many at random places.
 
     Options:
-        drop_fraction: Share that is dropped, in [0, 1]. 0.3 by default.
-        seed: Integer >= 0 that the random places follow from.
+        drop_fraction: Share to drop, in [0, 1]. Defaults to 0.3.
+        seed: Integer >= 0 that determines the random places.
 
     References:
         [Scalable training of artificial neural networks with adaptive sparse

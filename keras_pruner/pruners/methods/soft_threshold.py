@@ -10,15 +10,15 @@ from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
 class _SoftThreshold(TrainingRule):
-    """Computes with what exceeds a threshold, and learns the threshold."""
+    """Shrinks weights by a threshold, and learns the threshold."""
 
     keeps_dense = True
     observes_gradients = True
 
     def states(self):
         return super().states() | {
-            # The learned parameter, and what it is multiplied with: at 0 a sigmoid
-            # is a half.
+            # The learned parameter s, and the factor c of its sigmoid. Both start at
+            # 0, where the sigmoid is 1/2.
             "threshold": StateSpec(()),
             "cut": StateSpec(()),
         }
@@ -54,20 +54,19 @@ class _SoftThreshold(TrainingRule):
 
 @register_pruner("str")
 class STR(KerasBasePruner):
-    """Soft threshold reparametrisation with learned thresholds per kernel.
+    """Prunes by soft thresholds, which are learned for each kernel.
 
-    The model computes with `sign(w) * max(|w| - c * sigmoid(s), 0)`, and the
-    parameter `s` of each kernel learns from the loss, through
+    The model computes with `sign(w) * max(|w| - c * sigmoid(s), 0)`. The parameter `s`
+    of each kernel learns from the loss, through
     `dL/ds = -sum(gradient * sign(w) over |w| above the threshold) * c * sigmoid'(s)`.
 
-    In the paper the sparsity is what comes out. Here it is what the schedule says,
-    exactly: at an update weights are ranked over all kernels by `|w| / sigmoid(s)`, the
-    lowest are pruned, and a kernel's `c` is set so that its threshold lies at the
-    largest weight that was pruned. So the thresholds learn how the sparsity is divided
-    over the kernels.
+    In the paper the sparsity is a result. Here it follows the schedule exactly: an
+    update ranks the weights of all kernels by `|w| / sigmoid(s)`, and prunes the
+    lowest. It sets each kernel's `c` so that the threshold equals the largest pruned
+    weight. So the thresholds learn how to divide the sparsity over the kernels.
 
     Options:
-        learning_rate: Step size of the thresholds, in [0, 1000]. 0.01 by default.
+        learning_rate: Step size of the thresholds, in [0, 1000]. Defaults to 0.01.
 
     References:
         [Soft threshold weight reparameterization, Kusupati et al.,
@@ -97,7 +96,7 @@ class STR(KerasBasePruner):
         extra = []
         for kernel in self.kernels:
             threshold = self.state_variables[kernel.path]["threshold"]
-            # 1 / sigmoid(s), made here: each backend rounds its sigmoid differently.
+            # 1 / sigmoid(s), by Python: each backend rounds its sigmoid differently.
             exponent = min(-float(ops.convert_to_numpy(threshold)), 60.0)
             factor = ops.convert_to_tensor(1 + math.exp(exponent), dtype="float32")
             extra.append({"factor": factor})
@@ -113,5 +112,5 @@ class STR(KerasBasePruner):
         (states,) = result.states
         mask = unit.kernels[0].layout.to_matrix(result.masks[0])
         highest = ops.max(ops.where(mask, 0.0, scores))
-        # A little more, so that rounding leaves no pruned weight above the threshold.
+        # Slightly more, so that rounding leaves no pruned weight above the threshold.
         return result._replace(states=[states | {"cut": highest * (1 + 2.0**-20)}])

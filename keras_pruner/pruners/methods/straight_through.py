@@ -1,4 +1,4 @@
-"""Pruners that train dense weights through a sparse model."""
+"""Defines pruners that train dense weights through a sparse model."""
 
 from keras import ops
 
@@ -10,7 +10,7 @@ from keras_pruner.pruners.training_rule import TrainingRule
 
 
 class _StraightThrough(TrainingRule):
-    """The gradient at the masked kernel moves all of the dense weights."""
+    """Moves all dense weights by the gradient at the masked kernel."""
 
     keeps_dense = True
 
@@ -19,7 +19,7 @@ class _StraightThrough(TrainingRule):
 
 
 class _Refined(_StraightThrough):
-    """Straight-through, with a decay of what is pruned."""
+    """Moves all dense weights, and decays the pruned ones."""
 
     def shape_gradient(self, gradient, weight, mask, state, scale):
         pruned = ops.logical_not(ops.convert_to_tensor(mask))
@@ -30,12 +30,12 @@ class _Refined(_StraightThrough):
 
 @register_pruner("ste")
 class STE(KerasBasePruner):
-    """Straight-through estimation: the mask is applied forward, ignored backward.
+    """Applies the mask forward, and ignores it backward (straight-through estimation).
 
-    Dense weights are kept beside the model's kernels, which hold `weight * mask`. The
-    gradient made there moves all dense weights, so a pruned weight goes on learning
-    and returns with what it learned when its score rises. It takes one more copy of
-    the pruned kernels.
+    The model's kernels hold `weight * mask`, and the pruner keeps dense weights beside
+    them. The gradient at the kernels moves all dense weights. So a pruned weight
+    continues to learn, and returns with its learned value when its score rises. It
+    needs memory for one more copy of the pruned kernels.
 
     References:
         [Bengio et al., 2013](https://arxiv.org/abs/1308.3432); for pruning [Dynamic
@@ -49,15 +49,14 @@ class STE(KerasBasePruner):
 
 @register_pruner("sr_ste")
 class SRSTE(KerasBasePruner):
-    """Sparse-refined straight-through estimation, for n:m from scratch.
+    """Trains n:m models from scratch by sparse-refined straight-through estimation.
 
-    `gradient <- gradient + decay * (1 - mask) * weight`: pruned weights are drawn to
-    zero, which keeps the masks from changing back and forth. By default the target
-    sparsity holds from the first update on, and masks are made anew at most every ten
-    steps.
+    `gradient <- gradient + decay * (1 - mask) * weight` decays pruned weights, so that
+    masks do not change back and forth. By default the target sparsity holds from the
+    first update on, and updates are at most ten steps apart.
 
     Options:
-        decay: Strength of the pull on pruned weights, in [0, 1]. 2e-4 by default.
+        decay: Strength of the decay of pruned weights, in [0, 1]. Defaults to 2e-4.
 
     References:
         [Learning N:M fine-grained structured sparse neural networks from scratch, Zhou

@@ -9,7 +9,7 @@ from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 
 
 class _TopKast(TrainingRule):
-    """Forward through one set of weights, backward into a larger one."""
+    """Computes with one set of weights, and trains a larger one."""
 
     keeps_dense = True
 
@@ -20,7 +20,7 @@ class _TopKast(TrainingRule):
     def shape_gradient(self, gradient, weight, mask, state, scale):
         density = 1.0 - self.config.target_sparsity
         decay = self.options["decay"] * ops.cast(weight, "float32") * scale
-        # Weights that are only explored pay more, so that they have to prove useful.
+        # Weights that are only explored decay faster, so that useless ones stay small.
         decay = ops.where(ops.convert_to_tensor(mask), decay, decay / density)
         gradient = gradient + ops.cast(decay, gradient.dtype)
         return apply_mask(gradient, state["backward"])
@@ -28,20 +28,19 @@ class _TopKast(TrainingRule):
 
 @register_pruner("top_kast")
 class TopKAST(KerasBasePruner):
-    """Top-K always sparse training: sparse forward, a little less sparse backward.
+    """Computes with the top-K weights, trains a larger set (always sparse training).
 
     The model computes with the weights A of the highest score, at the schedule's
     sparsity (by default the target from the first update on). Gradients move the
-    larger set B of the highest scores, at `backward_sparsity`; the others rest, with
-    the values that they have, and their optimizer slots are emptied, so that no old
-    momentum moves them. A quadratic penalty, `decay * w` in the gradient for
-    weights of A and `decay / density * w` for those of B outside of A, keeps the
-    explored weights small.
+    larger set B of the highest scores, at `backward_sparsity`. Other weights keep their
+    values. Their optimizer slots are emptied, so that no old momentum moves them. A
+    quadratic penalty keeps the explored weights small: the gradient includes
+    `decay * w` for weights of A, and `decay / density * w` for those of B outside of A.
 
     Options:
         backward_sparsity: Share of weights outside of B, in [0, target_sparsity];
             `None`, the default, makes B twice as large as A.
-        decay: Strength of the penalty, in [0, 1]. 1e-4 by default.
+        decay: Strength of the penalty, in [0, 1]. Defaults to 1e-4.
 
     References:
         [Top-KAST, Jayakumar et al., 2020](https://arxiv.org/abs/2106.03517)

@@ -1,4 +1,4 @@
-"""Files of a model that is being pruned, and how a run goes on from them."""
+"""Saves models during pruning, and resumes runs from the files."""
 
 from keras_pruner.training.saving.atomic_files import (
     load_weights,

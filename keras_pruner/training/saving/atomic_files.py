@@ -1,4 +1,4 @@
-"""Saves and loads models so that a failure on the way loses nothing."""
+"""Saves and loads models so that a failure midway loses nothing."""
 
 import contextlib
 import os
@@ -21,20 +21,19 @@ _KINDS = (".keras", ".weights.h5")
 
 
 def save_model(model, filepath, **arguments):
-    """Saves a model as `model.save` does, but whole or not at all.
+    """Saves a model like `model.save`, but completely or not at all.
 
-    The file is written beside its place, flushed to the disk and then put in place in
-    one step. If that fails at any point, e.g. because the disk is full or the process
-    is killed, a file that was there before is still there, unchanged.
+    It writes a temporary file beside the target, flushes it to the disk and moves it to
+    the target in one step. If that fails at any point, e.g. because the disk is full or
+    the process is killed, an existing file stays unchanged.
 
     Args:
         model: Keras model.
-        filepath: Path that ends in `.keras`. Other paths, and remote ones, are left to
-            Keras.
+        filepath: Path that ends in `.keras`. Keras handles other paths and remote ones.
         **arguments: Arguments of `model.save`.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     remember_what_to_skip()
     with _in_one_step(model, filepath, arguments) as path:
@@ -42,19 +41,19 @@ def save_model(model, filepath, **arguments):
 
 
 def save_weights(model, filepath, **arguments):
-    """Saves weights as `model.save_weights` does, but whole or not at all.
+    """Saves weights like `model.save_weights`, but completely or not at all.
 
-    As `save_model`. A checksum of all that is in the file is written with it, which
-    `load_weights` checks. Keras reads the file like any other.
+    See `save_model`. The file includes a checksum of its contents, which `load_weights`
+    checks. Keras reads the file like any other.
 
     Args:
         model: Keras model.
-        filepath: Path that ends in `.weights.h5`. Other paths, and remote ones, are
-            left to Keras.
+        filepath: Path that ends in `.weights.h5`. Keras handles other paths and remote
+            ones.
         **arguments: Arguments of `model.save_weights`.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     remember_what_to_skip()
     with _in_one_step(model, filepath, arguments) as path:
@@ -65,25 +64,24 @@ def save_weights(model, filepath, **arguments):
 
 
 def load_weights(model, filepath, **arguments):
-    """Loads weights as `model.load_weights` does, but all of them or none.
+    """Loads weights like `model.load_weights`, but all of them or none.
 
-    A file that is truncated or damaged is refused before anything is assigned. If
-    anything in it does not fit, all variables of the model and of its optimizer are as
-    they were; for this they are kept in memory once more while the file is loaded. An
-    optimizer whose saved state does not fit is an error too: Keras would go on without
-    it.
+    A truncated or damaged file raises an error before anything is assigned. If anything
+    in the file does not fit, all variables of the model and its optimizer stay
+    unchanged. This needs memory for a second copy of them during loading. An optimizer
+    state that does not fit is also an error; Keras would continue without it.
 
     Args:
         model: Built Keras model.
-        filepath: Path of a `.weights.h5` or `.keras` file. Of a `.weights.h5` file that
-            `save_weights` did not write, damage of the numbers themselves cannot be
-            seen: Keras writes no checksum. Or the folder of an `OrbaxCheckpoint`, whose
-            latest step is checked against the model. Other files are left to Keras.
+        filepath: Path of a `.weights.h5` or `.keras` file. Damaged numbers in a
+            `.weights.h5` file from Keras go unnoticed, because Keras writes no
+            checksum. Or the folder of an `OrbaxCheckpoint`, whose latest step is
+            checked against the model. Keras handles other files.
         **arguments: Arguments of `model.load_weights`.
 
     Raises:
         OSError: If the file is damaged.
-        ValueError: If it does not fit the model.
+        ValueError: If the file does not fit the model.
     """
     remember_what_to_skip()
     check_file(filepath)
@@ -99,7 +97,7 @@ def load_weights(model, filepath, **arguments):
                 check_tree(model, filepath)
             type(model).load_weights(model, filepath, **arguments)
             if is_orbax(filepath) and run_state is not None:
-                # No variable holds it.
+                # No variable holds the run state.
                 optimizer.take_run(optimizer_config(filepath).get("run"))
     except BaseException:
         for variable, value in zip(variables, before, strict=True):
@@ -117,14 +115,14 @@ def all_variables(model):
 
 
 def check_file(filepath):
-    """Raises if a file of weights or of a model is truncated or damaged.
+    """Raises an error if a file of weights or of a model is truncated or damaged.
 
     Args:
-        filepath: Path. What is neither `.weights.h5` nor `.keras`, or not a file of
-            this machine, is not looked at.
+        filepath: Path of a local `.weights.h5` or `.keras` file. The function ignores
+            other paths.
 
     Raises:
-        OSError: If it is damaged.
+        OSError: If the file is damaged.
     """
     path = str(filepath)
     if not path.endswith(_KINDS) or not os.path.isfile(path):
@@ -136,17 +134,17 @@ def check_file(filepath):
         else:
             with h5py.File(path, "r") as file:
                 saved = file.attrs.get(_DIGEST)
-                # Keras' own files have none.
+                # Files from Keras have no checksum.
                 intact = saved is None or int(saved) == _digest(file)
     except Exception as error:
-        # What a damaged file makes of its reader has no one type.
+        # A damaged file raises errors of many types.
         raise OSError(f"'{path}' is truncated or damaged: {error}") from error
     if not intact:
         raise OSError(f"'{path}' is damaged: its checksum is another. Use an older one")
 
 
 def seal(file):
-    """Writes a checksum of all that an open HDF5 file holds into it."""
+    """Writes a checksum of its contents into an open HDF5 file."""
     file.attrs[_DIGEST] = _digest(file)
 
 
@@ -163,19 +161,19 @@ def _digest(file):
             value = zlib.crc32(f"{array.dtype}{array.shape}".encode(), value)
             value = zlib.crc32(array.tobytes(), value)
 
-    # In the order of names.
+    # This visits items in the order of their names.
     file.visititems(add)
     return value
 
 
 @contextlib.contextmanager
 def _in_one_step(model, filepath, arguments):
-    """Context that gives a path to write to, and puts what is there in its place."""
+    """Yields a path to write to, and moves the file to its target afterwards."""
     if not str(filepath).endswith(_KINDS) or "://" in str(filepath):
         yield filepath
         return
     if os.path.exists(filepath) and not arguments.get("overwrite", True):
-        # Keras asks.
+        # Keras asks whether to overwrite the file.
         yield filepath
         return
     with write_in_one_step(filepath) as path:
@@ -184,12 +182,12 @@ def _in_one_step(model, filepath, arguments):
 
 @contextlib.contextmanager
 def write_in_one_step(filepath):
-    """Context that gives a path to write to, and puts what is there in its place.
+    """Yields a path to write to, and moves the file to its target afterwards.
 
     Args:
-        filepath: Where the file shall be in the end.
+        filepath: Path of the target.
     """
-    # What a link points to is replaced, not the link.
+    # This replaces the file that a link points to, not the link.
     target = pathlib.Path(os.path.realpath(filepath))
     partial = partial_path(target)
     try:
@@ -206,16 +204,16 @@ def write_in_one_step(filepath):
 
 
 def partial_path(filepath):
-    """Returns where a file is written before it is put in place.
+    """Returns the path of the temporary file for a target.
 
-    One name, so that runs that were killed leave one such file, not many.
+    It is always the same, so that killed runs leave one such file, not many.
     """
     path = pathlib.Path(filepath)
     return path.with_name(f".partial.{path.name}")
 
 
 def _flush(path, flags):
-    """Waits until a file, or what a folder holds, is on the disk."""
+    """Waits until a file, or the list of files in a folder, is on the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

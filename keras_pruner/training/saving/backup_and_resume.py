@@ -1,4 +1,4 @@
-"""A backup during `fit` from which a killed run goes on at the very batch."""
+"""Backs up a run during `fit`, so that a killed run resumes at the same batch."""
 
 import json
 import pathlib
@@ -28,45 +28,44 @@ _GROUP = "keras_pruner_run"
 
 
 class BackupAndResume(keras.callbacks.Callback):
-    """Backs up a run of `fit`, and goes on with it at the batch where it was saved.
+    """Backs up a run of `fit`, and resumes it at the batch where it was saved.
 
-    It is used as `keras.callbacks.BackupAndRestore`, alone or beside `PruningCallback`,
-    in any order:
+    Use it like `keras.callbacks.BackupAndRestore`, alone or with `PruningCallback`, in
+    any order:
 
     ```python
     callbacks = [BackupAndResume("backup", save_freq=100), PruningCallback()]
     model.fit(x, y, epochs=20, callbacks=callbacks)
     ```
 
-    A run that is killed at any moment and started again by the same script ends with
-    the same weights, bit for bit, as one that was never killed, if its operations are
-    deterministic and its data come in the same order. Where Keras' callback differs: it
-    begins the epoch anew from weights of its middle, writes weights and position one
-    after the other, and writes over the only good file.
+    A run that is killed at any moment and restarted by the same script ends with
+    bit-identical weights, as if never killed. This requires deterministic operations
+    and the same order of data. Keras' callback differs: it repeats the epoch from
+    mid-epoch weights, writes weights and position separately, and overwrites the only
+    good file.
 
-    One file is written, whole or not at all, with a checksum: weights, optimizer,
-    metrics of the epoch so far, epoch and batch, the model's random generators (of
-    dropout; Keras saves them nowhere), and the states of NumPy's and Python's global
-    ones (and torch's, under torch, also after the latest batch) at the beginning of the
-    epoch.
-    When the run goes on, the batches of the epoch that were trained on already are
-    drawn from the data once more, without training, so that what follows is the same.
+    It writes one file, completely or not at all, with a checksum. The file has weights,
+    optimizer, metrics of the epoch so far, epoch and batch, and the model's random
+    generators (e.g. of dropout), which Keras does not save. It also has the states of
+    NumPy's and Python's global generators at the beginning of the epoch. On torch it
+    adds torch's, there and after the latest batch. A resumed run first draws the
+    finished batches of the epoch again, without training, so that the rest is equal.
 
-    The order of data is the same if it follows from those generators (`shuffle=True`
-    under JAX and torch; a `PyDataset` that shuffles by NumPy) or from epoch and batch.
-    Under TensorFlow `shuffle=True` and `tf.data` shuffle anew in each process, and a
-    Python generator begins anew: the run goes on, but not bit for bit.
+    The order of data is the same if it depends only on those generators
+    (`shuffle=True` on JAX and torch; a `PyDataset` that shuffles by NumPy) or on epoch
+    and batch. `shuffle=True` on TensorFlow and `tf.data` shuffle again in each process,
+    and a Python generator restarts: the run resumes, but not bit for bit.
 
     Args:
         backup_dir: Folder of the backup, for this run alone.
-        save_freq: `"epoch"`, or after how many batches to save.
-        delete_checkpoint: Whether the backup is removed when the run has ended well.
+        save_freq: `"epoch"`, or the number of batches between saves.
+        delete_checkpoint: Whether to delete the backup when a run ends successfully.
 
     Raises:
         ValueError: If an argument is wrong; in `fit`, if the backup does not fit the
-            model; nothing is assigned then.
-        OSError: In `fit`, if the backup is damaged, or cannot be written: then the
-            older one is still there.
+            model. Nothing is assigned then.
+        OSError: In `fit`, if the backup is damaged or cannot be written. A failed write
+            keeps the older backup.
     """
 
     def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
@@ -152,7 +151,7 @@ class BackupAndResume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._end_replay()
         if self.save_freq == "epoch":
-            # The next epoch is seen from its beginning.
+            # A resumed run repeats the next epoch from its beginning.
             self._random = _random_state()
             self._save(epoch + 1, 0)
 
@@ -168,19 +167,19 @@ class BackupAndResume(keras.callbacks.Callback):
             folder.rmdir()
 
     def _end_replay(self):
-        """Ends a replay of an epoch that had no batch left to train on."""
+        """Ends a replay if the epoch has no batch left to train on."""
         model = self.model
         if isinstance(model.train_function, _Replay):
             model.train_function.end()
 
     def _save(self, epoch, batches_done):
-        # JAX makes its variables current here.
+        # On JAX, reading `self.model` updates the variables.
         model = self.model
         run = {
             "epoch": epoch,
             "batches_done": batches_done,
             "random": self._random,
-            # What a training step draws from, where the backend draws globally.
+            # The backend's global generator, from which training steps draw.
             "backend_random": _backend_state(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,10 +201,10 @@ class BackupAndResume(keras.callbacks.Callback):
 
 
 class _Replay:
-    """Stands in for a model's `train_function`: draws batches without training on them.
+    """Replaces a model's `train_function`: draws batches without training on them.
 
-    After `num_batches` it puts the `train_function` back, and the state that the
-    backend's generator had after the batches that were trained on.
+    After `num_batches` it restores the `train_function`, and the state that the
+    backend's generator had after these batches.
     """
 
     def __init__(self, model, num_batches, metrics, backend_random):
@@ -224,7 +223,7 @@ class _Replay:
             return self.train_function(*arguments)
         steps = getattr(model, "steps_per_execution", 1)
         self.batches_left -= steps
-        # TensorFlow gives an iterator, JAX a state and an iterator, torch a batch.
+        # TensorFlow passes an iterator, JAX a state and an iterator, torch a batch.
         source = arguments[-1]
         if keras.backend.backend() == "torch":
             batch = source[0]
@@ -234,7 +233,7 @@ class _Replay:
                 # The last execution of an epoch may be shorter.
                 next(source, None)
         if self.logs is None:
-            # TensorFlow makes its metrics with the first batch.
+            # TensorFlow creates its metrics with the first batch.
             build_by_batch(model, batch)
             self._restore_metrics()
         if len(arguments) == 2:
@@ -257,7 +256,7 @@ class _Replay:
 def _seeds_of(model):
     """Returns the states of the model's own random generators, e.g. of dropout.
 
-    Keras saves them nowhere.
+    Keras does not save them.
     """
     metrics = {id(variable) for variable in model.metrics_variables}
     known = {id(variable) for variable in model.weights} | metrics
@@ -265,7 +264,7 @@ def _seeds_of(model):
 
 
 def _read(group, name):
-    """Returns the arrays of a list that was saved, in its order."""
+    """Returns the arrays of a saved list, in its order."""
     found = group.get(name, {})
     return [np.asarray(found[str(number)]) for number in range(len(found))]
 

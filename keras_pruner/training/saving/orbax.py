@@ -1,8 +1,8 @@
-"""Reads what `keras.callbacks.OrbaxCheckpoint` has written, before it is assigned.
+"""Checks the files of `keras.callbacks.OrbaxCheckpoint` before values are assigned.
 
-Keras finds variables in such a folder by their paths, and passes over those that it
-does not find. So a model whose layers have other names would keep its new weights, and
-nobody would be told.
+Keras finds variables in such a folder by their paths, and skips those that it does not
+find. So a model whose layers have other names would keep its new weights, without a
+warning.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-# What a run can go on without.
+# A run can continue without these.
 _OPTIONAL = "metrics_variables"
 
 
@@ -24,15 +24,15 @@ def is_orbax(filepath):
 
 
 def check_tree(model, filepath):
-    """Raises if the latest step in a folder does not fit a model.
+    """Raises an error if the latest step in a folder does not fit a model.
 
     Args:
         model: Built and compiled Keras model.
         filepath: Folder of steps.
 
     Raises:
-        ValueError: Naming the first variable that is missing, is too many, or has
-            another shape.
+        ValueError: If a variable is missing, superfluous or has another shape; the
+            message names the first.
     """
     found = _orbax().pytree_metadata(_latest(filepath), checkpointable_name="pytree")
     saved = _flat(found.metadata)
@@ -74,7 +74,7 @@ def _latest(filepath):
 
 
 def _flat(tree, prefix=""):
-    """Dict from path to shape. A scalar may be a plain number, without a shape."""
+    """Returns a dict from path to shape. A scalar may be a number without a shape."""
     shapes = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"

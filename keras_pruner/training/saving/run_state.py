@@ -1,4 +1,4 @@
-"""The state of a run: saved with its optimizer, and checked when it is loaded."""
+"""Saves the state of a run with its optimizer, and checks it at loading."""
 
 import dataclasses
 
@@ -19,13 +19,13 @@ _HERE = "this model and pruning config"
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """Everything of a run that no variable holds, as plain values.
+    """Holds the part of a run that no variable holds, as plain values.
 
     Args:
-        plan: Dict of how the steps were laid out, or `None` while that is not known:
-            `"total_steps"`, `"first_step"`, and `"pinned"` groups of each pruner.
+        plan: Dict of the planned steps, or `None` while unknown: `"total_steps"`,
+            `"first_step"`, and `"pinned"` groups of each pruner.
         trainables: List of `[path, shape, is_trained]` of the model's variables, see
-            `variable_matching.trainables_of`; `None` if not known.
+            `variable_matching.trainables_of`; `None` if unknown.
         provenance: Dict from the index of a masked variable to its path and to the
             pruning type, pattern and criterion that made its mask.
     """
@@ -39,16 +39,16 @@ class RunState:
         return {
             "plan": self.plan,
             "trainables": self.trainables,
-            # As files have called it since they exist.
+            # The name of `provenance` in all files.
             "meanings": {str(i): dict(made) for i, made in self.provenance.items()},
         }
 
     @classmethod
     def from_dict(cls, values):
-        """Builds a state from what `to_dict` returned.
+        """Builds a state from the values that `to_dict` returns.
 
         Raises:
-            ValueError: If it has another form.
+            ValueError: If the values have another form.
         """
         try:
             trainables = values["trainables"] and [
@@ -65,7 +65,7 @@ class RunState:
             ) from error
 
     def moved(self, positions):
-        """Returns the state with the variables numbered anew.
+        """Returns the state with renumbered variables.
 
         Args:
             positions: Maps a variable's old index to its new one.
@@ -87,18 +87,18 @@ def save_run(optimizer, store):
 
 
 def load_run(optimizer, store):
-    """Loads what `save_run` wrote; checks all of it before it assigns any.
+    """Loads the values of `save_run`; checks all of them before it assigns any.
 
     Args:
         optimizer: Built `PruningOptimizer`.
         store: Dict-like store of Keras.
 
     Returns:
-        The `RunState` with which the run goes on.
+        The `RunState` of the resumed run.
 
     Raises:
-        ValueError: If it is damaged, or of other kernels, another pattern, criterion or
-            pruner; the message names the first difference.
+        ValueError: If the values are damaged, or of other kernels, another pattern,
+            criterion or pruner; the message names the first difference.
     """
     description, masks, arrays = read_state(store, _OWNER)
     run, trainables = RunState.from_dict(description), optimizer.run_state.trainables
@@ -112,14 +112,14 @@ def take_over(optimizer, restored):
     """Copies masks, counts and states of an optimizer that was loaded with the model.
 
     Args:
-        optimizer: Built `PruningOptimizer` of the run that goes on.
+        optimizer: Built `PruningOptimizer` of the resumed run.
         restored: Built `PruningOptimizer` of the model.
 
     Returns:
-        The `RunState` with which the run goes on.
+        The `RunState` of the resumed run.
 
     Raises:
-        ValueError: As `load_run`; nothing is assigned.
+        ValueError: See `load_run`. Nothing is assigned then.
     """
     run, masks, arrays = _moved(
         _positions_here(optimizer, restored),
@@ -127,13 +127,13 @@ def take_over(optimizer, restored):
         {name: mask for name, (mask, _) in _masks(restored).items()},
         {name: array for name, (array, _) in _arrays(restored).items()},
     )
-    # Copies, because JAX donates each buffer but once.
+    # Copies, because JAX donates each buffer only once.
     values = {name: ops.copy(read_mask(v)) for name, v in (masks | arrays).items()}
     return _assign(optimizer, run, masks, arrays, values)
 
 
 def _assign(optimizer, run, masks, arrays, values):
-    """Assigns a state that fits, and returns the optimizer's new `RunState`."""
+    """Checks and assigns a state, and returns the optimizer's new `RunState`."""
     _check_fit(optimizer, run, masks, arrays)
     for name, (variable, _) in (_masks(optimizer) | _arrays(optimizer)).items():
         variable.assign(values[name])
@@ -143,10 +143,10 @@ def _assign(optimizer, run, masks, arrays, values):
 
 
 def _positions_here(optimizer, restored):
-    """Dict from a variable's index in one optimizer to its index in another.
+    """Returns a dict from a variable's index in `restored` to that in `optimizer`.
 
     Raises:
-        ValueError: If one with a mask is not trained any more.
+        ValueError: If a variable with a mask or state is no longer trained.
     """
     here = {id(v): index for index, v in enumerate(optimizer.trained_variables)}
     found = {
@@ -166,10 +166,10 @@ def _positions_here(optimizer, restored):
 
 
 def _moved(positions, run, masks, arrays):
-    """Numbers a saved state by where its variables are here.
+    """Renumbers a saved state by the positions of its variables here.
 
     Args:
-        positions: Maps a variable's index then to its index here.
+        positions: Maps a variable's saved index to its index here.
         run: `RunState`.
         masks: Dict from `mask_{index}` to anything.
         arrays: Dict from `state_{index}_{key}`, and names without index, to anything.
@@ -192,7 +192,7 @@ def _moved(positions, run, masks, arrays):
 
 
 def _masks(optimizer):
-    """Dict from the name of a mask to the pair of its variable and its description."""
+    """Returns a dict from the name of a mask to its variable and its description."""
     variables = optimizer.trained_variables
     return {
         f"mask_{index}": (mask, f"mask of kernel '{variables[index].path}'")
@@ -201,7 +201,7 @@ def _masks(optimizer):
 
 
 def _arrays(optimizer):
-    """Dict from the name of a count or state to its variable and its description."""
+    """Returns a dict from a count's or state's name to its variable and description."""
     variables = optimizer.trained_variables
     found = {"step": (optimizer.step, "count of steps")}
     for number, step in enumerate(optimizer.last_update_steps):
@@ -213,7 +213,7 @@ def _arrays(optimizer):
 
 
 def _check_fit(optimizer, run, masks, arrays):
-    """Raises at the first difference between a saved state and the optimizer's."""
+    """Raises an error at the first difference of a saved state and the optimizer's."""
     here = _masks(optimizer)
     for name, array in masks.items():
         if name not in here:
@@ -239,7 +239,7 @@ def _check_fit(optimizer, run, masks, arrays):
 
 
 def check_run(optimizer, run):
-    """Raises if a saved mask was made by another config than the masks here.
+    """Raises an error if another config made the saved masks than the masks here.
 
     Args:
         optimizer: Built `PruningOptimizer`.

@@ -1,9 +1,9 @@
-"""Finds the variables of an optimizer again where other layers are frozen than before.
+"""Matches the variables of a saved optimizer if other layers are frozen than before.
 
-An optimizer numbers the variables that a model trains. A model with a config of its own
-(subclassed, say) forgets when it is saved which of its layers were frozen, so that it
-trains more variables when it is loaded, and their numbers shift. What could be trained
-is the same, in the same order; it is written down with the numbers.
+An optimizer numbers the variables that a model trains. A model with its own config,
+e.g. a subclassed one, does not save which of its layers are frozen. So it trains more
+variables after loading, and their numbers shift. The variables that can be trained,
+frozen or not, stay the same, in the same order. Files list them with the numbers.
 """
 
 import functools
@@ -14,12 +14,12 @@ from keras import ops
 
 from keras_pruner.backend import Patch, all_layers, innermost, trainables_in
 
-# Optimizers whose `load_own_variables` is replaced -> the patch.
+# Maps an optimizer whose `load_own_variables` is replaced to the patch.
 _waiting = weakref.WeakKeyDictionary()
 
 
 def trainables_of(model):
-    """Returns what of a model can be trained, frozen or not, as plain values.
+    """Lists the variables of a model that can be trained, frozen or not.
 
     Args:
         model: Built Keras model.
@@ -39,24 +39,24 @@ def trainables_of(model):
 
 
 def as_trainables(variables):
-    """Returns, as `trainables_of`, what is known of variables that are all trained."""
+    """Lists variables that are all trained, in the form of `trainables_of`."""
     return [[variable.path, list(variable.shape), True] for variable in variables]
 
 
 def find_again(trainables, variables, indices):
-    """Returns where the variables of a saved optimizer stand among a model's.
+    """Returns the positions of a saved optimizer's variables among a model's.
 
     Args:
-        trainables: What `trainables_of` returned when it was saved; `None` if that is
-            not known, and they are taken to be the same.
+        trainables: List from `trainables_of` at saving; `None` if unknown, which
+            assumes that the variables are the same.
         variables: List of the variables that the model trains.
-        indices: Those numbers of the saved optimizer's variables that are in use.
+        indices: Numbers of the saved optimizer's variables that are in use.
 
     Returns:
         Sequence of positions, one for each variable that was trained.
 
     Raises:
-        ValueError: If they cannot be found, or if there are not as many.
+        ValueError: If a variable is not found, or an index has no variable.
     """
     found = range(len(variables))
     if trainables is not None:
@@ -71,21 +71,21 @@ def find_again(trainables, variables, indices):
 
 
 def find_positions(saved, here):
-    """Returns where the variables that were trained stand among those trained here.
+    """Returns the positions of the saved, trained variables among those trained here.
 
-    Paths are not compared beyond the variable's own name, for the numbers in the names
-    of layers depend on what else a process has made.
+    Of a path, only the variable's own name is compared, because the numbers in layer
+    names depend on the other layers of a process.
 
     Args:
-        saved: What `trainables_of` returned when the optimizer was saved.
-        here: The same of this model; what is frozen may be missing.
+        saved: List from `trainables_of` when the optimizer was saved.
+        here: The same list of this model; frozen variables may be missing.
 
     Returns:
-        List of positions: of the first that was trained, of the second, and so on.
+        List of positions, one for each saved variable that was trained, in order.
 
     Raises:
-        ValueError: If one of them is not trained here, or if the shapes leave open
-            which is which.
+        ValueError: If one of them is not trained here, or if names and shapes match
+            several variables.
     """
     if [_kind(one) for one in saved] == [_kind(one) for one in here]:
         pairs = list(zip(saved, here, strict=True))
@@ -95,8 +95,8 @@ def find_positions(saved, here):
         trained = [old[2] for old, new in pairs if new[2]]
         return [position for position, was in enumerate(trained) if was]
     kinds = [_kind(one) for one in here if one[2]]
-    # All that can stand before the first k here, walking through what was saved; and
-    # the same from the end. One that was frozen may be here or not.
+    # `before[i]` holds each number of first variables here that the first i saved ones
+    # can match; `after` is the same from the end. A frozen one may be here or not.
     before = _reach(saved, kinds)
     after = [
         {len(kinds) - k for k in ends} for ends in _reach(saved[::-1], kinds[::-1])
@@ -124,7 +124,7 @@ def _kind(trainable):
 
 
 def _reach(saved, kinds):
-    """Returns, for each number of saved variables, how many here they can stand for."""
+    """Returns, for each number of first saved variables, how many here they match."""
     reached = [{0}]
     for one in saved:
         ends = {k + 1 for k in reached[-1] if kinds[k : k + 1] == [_kind(one)]}
@@ -146,14 +146,14 @@ def _misfit(saved, here, reason):
 
 
 def built_for(optimizer, variables):
-    """Returns an optimizer built for other variables, with the state of those it knew.
+    """Builds an optimizer for other variables, with the state of the known ones.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`.
         variables: List of variables.
 
     Raises:
-        ValueError: If names leave open which state belongs to which variable.
+        ValueError: If two variables have the same name, so that states are ambiguous.
     """
     twin = type(optimizer).from_config(optimizer.get_config())
     twin.build(variables)
@@ -164,13 +164,13 @@ def built_for(optimizer, variables):
 def load_what_was_trained(optimizer, variables):
     """Lets an optimizer load the state of one that was built for fewer variables.
 
-    Keras would skip that state, because its length differs. `load_own_variables` of the
-    optimizer, and of those inside it, is replaced until it is called once, or until
-    `forget_load`.
+    Keras would skip that state, because its length differs. This replaces
+    `load_own_variables` of the optimizer, and of those inside it, until it is called
+    once, or until `forget_load`.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`.
-        variables: List of those of its variables that the saved one was built for.
+        variables: List of its variables for which the saved one was built.
     """
 
     def load(level, store):
@@ -181,7 +181,7 @@ def load_what_was_trained(optimizer, variables):
         try:
             _copy_state(twin, level)
         except ValueError as error:
-            # As Keras does where a state does not fit.
+            # Keras also warns if a state does not fit.
             message = f"Skipping variable loading for optimizer '{level.name}': {error}"
             warnings.warn(message, stacklevel=2)
 
@@ -191,7 +191,7 @@ def load_what_was_trained(optimizer, variables):
 
 
 def forget_load(optimizer):
-    """Takes back `load_what_was_trained` if nothing was loaded since."""
+    """Undoes `load_what_was_trained` if nothing was loaded since."""
     for level in _levels(optimizer):
         patch = _waiting.pop(level, None)
         if patch is not None:
@@ -206,7 +206,7 @@ def _levels(optimizer):
 
 
 def _copy_state(source, target):
-    """Copies variables of equal names; the scope that one was made in may differ."""
+    """Copies variables of equal names; their name scopes may differ."""
 
     def names(optimizer):
         return ["/".join(v.path.split("/")[-2:]) for v in optimizer.variables]
@@ -222,5 +222,5 @@ def _copy_state(source, target):
     values = dict(zip(names(source), source.variables, strict=True))
     for name, variable in zip(names(target), target.variables, strict=True):
         if name in values:
-            # A copy, for JAX donates each buffer but once.
+            # A copy, because JAX donates each buffer only once.
             variable.assign(ops.copy(values[name]))
