@@ -22,6 +22,21 @@ def _fixed_seed_and_fresh_state():
 
 
 @pytest.fixture
+def eager_masks():
+    """Makes masks without compiling, where XLA would take longer than all updates.
+
+    `test_contracts.py` holds both to equal masks, with every name in every registry.
+    """
+    if BACKEND != "tensorflow":
+        yield
+        return
+    from contracts import eager_updates
+
+    with eager_updates():
+        yield
+
+
+@pytest.fixture
 def data():
     """96 samples of 16 features in 3 classes: 6 batches of 16."""
     generator = np.random.default_rng(0)
