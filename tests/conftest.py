@@ -12,6 +12,11 @@ from keras import ops
 BACKEND = keras.backend.backend()
 
 
+def pytest_collection_modifyitems(items):
+    """Starts the longest tests first, so that none runs alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_fresh_state():
     keras.utils.set_random_seed(0)
