@@ -12,6 +12,11 @@ from keras import ops
 BACKEND = keras.backend.backend()
 
 
+def pytest_collection_modifyitems(items):
+    """Starts the longest tests first, so that none runs alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_fresh_state():
     keras.utils.set_random_seed(0)
@@ -19,6 +24,21 @@ def _fixed_seed_and_fresh_state():
     keras.config.set_dtype_policy("float32")
     # Collecting garbage after each test would take most of the time.
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def eager_masks():
+    """Makes masks without compiling, where XLA would take longer than all updates.
+
+    `test_contracts.py` holds both to equal masks, with every name in every registry.
+    """
+    if BACKEND != "tensorflow":
+        yield
+        return
+    from contracts import eager_updates
+
+    with eager_updates():
+        yield
 
 
 @pytest.fixture

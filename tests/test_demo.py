@@ -6,6 +6,7 @@ from keras_pruner.cli import main
 from keras_pruner.demo import run_demo
 
 
+@pytest.mark.long
 def test_demo_prunes_reloads_and_shrinks(capsys):
     result = run_demo(target_sparsity=0.9, epochs=6)
     weights = 288 + 18432 + 36864 + 131072 + 1280

@@ -24,6 +24,7 @@ def test_tutorials_are_found():
     assert {"quickstart", "wrap_layers", "custom_criterion", "sparse_training"} <= names
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     # Else plots are drawn without a trace in the notebook.

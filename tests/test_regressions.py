@@ -17,6 +17,8 @@ from keras_pruner.components import SCHEDULES
 from keras_pruner.components.schedules import Linear
 from keras_pruner.pruners import PruningScheduler
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 
 def train(model, data, epochs=3, callbacks=(), **settings):
     pruning = PruningCallback(**({"verbose": False} | settings))

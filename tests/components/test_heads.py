@@ -10,6 +10,8 @@ from keras import layers, ops
 
 from keras_pruner import KerasBasePruner
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 FEATURES, SIZE = 6, 3
 PARTS = ("query", "key", "value", "attention_output")
 

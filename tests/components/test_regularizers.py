@@ -10,6 +10,8 @@ from keras import ops, optimizers
 from keras_pruner import PATTERNS, REGULARIZERS, PruningCallback
 from keras_pruner.kernels import Kernel, dense_layout
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 
 @pytest.mark.parametrize(
     "name, pattern, expected",

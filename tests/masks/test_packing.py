@@ -123,7 +123,9 @@ def fit(model, data, *callbacks, epochs=2, **settings):
 
 @pytest.mark.parametrize("jit_compile", [BACKEND != "torch", False])
 @pytest.mark.parametrize("pruning_type", ["basic", "str", "rigl"])
-def test_kernels_that_are_no_multiple_of_eight(pruning_type, jit_compile):
+def test_kernels_that_are_no_multiple_of_eight(pruning_type, jit_compile, request):
+    if not jit_compile:
+        request.getfixturevalue("eager_masks")
     generator = np.random.default_rng(0)
     data = generator.random((96, 7)).astype("float32"), generator.integers(0, 3, 96)
     found = []
@@ -138,6 +140,7 @@ def test_kernels_that_are_no_multiple_of_eight(pruning_type, jit_compile):
     assert_same(*found)
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_optimizer_of_fit_holds_the_bits_alone(data):
     class Look(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -161,6 +164,7 @@ def save_at_first_epoch(path):
     return saver
 
 
+@pytest.mark.usefixtures("eager_masks")
 @pytest.mark.parametrize("first, second", [(1, 8), (8, 1), (1, 1)])
 @pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
 def test_run_goes_on_with_other_bits(data, tmp_path, suffix, first, second):
@@ -195,6 +199,7 @@ def test_run_goes_on_with_other_bits(data, tmp_path, suffix, first, second):
     assert_same(snapshot(model, pruner).values(), expected.values())
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_files_are_of_one_size_whatever_the_bits(data, tmp_path):
     sizes = set()
     for bits in (8, 1):
@@ -204,6 +209,7 @@ def test_files_are_of_one_size_whatever_the_bits(data, tmp_path):
     assert len(sizes) == 1
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_loaded_model_that_nobody_prunes_keeps_its_zeros(data, tmp_path):
     path, model = tmp_path / "half.keras", compile_mlp()
     fit(model, data, save_at_first_epoch(path), mask_bits=1)
@@ -216,6 +222,7 @@ def test_loaded_model_that_nobody_prunes_keeps_its_zeros(data, tmp_path):
         np.testing.assert_array_equal(value_of(layer.kernel) == 0, zero)
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_wrapped_layers_hold_bits(data, tmp_path):
     found = []
     for bits in (8, 1):
@@ -254,6 +261,7 @@ def test_mask_of_another_shape_is_refused():
     assert ops.convert_to_tensor(mask).shape == (16, 8)
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_loop_of_ones_own_in_one_bit():
     found = []
     for bits in (8, 1):

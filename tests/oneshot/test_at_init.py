@@ -129,6 +129,7 @@ def test_flow_passes_layers_that_normalise_by_their_input(make, name):
     assert np.abs(row / factor).max() < 2
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_synflow_of_a_deep_model_neither_overflows_nor_cuts_a_layer():
     model = keras.Sequential([layers.Input((50,))])
     for _ in range(20):

@@ -27,6 +27,8 @@ from keras_pruner import (
 )
 from keras_pruner.backend import slots_of
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 
 @pytest.fixture
 def probe():

@@ -30,6 +30,8 @@ from keras_pruner.pruners import (
     RetrainFreePruner,
 )
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 
 @pytest.mark.parametrize(
     "name, pruner, criterion",

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from conftest import value_of
 from keras import ops
 from keras.optimizers import Adam
@@ -11,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_pruner.backend import CompiledFunction
 from keras_pruner.pruners.methods.retrain_free import rearrange
+
+pytestmark = pytest.mark.usefixtures("eager_masks")
 
 
 def lost(marks, fisher):

@@ -1,10 +1,13 @@
 """STR: thresholds that learn, against NumPy and finite differences."""
 
 import numpy as np
+import pytest
 from conftest import value_of
 from keras.optimizers import Adam
 from linear import PATHS, X, Y, history, linear_model, lowest, pruner_of, step, train
 from numpy.testing import assert_allclose, assert_array_equal
+
+pytestmark = pytest.mark.usefixtures("eager_masks")
 
 
 def sigmoid(x):

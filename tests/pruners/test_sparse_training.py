@@ -24,6 +24,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_pruner import create_pruners
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 # Of 64 + 32 weights these leave 24 and 18 (ERK: densities 1.5 * 16 / 64 and
 # 1.5 * 12 / 32), or 28 and 14.
 TARGET = 0.5625

@@ -267,7 +267,8 @@ def test_early_stop_before_the_target_warns(data, caplog):
 
 def test_end_step_after_the_run_warns_at_its_start(data, caplog):
     model = compile_mlp(optimizer=adam())
-    fit(model, data, epochs=1, settings={"begin_step": 0, "end_step": 100})
+    settings = {"begin_step": 0, "end_step": 100, "frequency": 50}
+    fit(model, data, epochs=1, settings=settings)
     assert "this run ends at step 6" in caplog.text
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 
+pytestmark = pytest.mark.long
+
 FOLDER = pathlib.Path(__file__).parent
 # Long enough for any machine: it only keeps a broken run from waiting for ever.
 SECONDS = 600

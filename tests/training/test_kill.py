@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from conftest import BACKEND
 from killed_run import BATCHES, EPOCHS
 
@@ -51,6 +52,7 @@ def kill(folder, ticks, seconds):
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_killed_runs_end_bit_for_bit(tmp_path):
     expected, killed = tmp_path / "expected", tmp_path / "killed"
     expected.mkdir()

@@ -15,6 +15,8 @@ from keras import ops
 import keras_pruner
 from keras_pruner import BackupAndResume, PrunedLayer, PruningCallback
 
+pytestmark = pytest.mark.usefixtures("eager_masks")
+
 STEPS = {"begin_step": 1, "end_step": 8, "frequency": 1}
 
 

@@ -58,6 +58,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.usefixtures("eager_masks")
 @pytest.mark.parametrize("name", LAYERS)
 def test_wrapped_layer_trains_saves_and_strips(name, tmp_path):
     make, shape = LAYERS[name]
