@@ -182,3 +182,34 @@ def test_wrapper_layers_pass_gradients_only_while_they_are_pruned(data):
     )
     assert seen == [[True, True]] * 2
     assert [layer.straight_through for layer in wrapped] == [False, False]
+
+
+def test_a_model_that_is_compiled_again_keeps_nothing_of_the_first_attachment():
+    model = compile_mlp()
+    callback = PruningCallback(target_sparsity=0.5, verbose=False)
+    callback.set_model(model)
+    compile_mlp(model, "sgd")
+    callback.set_model(model)
+    assert {"save", "load_weights"} <= set(vars(model))
+    # `evaluate` and `predict` set the model, too, but train nothing.
+    callback.on_test_begin()
+    assert type(model.optimizer) is keras.optimizers.SGD
+    assert not {"save", "load_weights"} & set(vars(model))
+
+
+def test_a_callback_in_evaluate_within_fit_stays_attached(data):
+    model = compile_mlp()
+    callback = PruningCallback(target_sparsity=0.5, verbose=False)
+    optimizers = []
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            before = self.model.optimizer
+            self.model.evaluate(*data, verbose=0, callbacks=[callback])
+            optimizers.append((before, self.model.optimizer))
+
+    model.fit(
+        *data, batch_size=16, epochs=2, verbose=0, callbacks=[callback, Evaluate()]
+    )
+    assert all(before is after for before, after in optimizers)
+    assert callback.sparsity == 0.5

@@ -105,8 +105,7 @@ class PruningCallback(keras.callbacks.Callback):
                 "PruningCallback needs a compiled model. Call `model.compile` with an "
                 "optimizer before `fit`."
             )
-        if self._attachment is None or model.optimizer is not self._optimizer:
-            self._attach(model)
+        self._attach(model)
         self._training = True
         self._first_epoch = True
 
@@ -193,7 +192,12 @@ class PruningCallback(keras.callbacks.Callback):
         return self._attachment.optimizer
 
     def _attach(self, model):
-        """Creates the pruners and puts them into the model."""
+        """Creates the pruners and puts them into the model, unless they are there."""
+        if self._attachment is not None:
+            is_attached = self._attachment.model is model
+            if is_attached and model.optimizer is self._optimizer:
+                return
+            self._detach()
         group, cached_step = self._group, self._cached_step
         if self._pruned_model() is not model:
             check_built(model)
