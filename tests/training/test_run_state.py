@@ -43,6 +43,7 @@ def test_a_run_state_of_another_form_is_refused(values):
         PruningOptimizer(keras.optimizers.SGD(), run=values)
 
 
+@pytest.mark.usefixtures("eager_masks")
 def test_a_refused_load_leaves_no_plan_behind(data, tmp_path):
     """The file is of a longer run with Adam; its plan must not become that of SGD's."""
     path = str(tmp_path / "run.weights.h5")
@@ -58,7 +59,7 @@ def test_a_refused_load_leaves_no_plan_behind(data, tmp_path):
                 self.model.load_weights(path)
 
     def fit(optimizer, epochs, *others):
-        model = compile_mlp(optimizer=optimizer)
+        model = compile_mlp(optimizer=optimizer, jit_compile=False)
         callback = PruningCallback(target_sparsity=0.5, verbose=False)
         model.fit(
             *data,
