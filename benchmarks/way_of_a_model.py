@@ -22,7 +22,10 @@ PACKAGE = pathlib.Path(keras_pruner.__file__).parent
 
 def heights():
     """Returns a dict from a file or folder right in the package to its layer."""
-    path = PACKAGE.parent / "tests" / "test_architecture.py"
+    # Beside the package in a checkout; else beside this script.
+    roots = PACKAGE.parent, pathlib.Path(__file__).parents[1]
+    paths = [root / "tests" / "test_architecture.py" for root in roots]
+    path = next(path for path in paths if path.exists())
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "LAYERS":
             layers = ast.literal_eval(node.value)
