@@ -193,7 +193,8 @@ def test_a_model_that_is_compiled_again_keeps_nothing_of_the_first_attachment():
     assert {"save", "load_weights"} <= set(vars(model))
     # `evaluate` and `predict` set the model, too, but train nothing.
     callback.on_test_begin()
-    assert type(model.optimizer) is keras.optimizers.SGD
+    # On torch Keras makes an optimizer of a class of its own.
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
     assert not {"save", "load_weights"} & set(vars(model))
 
 
