@@ -20,7 +20,7 @@ COMPILER = "tensorflow.python._pywrap_tfcompile"
 
 
 def has_compiler():
-    """Whether TensorFlow's private compiler is here, with the arguments that we give."""
+    """Whether TensorFlow's private compiler is here, with the arguments given here."""
     if BACKEND != "tensorflow" or platform.machine() != "x86_64":
         return False
     import tensorflow as tf
