@@ -40,7 +40,7 @@ class CustomLoop:
         if replicas > 1:
             self._check_replicated(replicas)
         # Read before the step, which may advance a learning rate schedule.
-        self._rate = self._rate_of_optimizer()
+        self._rate = self._rate_of_optimizer() if self._regularizes else None
 
         def shape(kernel, gradient):
             # Each replica has a share of the loss, and gradients are summed later.

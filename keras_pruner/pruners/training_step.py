@@ -138,14 +138,14 @@ class TrainingStep:
             is_trained = not holds_dense or key in self._dense
             source = kernel.variable if is_trained else states["dense"]
             weight = ops.convert_to_tensor(source)
+            mask = self.mask_value(key)
             if rule is not None and not is_frozen:
                 if rate is not None:
                     own_rate = rate[key] if isinstance(rate, dict) else rate
-                    mask = self.mask_value(key)
                     weight = rule.regularize(weight, mask, states, own_rate)
                 if holds_dense:
                     states["dense"].assign(weight)
-            self._enforce(kernel, weight, averages.get(key))
+            self._enforce(kernel, mask, weight, averages.get(key))
         self._seen = {}
         self._dense = set()
 
@@ -162,22 +162,16 @@ class TrainingStep:
         """Whether `before` has seen a gradient of the kernel in this step."""
         return key in self._seen or key in self._dense
 
-    def apply_masks(self, averages=None):
-        """Sets pruned weights, and their moving averages, to zero.
-
-        Args:
-            averages: See `after`.
-        """
-        averages = averages or {}
+    def apply_masks(self):
+        """Sets pruned weights to zero."""
         for key, kernel in self.kernels.items():
             source = kernel.states.get("dense", kernel.variable)
             weight = ops.convert_to_tensor(source)
-            self._enforce(kernel, weight, averages.get(key))
+            self._enforce(kernel, self.mask_value(key), weight)
 
-    def _enforce(self, kernel, weight, average):
+    def _enforce(self, kernel, mask, weight, average=None):
         """Assigns the weights that the model computes with."""
         variable, kept, rule, states = kernel
-        mask = read_mask(kept, self._call)
         if rule is None:
             variable.assign(apply_mask_if_dense(weight, mask))
         elif rule.only_masks:

@@ -1,6 +1,6 @@
 """Applies masks while a Keras model trains: callback, optimizer, wrappers, files."""
 
-from keras_pruner.training.cloning import copy_model, copy_of, plain_copy
+from keras_pruner.training.cloning import copy_of, plain_copy
 from keras_pruner.training.pruned_layer import PrunedLayer
 from keras_pruner.training.pruning_callback import PruningCallback
 from keras_pruner.training.pruning_optimizer import PruningOptimizer
@@ -17,7 +17,6 @@ __all__ = [
     "PrunedLayer",
     "PruningCallback",
     "PruningOptimizer",
-    "copy_model",
     "copy_of",
     "load_weights",
     "plain_copy",
