@@ -10,6 +10,7 @@ from keras_pruner.backend import (
     check_strategy,
     innermost,
     on_devices_of,
+    trains_eagerly,
     variables_trained_by,
 )
 from keras_pruner.training.fit_guard import running_fit
@@ -120,9 +121,13 @@ class FitAttachment:
         return self.model.optimizer is self.optimizer
 
     @property
-    def trains_all(self):
-        """Whether it was made for the weights that the model trains now."""
-        return _Same(self.optimizer.trained_variables) == self.model.trainable_variables
+    def is_outdated(self):
+        """Whether an eager step now trains other weights, e.g. because of freezing."""
+        if not trains_eagerly(self.model):
+            # A compiled step trains the same weights until it is compiled again.
+            return False
+        now = self.model.trainable_variables
+        return _Same(self.optimizer.trained_variables) != now
 
     def detach(self):
         """Restores the optimizer, train function and methods of the model.
@@ -218,10 +223,22 @@ def _compile_config(model):
     return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
+def _save(model, filepath, *args, **kwargs):
+    """Saves a model; in the legacy format, which has no masks, without pruning."""
+    if not str(filepath).endswith((".h5", ".hdf5")):
+        return save_model(model, filepath, *args, **kwargs)
+    optimizer = model.optimizer
+    model.optimizer = optimizer.inner_optimizer
+    try:
+        return save_model(model, filepath, *args, **kwargs)
+    finally:
+        model.optimizer = optimizer
+
+
 # Methods of a model that are replaced during `fit`.
 _IN_FIT = {
     "get_compile_config": _compile_config,
-    "save": save_model,
+    "save": _save,
     "save_weights": save_weights,
     "load_weights": load_weights,
 }

@@ -5,7 +5,6 @@ import weakref
 import keras
 from absl import logging
 
-from keras_pruner.backend import trains_eagerly
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
@@ -26,7 +25,8 @@ class PruningCallback(keras.callbacks.Callback):
     If you set only a target, pruning begins at once and ends after three quarters of
     the run, which leaves a quarter to fine-tune. The callback prints the chosen steps.
     Every pruned weight is exactly zero after every optimizer step, from the first
-    update to the end of training. `logs` have the key `"sparsity"`: list this callback
+    update to the end of training. `logs` have the key `"sparsity"`, or
+    `"kernel_sparsity"` if the model has a metric of that name: list this callback
     before those that should see it.
 
     During `fit`, a `PruningOptimizer` wraps the model's optimizer. At the end, also
@@ -54,7 +54,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     Args:
         config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
-        verbose: Whether to print the chosen steps.
+        verbose: Whether to print the chosen steps. `fit(verbose=0)` prints nothing.
         reapply_masks: Whether to apply the masks again at the end of `fit`, if another
             callback assigned weights without their zeros.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
@@ -92,6 +92,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._fit = None
         self._training = False
         self._has_begun = False
+        self._log_key = None
 
     def reset(self):
         """Forgets masks and counts, so that the next `fit` starts with new ones.
@@ -187,6 +188,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._attach(model)
         self._training = True
         self._has_begun = False
+        self._log_key = None
 
     def on_test_begin(self, logs=None):
         self._detach_if_idle()
@@ -200,30 +202,34 @@ class PruningCallback(keras.callbacks.Callback):
             self._detach()
 
     def on_epoch_begin(self, epoch, logs=None):
-        attachment = self._attachment
-        if self._has_begun and trains_eagerly(attachment.model):
-            # Freezing a layer has an effect on an eager step at once.
-            if not attachment.trains_all:
-                self._detach()
         self._ensure_run(epoch)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._ensure_run(0, batch)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._ensure_run(0, batch + 1)
         if self._has_begun:
             self._run.after_batch(self._synchronise)
-        if logs is not None and self._group is not None:
-            # The step that just ended has set the pruned weights to zero.
-            logs["sparsity"] = self._group.current_sparsity_ratio
+        else:
+            # The batch was trained without pruning, and may have built the model.
+            self._ensure_run(0, batch + 1)
+        # The step that just ended has set the pruned weights to zero.
+        group = self._group
+        self._log(logs, 0.0 if group is None else group.current_sparsity_ratio)
 
     def on_epoch_end(self, epoch, logs=None):
         self._ensure_run(epoch)
         if self._has_begun:
             self._run.after_epoch(self._synchronise)
-        if logs is not None:
-            logs["sparsity"] = self.sparsity
+        self._log(logs, self.sparsity)
+
+    def _log(self, logs, sparsity):
+        if logs is None:
+            return
+        if self._log_key is None:
+            # A metric of the model may have the name.
+            self._log_key = "kernel_sparsity" if "sparsity" in logs else "sparsity"
+        logs[self._log_key] = sparsity
 
     def on_train_end(self, logs=None):
         self._training = False
@@ -297,10 +303,13 @@ class PruningCallback(keras.callbacks.Callback):
         if not self._training:
             # A loop calls the hooks, and left this one out.
             self.on_train_begin()
-        is_lost = self._attachment is not None and not self._attachment.is_in_place
-        if self._has_begun and self._attachment is not None and not is_lost:
+        is_attached = self._attachment is not None and self._attachment.is_in_place
+        if is_attached and self._has_begun and not self._attachment.is_outdated:
             return
-        if self._attachment is None or is_lost:
+        if is_attached and self._attachment.is_outdated:
+            self._detach()
+            is_attached = False
+        if not is_attached:
             if not self.model.built:
                 # The first batch builds it.
                 return
@@ -313,6 +322,7 @@ class PruningCallback(keras.callbacks.Callback):
             epochs=params.get("epochs", epoch + 1) - epoch,
             steps=params.get("steps"),
             batches_done=batches_done,
+            prints=self.verbose and params.get("verbose", 1) != 0,
         )
 
     def _attach(self, model):
@@ -339,7 +349,7 @@ class PruningCallback(keras.callbacks.Callback):
         elif not self._training:
             self._tell_of_assigned_weights(group)
         if group is not self._group:
-            run, cached_step = PruningRun(group, self.verbose), None
+            run, cached_step = PruningRun(group), None
         self._attachment = FitAttachment(model, group, cached_step)
         self._group, self._run = group, run
         self._pruned_model = weakref.ref(model)

@@ -17,12 +17,11 @@ class PruningRun:
 
     Args:
         group: `PrunerGroup`.
-        verbose: Whether to print the chosen steps.
     """
 
-    def __init__(self, group, verbose):
+    def __init__(self, group):
         self.group = group
-        self.verbose = verbose
+        self._prints = True
         self.attachment = None
         self._check = None
         # Steps of the run, as the optimizer saves them.
@@ -37,7 +36,7 @@ class PruningRun:
     def _optimizer(self):
         return self.attachment.optimizer
 
-    def begin(self, attachment, epochs, steps, batches_done=0):
+    def begin(self, attachment, epochs, steps, batches_done=0, prints=True):
         """Plans the run and makes a mask update that is due at once.
 
         Args:
@@ -45,7 +44,9 @@ class PruningRun:
             epochs: Number of epochs, this one included.
             steps: Batches of an epoch, or `None` if unknown.
             batches_done: Batches of the first epoch that were trained already.
+            prints: Whether to print the chosen steps.
         """
+        self._prints = prints
         self.attachment, self._measured = attachment, None
         self._check = TrainedCheck(attachment)
         # Another callback may have restored the masks and the counts.
@@ -187,7 +188,7 @@ class PruningRun:
                 f"{scheduler.begin} to {scheduler.last_update} every "
                 f"{scheduler.frequency} of {length} steps"
             )
-            if self.verbose and keras.config.is_interactive_logging_enabled():
+            if self._prints and keras.config.is_interactive_logging_enabled():
                 print(line)
             else:
                 logging.info(line)
