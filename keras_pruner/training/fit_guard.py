@@ -66,7 +66,9 @@ def _guarded(fit):
         except TypeError:
             # `fit` raises the same error.
             given = {}
-        warn_of_plain_fit(self, given.get("callbacks"))
+        callbacks = flat(given.get("callbacks"))
+        _detach_if_left(self, callbacks)
+        warn_of_plain_fit(self, callbacks)
         tokens = _running.setdefault(self, [])
         tokens.append(object())
         try:
@@ -84,6 +86,26 @@ def _guarded(fit):
 
     guarded.is_guarded = True
     return guarded
+
+
+def _detach_if_left(model, callbacks):
+    """Detaches a callback that was attached to a model by hand, and never begun."""
+    watcher = watcher_of(model)
+    if watcher is None or watcher in callbacks or running_fit(model) is not None:
+        return
+    forget(model)
+    watcher.on_fit_failed(model)
+
+
+def flat(callbacks):
+    """Returns the callbacks in an argument of `fit` as a list."""
+    if callbacks is None:
+        return []
+    if hasattr(callbacks, "callbacks"):
+        callbacks = callbacks.callbacks
+    if isinstance(callbacks, list | tuple):
+        return [one for part in callbacks for one in flat(part)]
+    return [callbacks]
 
 
 def _tell_of_failure(model, error):

@@ -26,9 +26,9 @@ def warn_of_plain_fit(model, callbacks):
 
     Args:
         model: Keras model, before its `fit`.
-        callbacks: The argument of `fit`.
+        callbacks: List of the callbacks of `fit`.
     """
-    if any(getattr(one, "prunes_in_fit", False) for one in _flat(callbacks)):
+    if any(getattr(one, "prunes_in_fit", False) for one in callbacks):
         _checked.discard(model)
         return
     if model in _checked or not model.built:
@@ -80,14 +80,3 @@ def _size(tensor):
     for length in tensor.shape:
         size *= int(length)
     return size
-
-
-def _flat(callbacks):
-    """Returns the callbacks in an argument of `fit` as a list."""
-    if callbacks is None:
-        return []
-    if hasattr(callbacks, "callbacks"):
-        callbacks = callbacks.callbacks
-    if isinstance(callbacks, list | tuple):
-        return [one for part in callbacks for one in _flat(part)]
-    return [callbacks]

@@ -22,6 +22,7 @@ class PruningRun:
     def __init__(self, group):
         self.group = group
         self._prints = True
+        self._latest_step = 0
         self.attachment = None
         self._check = None
         # Steps of the run, as the optimizer saves them.
@@ -49,6 +50,7 @@ class PruningRun:
         self._prints = prints
         self.attachment, self._measured = attachment, None
         self._check = TrainedCheck(attachment)
+        self._latest_step = 0
         # Another callback may have restored the masks and the counts.
         attachment.bind()
         for pruner, counts in zip(
@@ -97,6 +99,7 @@ class PruningRun:
             synchronise: Function that makes the model's variables current.
         """
         synchronise()
+        self._read_step()
         if self._check.after_epoch():
             self._update_again()
         replanned = not self.group.is_scheduled
@@ -135,7 +138,20 @@ class PruningRun:
         )
 
     def _read_step(self):
-        return int(ops.convert_to_numpy(self._optimizer.step))
+        step = int(ops.convert_to_numpy(self._optimizer.step))
+        if step < self._latest_step:
+            # Other code assigned the count: a checkpoint, or zeros.
+            self.attachment.bind()
+            if self.group.num_pruned == self.group.num_weights:
+                raise ValueError(
+                    "Other code assigned zeros to the masks, so every weight was "
+                    "pruned. During `fit`, `model.optimizer.variables` has the masks: to "
+                    "reset the state of your optimizer, assign only "
+                    "`model.optimizer.inner_optimizer.variables`. Load the weights "
+                    "from before this `fit`."
+                )
+        self._latest_step = step
+        return step
 
     def _saved(self, key, default=None):
         """Returns a value of the saved plan of the run, or the default."""

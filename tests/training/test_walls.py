@@ -411,6 +411,17 @@ def test_weights_set_back_start_again_if_asked(data, warnings):
     assert zeros(model) == 122 / 152
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="on JAX variables are copies in `fit`")
+def test_a_reset_of_all_optimizer_variables_is_told(data):
+    def reset(model):
+        for variable in model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+
+    model = compile_mlp()
+    with pytest.raises(ValueError, match="inner_optimizer.variables"):
+        fit(model, data, pruning(), Do(2, reset))
+
+
 # Hooks that a loop calls.
 
 
@@ -439,6 +450,15 @@ def test_a_loop_that_was_left_gives_way_to_a_new_callback(data):
     fit(model, data, pruning())
     assert zeros(model) == 122 / 152
     assert model.optimizer is optimizer
+
+
+def test_a_callback_that_never_began_gives_way_to_a_plain_fit(data):
+    model, callback = compile_mlp(), pruning()
+    optimizer = model.optimizer
+    callback.set_model(model)
+    fit(model, data, epochs=1)
+    assert model.optimizer is optimizer
+    assert int(value_of(optimizer.iterations)) == 6
 
 
 def test_hooks_without_a_model_are_told():
