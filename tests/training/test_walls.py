@@ -267,13 +267,15 @@ def test_kernels_without_gradient_stay_dense(at_once, eager, data, warnings):
     callback = pruning(**steps)
     fit(model, data, callback)
     np.testing.assert_array_equal(kernels_of(model.teacher), before)
-    assert zeros(model.student) == callback.sparsity == 122 / 152
+    # A weight that was pruned and returned may have no gradient yet.
+    assert zeros(model.student) == callback.sparsity >= 122 / 152
+    assert callback.pruners[0].num_pruned == 122
     assert "No gradient reaches 'sequential" in warnings[0]
     assert [skip.reason for skip in callback.skipped] == [
         "no gradient reaches it in the training step"
     ] * 2
     fit(model, data, callback, epochs=1)
-    assert zeros(model.student) == 122 / 152 and zeros(model.teacher) == 0
+    assert zeros(model.student) >= 122 / 152 and zeros(model.teacher) == 0
 
 
 @without_jax
