@@ -280,9 +280,9 @@ def _same(text):
 def _range(rows):
     """Returns the lowest and highest sparsity among several rows."""
     shares = {row.sparsity for row in rows if row.sparsity is not None}
-    return (
-        f"{percent(min(shares))} to {percent(max(shares))}" if len(shares) > 1 else ""
-    )
+    if len(shares) < 2:
+        return ""
+    return f"{percent(min(shares), 0)} to {percent(max(shares), 0)}"
 
 
 def _zeros(rows):
