@@ -25,7 +25,8 @@ SPEED = (
 )
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _CELL = f"padding: 0.25em 0.75em; border: none; border-top: {_LINE}; "
-_LEFT = "text-align: left"
+_TEXT = "text-align: left; white-space: nowrap"
+_NUMBER = "text-align: right; white-space: nowrap"
 _BAR = "rgba(66, 133, 244, 0.35)"
 
 
@@ -224,7 +225,9 @@ def as_html(view):
     columns = view.used_columns()
     has_reasons = any(line.reason for line in view.lines)
     head = [_html_cell("th", "kernel")]
-    head += [_html_cell("th", column.name, column.is_number) for column in columns]
+    for column in columns:
+        style = _NUMBER if column.is_number else _TEXT
+        head.append(_html_cell("th", column.name, style))
     head += [_html_cell("th", "note")] * has_reasons
     body = []
     for line in view.lines:
@@ -254,7 +257,8 @@ def _html_line(name, columns, rows, *reasons):
     cells = [_html_cell("td", name)]
     for column in columns:
         bar = column.bar(rows) if column.bar else None
-        cells.append(_html_cell("td", column.cell(rows), column.is_number, bar))
+        style = _NUMBER if column.is_number else _TEXT
+        cells.append(_html_cell("td", column.cell(rows), style, bar))
     cells += [_html_cell("td", reason) for reason in reasons]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -269,10 +273,9 @@ def _html_details(line, columns, width):
     )
 
 
-def _html_cell(tag, text, is_number=False, bar=None):
-    style = _CELL + ("text-align: right; white-space: nowrap" if is_number else _LEFT)
+def _html_cell(tag, text, style="text-align: left", bar=None):
     if bar:
         # A gradient with a sharp edge needs no element of its own.
         stop = f"{100 * bar:.2f}%"
         style += f"; background: linear-gradient(to right, {_BAR} {stop}, #0000 {stop})"
-    return f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
+    return f'<{tag} style="{_CELL}{style}">{html.escape(text)}</{tag}>'
