@@ -89,7 +89,7 @@ class Report(Shown):
 
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> before = report(model)
-        >>> model.layers[0].kernel.assign(np.eye(4, 2))
+        >>> _ = model.layers[0].kernel.assign(np.eye(4, 2))
         >>> report(model).compare(before).totals()["after"]["zeros"]
         6
         """
@@ -181,14 +181,19 @@ def report(model, config=None, **settings):
     >>> model = keras.Sequential(
     ...     [keras.Input((4,)), keras.layers.Dense(2, use_bias=False, name="head")]
     ... )
-    >>> model.layers[0].kernel.assign(np.eye(4, 2))
+    >>> _ = model.layers[0].kernel.assign(np.eye(4, 2))
     >>> print(report(model, pattern="1x1").to_text(width=80))
     Sparsity 75.00% of the pruned kernels, 75.00% of all kernels (0 skipped), 75.00%
     of all 8 parameters.
-    Weights take 32 bytes raw, 19 zipped (1.7 times smaller).
+    Weights take 32 bytes raw, ... zipped (... times smaller).
     Zeros make the zipped file smaller; dense kernels compute with them, so
     inference is not faster by zeros alone.
-    ...
+    <BLANKLINE>
+      kernel        shape   pattern   sparsity   parameters   zeros
+     ───────────────────────────────────────────────────────────────
+      head/kernel   4 x 2   1x1         75.00%            8       6
+    <BLANKLINE>
+      total                             75.00%            8       6
     """
     check_built(model)
     if settings:

@@ -83,6 +83,8 @@ def test_wrapped_stripped_and_quantized_models_have_the_same_rows():
             layers.Dense(3, name="head"),
         ]
     )
+    # The integers of ones are not zero.
+    set_kernel(wrapped.layers[0].layer, np.ones((16, 8)))
     before = report(wrapped)
     wrapped.layers[0].masks["hidden/kernel"].assign(HALF.astype(bool))
     plain = strip(wrapped)
