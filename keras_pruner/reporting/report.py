@@ -214,30 +214,33 @@ def report(model, config=None, **settings):
         described.append((kernel, "-" if reason else pattern, reason))
     for kernel, skip in zip(search.skipped_kernels, search.skipped, strict=True):
         described.append((kernel, "-", skip.reason))
-    rows = [_row(*item, masks) for item in described]
     mask_ids = {id(variable_of(mask)) for mask in masks.values()}
     weights = [v for v in model.weights if id(v) not in mask_ids]
+    raw, zipped = _bytes_of(weights, masks)
+    rows = [
+        _row(kernel, pattern, reason, masks, raw.get(id(kernel.variable), 0))
+        for kernel, pattern, reason in described
+    ]
     # A packed kernel has more weights than its variable has elements.
     sizes = {id(v): math.prod(v.shape) for v in weights}
-    sizes |= {
-        id(kernel.variable): row.parameters
-        for (kernel, *_), row in zip(described, rows, strict=True)
-    }
-    raw, zipped = _sizes(masked_value(weight, masks) for weight in weights)
+    for (kernel, *_), row in zip(described, rows, strict=True):
+        sizes[id(kernel.variable)] = row.parameters
     return Report(
-        rows, parameters=sum(sizes.values()), raw_bytes=raw, zipped_bytes=zipped
+        rows,
+        parameters=sum(sizes.values()),
+        raw_bytes=sum(raw.values()),
+        zipped_bytes=zipped,
     )
 
 
-def _row(kernel, pattern, reason, masks):
+def _row(kernel, pattern, reason, masks, raw_bytes):
     values = None
     if not (reason or "").startswith(NOT_A_MATRIX):
         values = weights_of(kernel, masks)
     shape = tuple(kernel.variable.shape if values is None else values.shape)
     size = math.prod(shape)
     zeros = None if values is None else size - int(np.count_nonzero(values))
-    stored = masked_value(kernel.variable, {})
-    return ReportRow(kernel.path, shape, pattern, size, zeros, reason, stored.nbytes)
+    return ReportRow(kernel.path, shape, pattern, size, zeros, reason, raw_bytes)
 
 
 def _intentions(model, config):
@@ -258,12 +261,13 @@ def _intentions(model, config):
     return patterns, reasons
 
 
-def _sizes(arrays):
-    """Returns the bytes of arrays, raw and compressed, one array at a time."""
-    raw, zipped = 0, 0
+def _bytes_of(weights, masks):
+    """Returns the bytes of each weight by its id, and of all compressed."""
+    raw, zipped = {}, 0
     compressor = zlib.compressobj(level=6)
-    for array in arrays:
-        raw += array.nbytes
+    for weight in weights:
+        array = masked_value(weight, masks)
+        raw[id(weight)] = array.nbytes
         zipped += len(compressor.compress(np.ascontiguousarray(array).tobytes()))
     return raw, zipped + len(compressor.flush())
 
