@@ -85,37 +85,36 @@ class ReportComparison(Shown):
             expand: As in `to_text`.
         """
         columns = [
-            *self._columns("sparsity", share_of, percent, 0, bar=share_of),
+            *self._columns("sparsity", share_of, percent, 0, has_bar=True),
             *self._columns("parameters", size_of, "{:,}".format, 1),
             *self._columns("bytes", bytes_of, "{:,}".format, 2),
         ]
-        lines = lines_of(self.kernels, lambda row: row.skipped, expand)
+        lines = lines_of(self.kernels, lambda row: None, expand)
         return View(self.summary_lines(), columns, lines, self.kernels)
 
-    def _columns(self, name, number_of, text, rank, bar=None):
-        """Returns two columns of a number, or one if no kernel's number changed."""
+    def _columns(self, name, number_of, text, rank, has_bar=False):
+        """Returns the columns of a number on both sides.
 
-        def on(side, function):
-            def cell(rows):
-                own = [getattr(r, side) for r in rows if getattr(r, side) is not None]
-                return function(own) if own else None
-
-            return cell
+        Parameters and bytes have one column if no kernel changed.
+        """
 
         def column(title, side):
-            value = on(side, number_of)
-            return Column(
-                title,
-                lambda rows: "-" if (v := value(rows)) is None else text(v),
-                bar=bar and on(side, bar),
-                rank=rank,
-            )
+            def value(rows):
+                own = [getattr(r, side) for r in rows if getattr(r, side) is not None]
+                return number_of(own) if own else None
 
-        both = [row for row in self.kernels if row.before and row.after]
-        if name != "sparsity" and len(both) == len(self.kernels):
-            if all(number_of([r.before]) == number_of([r.after]) for r in both):
-                return [column(name, "after")]
-        return [column(f"{name} {side}", side) for side in _SIDES]
+            def cell(rows):
+                number = value(rows)
+                return "-" if number is None else text(number)
+
+            return Column(title, cell, bar=value if has_bar else None, rank=rank)
+
+        columns = [column(f"{name} {side}", side) for side in _SIDES]
+        before, after = (
+            [each.cell((row,)) for row in self.kernels] for each in columns
+        )
+        is_same = before == after and not has_bar
+        return [column(name, "after")] if is_same else columns
 
     def summary_lines(self):
         """Returns the sentences above the table, as a list."""

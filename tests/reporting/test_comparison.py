@@ -104,7 +104,10 @@ def test_lines_are_grouped_as_those_of_a_report():
         rows = [
             ReportRow(f"block_{i}/kernel", (10,), "1x1", 10, zeros) for i in range(50)
         ]
-        rows += [ReportRow(f"{i}", (9,), "-", 9, 0, "frozen") for i in "abcd"]
+        rows += [
+            ReportRow(name, (9,), "-", 9, 0, f"has {len(rows) + number} outputs")
+            for number, name in enumerate("abcd")
+        ]
         return Report(rows, parameters=536, raw_bytes=1, zipped_bytes=1)
 
     found = of(5).compare(of(0))
@@ -112,4 +115,5 @@ def test_lines_are_grouped_as_those_of_a_report():
     assert ["block_*/kernel", "(50)", "0.00%", "50.00%", "500", "0"] in lines
     assert ["4", "kernels", "0.00%", "0.00%", "36", "0", "[1]"] in lines
     assert len(found.to_text(expand=True).split("\n")) > 54
+    assert ["[1]", "has", "N", "outputs"] in lines
     assert found._repr_html_().count("<details>") == 2
