@@ -2,6 +2,7 @@
 
 from keras_pruner.kernels.filters import check_selector, matches_path
 from keras_pruner.kernels.find import (
+    NOT_A_MATRIX,
     check_built,
     find_all_kernels,
     find_kernels,
@@ -30,6 +31,7 @@ __all__ = [
     "Kernel",
     "KernelLayout",
     "KernelSearch",
+    "NOT_A_MATRIX",
     "Selection",
     "Skipped",
     "check_built",

@@ -53,17 +53,30 @@ def selects(selector, kernel):
     return bool(selector(kernel))
 
 
-def select(kernels, selectors, key):
+def _names(selector, path):
+    """Returns whether a regular expression or a layer names a path."""
+    if isinstance(selector, keras.layers.Layer):
+        selector = re.escape(selector.name)
+    return isinstance(selector, str) and matches_path(selector, path)
+
+
+def select(kernels, selectors, key, skipped=()):
     """Returns the kernels that any selector picks.
 
+    Args:
+        kernels: Prunable `Kernel`s.
+        selectors: Regular expressions, layers or functions.
+        key: Name of the setting that holds them, for messages.
+        skipped: `Skipped`s. A selector may pick these only, e.g. a frozen layer.
+
     Raises:
-        ValueError: If a selector picks none of `kernels`, because such a filter is
-            probably a mistake.
+        ValueError: If a selector picks nothing, because such a filter is probably a
+            mistake.
     """
     chosen = set()
     for selector in selectors:
         hits = {kernel.path for kernel in kernels if selects(selector, kernel)}
-        if not hits:
+        if not hits and not any(_names(selector, skip.path) for skip in skipped):
             names = [name for kernel in kernels for name in kernel.path.split("/")]
             shown = selector if isinstance(selector, str) else repr(selector)
             raise ValueError(

@@ -8,11 +8,13 @@ from keras import layers
 
 from keras_pruner.backend import all_layers, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
-from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch
 from keras_pruner.kernels.rules import (
     own_variables,
     registered_layouts,
 )
+
+NOT_A_MATRIX = "not multiplied by as a matrix"
 
 # Weights of these Keras layers may have several axes, but are no matrices.
 _NO_MATRICES = {
@@ -130,20 +132,20 @@ def find_all_kernels(model, *, name=None):
                 reason = None
                 if math.prod(shape) > _MAX_KERNEL_SIZE:
                     reason = "more than 2^31 - 1 weights in one kernel"
-            elif len(shape) < 2 or (layouts is not None and refusal is None):
+            elif len(shape) < 2 or (layouts is not None and layout is None):
                 continue
             else:
                 reason = refusal or _unknown_reason(layer)
             seen_variables.add(id(variable))
+            kernel = Kernel(path, variable, layout, layer, wrapper)
             if reason is None:
-                kernel = Kernel(path, variable, layout, layer, wrapper)
                 if _is_plain_embedding(layer):
                     kernel = dataclasses.replace(kernel, on_request=_EMBEDDING)
                 if id(layer) in attention:
                     kernel = _with_heads(kernel, *attention[id(layer)])
                 found.append(kernel)
             else:
-                skipped.append(Skipped(path, shape, reason))
+                skipped.append((kernel, reason))
         for child in sublayers_of(layer):
             visit(child, [*prefix, *_own_name(child)], wrapper)
 
@@ -154,7 +156,11 @@ def find_all_kernels(model, *, name=None):
     if name is None and not isinstance(model, keras.Model):
         prefix = _own_name(model)
     visit(model, prefix, None)
-    return KernelSearch(_with_unique_paths(found), tuple(skipped))
+    return KernelSearch(
+        _with_unique_paths(found),
+        tuple(kernel.skip(reason) for kernel, reason in skipped),
+        tuple(kernel for kernel, _ in skipped),
+    )
 
 
 def _check_layout(layout, shape, path, layer):
@@ -192,7 +198,7 @@ def _with_heads(kernel, path, heads):
 def _unknown_reason(layer):
     for layer_class, held in _NO_MATRICES.items():
         if isinstance(layer, layer_class):
-            return f"not multiplied by as a matrix: {held}"
+            return f"{NOT_A_MATRIX}: {held}"
     return (
         f"no rule for layer class {type(layer).__name__}: register one with "
         "`register_kernel_rule`, or give the layer `prunable_kernels()`"

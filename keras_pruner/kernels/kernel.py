@@ -88,7 +88,15 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class KernelSearch:
-    """Holds the result of a search: prunable `kernels` and `skipped` variables."""
+    """Holds the result of a search.
+
+    Args:
+        kernels: Tuple of the prunable `Kernel`s.
+        skipped: Tuple of `Skipped`.
+        skipped_kernels: Tuple with the `Kernel` of each of `skipped`, if the search
+            tells them. The layout is `None` if no rule knows the variable.
+    """
 
     kernels: tuple
     skipped: tuple
+    skipped_kernels: tuple = ()

@@ -104,7 +104,8 @@ def _separable_rule(layer):
 
 @register_kernel_rule(layers.EinsumDense)
 def _einsum_rule(layer):
-    shape = _shape_of(layer, "kernel")
+    # A packed kernel has two axes, whatever the equation says.
+    shape = getattr(layer, "original_kernel_shape", None) or _shape_of(layer, "kernel")
     return {} if shape is None else {"kernel": einsum_layout(layer.equation, shape)}
 
 

@@ -112,7 +112,7 @@ def _divide(kernels, skipped, modules, config):
     """
     claims, parts = {}, []
     for number, local in enumerate(config.local_configs):
-        chosen, _ = _choose(kernels, local)
+        chosen, _ = _choose(kernels, local, skipped)
         for kernel in chosen:
             other = claims.setdefault(id(kernel), number)
             if other != number:
@@ -124,7 +124,7 @@ def _divide(kernels, skipped, modules, config):
     main = config
     if config.local_configs:
         main = dataclasses.replace(config, local_configs=())
-    chosen, left_out = _choose(kernels, main)
+    chosen, left_out = _choose(kernels, main, skipped)
     rest = [kernel for kernel in chosen if id(kernel) not in claims]
     left_out = [skip for kernel, skip in left_out if id(kernel) not in claims]
     if rest or not claims:
@@ -198,8 +198,13 @@ def _search(name, module):
     return found
 
 
-def _choose(kernels, config):
+def _choose(kernels, config, skipped):
     """Applies the filters of a config.
+
+    Args:
+        kernels: List of trainable `Kernel`s.
+        config: `PruningConfig` without local configs.
+        skipped: List of `Skipped` that no config can select, which a filter may name.
 
     Returns:
         Tuple of the list of chosen kernels, and of a list of pairs of a kernel that is
@@ -213,9 +218,9 @@ def _choose(kernels, config):
     if config.layer_types is not None:
         chosen = _of_types(kernels, config.layer_types)
     if config.include is not None:
-        included = set(map(id, select(kernels, config.include, "include")))
+        included = set(map(id, select(kernels, config.include, "include", skipped)))
         chosen = [kernel for kernel in chosen if id(kernel) in included]
-    excluded = set(map(id, select(kernels, config.exclude, "exclude")))
+    excluded = set(map(id, select(kernels, config.exclude, "exclude", skipped)))
     picked = set(map(id, chosen)) - excluded
     left_out += [
         (kernel, kernel.skip(EXCLUDED if id(kernel) in excluded else NOT_SELECTED))

@@ -3,19 +3,21 @@
 import importlib.util
 
 import keras
+import numpy as np
 
 from keras_pruner.backend import summary_writer_of
-from keras_pruner.kernels import find_kernels, masks_of
-from keras_pruner.reporting.report import masked_value
+from keras_pruner.kernels import find_all_kernels, masks_of
+from keras_pruner.reporting.kernel_values import weights_of
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
-    """Is a TensorBoard callback that also writes the sparsity of every prunable kernel.
+    """Is a TensorBoard callback that also writes the sparsity of every kernel.
 
-    It counts zeros in the weights after the masks of `PrunedLayer`s are applied, no
-    matter how the zeros were made. Embeddings count once they are pruned. The scalars
-    `sparsity/<path of the kernel>` and `sparsity/all` have one value per epoch. The
-    arguments are those of `keras.callbacks.TensorBoard`.
+    It counts zeros in the weights that layers compute with, as `report` does, no matter
+    how the zeros were made. Frozen kernels and those under LoRA count too. Embeddings
+    count once they are pruned. The scalars `sparsity/<path of the kernel>` and
+    `sparsity/all` have one value per epoch. The arguments are those of
+    `keras.callbacks.TensorBoard`.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -39,11 +41,16 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 def _sparsities(model):
     """Returns a dict from the path of each kernel, and `"all"`, to its sparsity."""
     masks = masks_of(model)
+    search = find_all_kernels(model)
+    # Kernels that LoRA or a quantizer holds are counted too.
+    held = [kernel for kernel in search.skipped_kernels if kernel.layout is not None]
     found = {}
     zeros = total = 0
-    for kernel in find_kernels(model, embeddings=True).kernels:
-        values = masked_value(kernel.variable, masks)
-        count = int((values == 0).sum())
+    for kernel in [*search.kernels, *held]:
+        values = weights_of(kernel, masks)
+        if values is None or values.size == 0:
+            continue
+        count = values.size - int(np.count_nonzero(values))
         is_pruned = count > 0 or id(kernel.variable) in masks
         if isinstance(kernel.layer, keras.layers.Embedding) and not is_pruned:
             continue

@@ -14,6 +14,7 @@ from keras_pruner.kernels import (
     dense_layout,
     depthwise_layout,
     einsum_layout,
+    find_all_kernels,
     find_kernels,
     register_kernel_rule,
     rules,
@@ -684,6 +685,17 @@ def test_quantized_model_is_refused_with_a_reason():
     )
 
 
+def test_scales_and_biases_of_a_quantized_layer_are_no_kernels():
+    layer = built(layers.EinsumDense("ab,bcd->acd", (2, 3), bias_axes="cd"), 4)
+    layer.quantize("int4")
+    names = [v.name for v in layer.weights if len(v.shape) > 1]
+    assert {"bias", "kernel", "kernel_scale"} <= set(names)
+    search = find_all_kernels(layer)
+    assert [skip.shape for skip in search.skipped] == [(4, 3)]
+    (kernel,) = search.skipped_kernels
+    assert kernel.variable.name == "kernel" and kernel.layer is layer
+
+
 def test_quantized_layer_among_the_modules_is_refused():
     layer = built(layers.Dense(3, name="dense"), 4)
     layer.quantize("int8")
@@ -698,8 +710,6 @@ def test_lora_layer_is_refused_with_a_reason():
     assert search.kernels == ()
     assert {skipped.path: skipped.shape for skipped in search.skipped} == {
         "dense/kernel": (4, 3),
-        "dense/lora_kernel_a": (4, 2),
-        "dense/lora_kernel_b": (2, 3),
     }
     assert {skipped.reason for skipped in search.skipped} == {
         "LoRA is enabled, so the kernel is frozen: merge LoRA before pruning"

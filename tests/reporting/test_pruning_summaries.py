@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from keras_pruner import PrunedLayer, PruningCallback, PruningSummaries
+from keras_pruner.reporting.pruning_summaries import _sparsities
 
 
 def written(model, folder, callbacks=(), epochs=1):
@@ -95,3 +96,25 @@ def test_masks_of_one_bit_are_read(tmp_path):
     )
     pruning = PruningCallback(verbose=False)
     assert written(model, tmp_path, [pruning]) == {"a/kernel": [0.5], "all": [0.5]}
+
+
+@pytest.mark.parametrize("mode", [None, "int8"])
+def test_kernels_under_lora_and_quantized_ones_are_counted(mode):
+    model = keras.Sequential([layers.Input((4,)), layers.Dense(4, name="a")])
+    (layer,) = model.layers
+    layer.kernel.assign(np.eye(4))
+    if mode:
+        layer.quantize(mode)
+        assert _sparsities(model) == {"a/kernel": 0.75, "all": 0.75}
+    layer.enable_lora(1)
+    assert _sparsities(model) == {"a/kernel": 0.75, "all": 0.75}
+    layer.lora_kernel_b.assign([[1, 1, 0, 0]])
+    assert _sparsities(model) == {"a/kernel": 6 / 16, "all": 6 / 16}
+
+
+def test_kernels_without_weights_are_left_out():
+    model = keras.Sequential([layers.Input((0,)), layers.Dense(2, name="a")])
+    assert _sparsities(model) == {}
+    model.add(layers.Dense(2, name="b"))
+    model.layers[1].kernel.assign(np.eye(2))
+    assert _sparsities(model) == {"b/kernel": 0.5, "all": 0.5}

@@ -14,6 +14,7 @@ from keras_pruner import (
     plot_schedule,
     report,
 )
+from keras_pruner.reporting import Report, ReportRow
 
 
 def half_pruned():
@@ -34,6 +35,7 @@ def test_report_counts_each_kernel_and_the_totals():
             "parameters": 128,
             "zeros": 64,
             "skipped": None,
+            "raw_bytes": 512,
             "sparsity": 0.5,
         },
         {
@@ -43,6 +45,7 @@ def test_report_counts_each_kernel_and_the_totals():
             "parameters": 24,
             "zeros": 0,
             "skipped": None,
+            "raw_bytes": 96,
             "sparsity": 0.0,
         },
     ]
@@ -97,19 +100,98 @@ def test_report_counts_masks_of_wrapped_layers():
     assert report(model).parameters == 4 * 4 + 4 + 4 * 2 + 2
 
 
-def test_report_prints_a_table_and_escapes_html():
+def test_report_prints_sentences_and_a_table():
     model = half_pruned()
     set_kernel(model.layers[1], np.zeros((8, 3)))
     found = report(model)
     text = str(found)
     assert "Sparsity 57.89% of the pruned kernels" in text
     assert "hidden/kernel   16 x 8" in text and "50.00%" in text
-    assert "inference is not faster by zeros alone" in text
+    assert "inference is not faster by zeros alone" in " ".join(text.split())
     assert "Nothing is left of: head/kernel." in text
-    page = found._repr_html_()
-    assert "<td>hidden/kernel</td>" in page and "<th>sparsity</th>" in page
     with pytest.raises(ValueError, match="not built"):
         report(keras.Sequential([layers.Dense(2)]))
+
+
+def test_zeros_of_frozen_and_unknown_kernels_are_counted():
+    class Mixer(layers.Layer):
+        def build(self, input_shape):
+            self.mix = self.add_weight(shape=(3, 4), initializer="zeros", name="mix")
+
+        def call(self, inputs):
+            return inputs @ self.mix
+
+    model = half_pruned()
+    model.layers[0].trainable = False
+    model.add(Mixer(name="mixer"))
+    hidden, head, mixer = sorted(report(model).kernels, key=lambda row: -row.parameters)
+    assert (hidden.zeros, hidden.skipped) == (
+        64,
+        "frozen: the layer has trainable=False",
+    )
+    assert (head.zeros, head.skipped) == (0, None)
+    assert (mixer.zeros, mixer.skipped[:23]) == (12, "no rule for layer class")
+    assert report(model).prunable_sparsity == 76 / 164
+    assert report(model).model_sparsity == 76 / 175
+
+
+def test_variables_that_are_no_matrix_are_not_counted():
+    model = keras.Sequential(
+        [
+            layers.Input((3, 2)),
+            layers.Dense(2, use_bias=False, name="dense"),
+            layers.PReLU(name="slopes"),
+        ]
+    )
+    set_kernel(model.layers[0], np.eye(2))
+    found = report(model)
+    dense, slopes = found.kernels
+    assert (dense.zeros, slopes.zeros, slopes.sparsity) == (2, None, None)
+    assert found.prunable_sparsity == found.model_sparsity == 0.5
+    assert "Nothing is left" not in str(found)
+
+
+def test_kernel_without_weights_has_no_share():
+    model = keras.Sequential([layers.Input((0,)), layers.Dense(2, name="dense")])
+    found = report(model)
+    (row,) = found.kernels
+    assert (row.parameters, row.zeros, row.sparsity) == (0, 0, None)
+    assert (found.pruned_sparsity, found.model_sparsity) == (None, 0.0)
+    assert "of all kernels" in str(found) and "Nothing is left" not in str(found)
+
+
+def test_model_without_kernels():
+    found = report(keras.Sequential([layers.Input((3,)), layers.Flatten()]))
+    assert found.rows() == [] and found.model_sparsity is None
+    assert str(found) == "The model has 0 parameters, and no kernel."
+    assert found._repr_html_() == f"<p>{found}</p>"
+
+
+def test_settings_win_over_the_config():
+    model = half_pruned()
+    config = {"pattern": "2:4", "exclude": "head"}
+    patterns = [row.pattern for row in report(model, config, exclude=()).kernels]
+    assert patterns == ["2:4", "2:4"]
+    patterns = [row.pattern for row in report(model, include="head").kernels]
+    assert patterns == ["-", "1x1"]
+    with pytest.raises(ValueError, match="patern"):
+        report(model, patern="2:4")
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
+@pytest.mark.parametrize("key", ["include", "exclude"])
+@pytest.mark.parametrize("by", ["name", "layer"])
+def test_filters_may_name_what_is_quantized_or_frozen_by_now(key, by):
+    model = half_pruned()
+    config = {key: "head" if by == "name" else model.layers[1]}
+    model.layers[1].trainable = False
+    assert "frozen" in report(model, config).kernels[1].skipped
+    model.layers[1].trainable = True
+    model.quantize("int8")
+    found = report(model, config)
+    assert [row.zeros for row in found.kernels] == [64, 0]
+    with pytest.raises(ValueError, match="'tail', which matches no prunable kernel"):
+        report(model, {key: "tail"})
 
 
 def drawn(config, total_steps):
@@ -252,4 +334,57 @@ def test_plots_draw_what_they_are_given():
     assert [t.get_text() for t in axes.texts] == [" 0%", " 50%"]
     with pytest.raises(ValueError, match="no 'sparsity'"):
         plot_history({"accuracy": [1.0]})
+    # One epoch is a point.
+    assert plot_history({"accuracy": [0.5], "sparsity": [0.2]}).lines[0].get_marker()
+    pyplot.close("all")
+
+
+def report_of(number, name="backbone/block_{}/dense/kernel"):
+    rows = [
+        ReportRow(name.format(i), (9,), "1x1", 9 * 1000 ** (i % 3), 9, None)
+        for i in range(number)
+    ]
+    return Report(rows, parameters=10**9, raw_bytes=0, zipped_bytes=8)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 30, 150])
+@pytest.mark.parametrize("own_axes", [True, False])
+def test_names_of_a_plotted_report_do_not_overlap(number, own_axes):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    given = pyplot.subplots(figsize=(8, 6), layout="constrained")[1]
+    axes = plot_report(report_of(number), ax=None if own_axes else given)
+    figure = axes.figure
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert len(boxes) == number
+    whole = figure.get_window_extent()
+    for box, above in zip(boxes, boxes[1:], strict=False):
+        # 150 names do not fit 6 inches; they are 3 points high then.
+        assert box.y1 <= above.y0 + 1 or (number == 150 and not own_axes)
+    for box in boxes:
+        assert whole.x0 <= box.x0 and box.height >= 3
+    if own_axes and number:
+        assert axes.get_yticklabels()[0].get_fontsize() == 9
+    pyplot.close("all")
+
+
+def test_plotted_report_tells_what_is_not_counted():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [
+        ReportRow("a", (9,), "-", 9, None, "packed"),
+        ReportRow("b", (1000,), "-", 1000, 999, "frozen"),
+    ]
+    found = Report(rows, parameters=1009, raw_bytes=0, zipped_bytes=8)
+    axes = plot_report(found)
+    assert [t.get_text() for t in axes.texts] == [" >99%", " -"]
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == ["kept", "zero", "not counted"]
     pyplot.close("all")
