@@ -210,7 +210,10 @@ def tensorflow_data(data):
 
 
 def torch_data(data):
-    torch = pytest.importorskip("torch")
+    if BACKEND != "torch":
+        pytest.skip("Importing torch takes longer than all other situations.")
+    import torch
+
     tensors = [torch.as_tensor(each) for each in data]
     return torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(*tensors), batch_size=32
