@@ -235,10 +235,26 @@ def _save(model, filepath, *args, **kwargs):
         model.optimizer = optimizer
 
 
+def _state_tree(method):
+    """Returns a method of a model that sees masks among the optimizer's variables."""
+
+    def with_masks(model, *args, **kwargs):
+        optimizer = model.optimizer
+        optimizer.shows_all = True
+        try:
+            return getattr(type(model), method)(model, *args, **kwargs)
+        finally:
+            optimizer.shows_all = False
+
+    return with_masks
+
+
 # Methods of a model that are replaced during `fit`.
 _IN_FIT = {
     "get_compile_config": _compile_config,
+    "get_state_tree": _state_tree("get_state_tree"),
     "save": _save,
     "save_weights": save_weights,
     "load_weights": load_weights,
+    "set_state_tree": _state_tree("set_state_tree"),
 }

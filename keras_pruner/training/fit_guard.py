@@ -56,6 +56,11 @@ def running_fit(model):
     return tokens[-1] if tokens else None
 
 
+def is_running(model, token):
+    """Whether the run of `fit` with a token still trains a model."""
+    return token in _running.get(model, ())
+
+
 def _guarded(fit):
     signature = inspect.signature(fit)
 

@@ -1,4 +1,4 @@
-"""Warns before a `fit` that would lose the zeros of a pruned model."""
+"""Tells when a model has lost the zeros of its masks, or is about to lose them."""
 
 import weakref
 
@@ -49,6 +49,55 @@ def warn_of_plain_fit(model, callbacks):
             )
         return
     _warn_if_sparse(model, [kernel for kernel in kernels if not kernel.wrapper_mask])
+
+
+def warn_of_assigned_weights(group):
+    """Warns before a second `fit` if weights were assigned since the first.
+
+    Args:
+        group: `PrunerGroup`.
+    """
+    zeros, pruned = group.count_zeros(), group.num_pruned
+    if zeros < pruned:
+        logging.warning(
+            "Since the last `fit`, weights were assigned with a sparsity of %.4f. The "
+            "callback continues with its masks, which have %.4f. To start with new "
+            "masks, call `callback.reset()` before `fit`.",
+            zeros / group.num_weights,
+            pruned / group.num_weights,
+        )
+
+
+def check_zeros_at_end(group, reapply_masks):
+    """Warns if the weights have fewer zeros than the masks, or applies the masks.
+
+    Args:
+        group: `PrunerGroup`, after `fit`.
+        reapply_masks: Whether to apply the masks instead of warning.
+    """
+    zeros, pruned, weights = group.count_zeros(), group.num_pruned, group.num_weights
+    if zeros >= pruned:
+        return
+    if reapply_masks:
+        group.take_over_weights()
+        group.apply_masks()
+        logging.info(
+            "Weights were assigned after the last training step, with a sparsity of "
+            "%.4f. The masks were applied again: %.4f.",
+            zeros / weights,
+            group.count_zeros() / weights,
+        )
+        return
+    logging.warning(
+        "The model ends with a sparsity of %.4f, though the masks have %.4f: weights "
+        "were assigned after the last training step, e.g. by "
+        "`EarlyStopping(restore_best_weights=True)`. To restore the best epoch at the "
+        "target sparsity, wrap that callback: "
+        "`callbacks=[pruning, pruning.at_target(EarlyStopping(...))]`. Or let "
+        "`PruningCallback(reapply_masks=True)` prune the assigned weights.",
+        zeros / weights,
+        pruned / weights,
+    )
 
 
 def _warn_if_sparse(model, kernels):

@@ -3,15 +3,24 @@
 import weakref
 
 import keras
-from absl import logging
 
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
 from keras_pruner.training.at_target import AtTarget
 from keras_pruner.training.fit_attachment import FitAttachment
-from keras_pruner.training.fit_guard import forget, running_fit, watch_fit, watcher_of
-from keras_pruner.training.lost_zeros import remember_pruned
+from keras_pruner.training.fit_guard import (
+    forget,
+    is_running,
+    running_fit,
+    watch_fit,
+    watcher_of,
+)
+from keras_pruner.training.lost_zeros import (
+    check_zeros_at_end,
+    remember_pruned,
+    warn_of_assigned_weights,
+)
 from keras_pruner.training.pruning_run import PruningRun
 
 
@@ -251,31 +260,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_fit_end(self, model):
         """Compares the zeros with the masks, after `on_train_end` of all callbacks."""
-        group = self._group
-        zeros, pruned = group.count_zeros(), group.num_pruned
-        if zeros >= pruned:
-            return
-        weights = group.num_weights
-        if self.reapply_masks:
-            group.take_over_weights()
-            group.apply_masks()
-            logging.info(
-                "Weights were assigned after the last training step, with a sparsity "
-                "of %.4f. The masks were applied again: %.4f.",
-                zeros / weights,
-                group.count_zeros() / weights,
-            )
-            return
-        logging.warning(
-            "The model ends with a sparsity of %.4f, though the masks have %.4f: "
-            "weights were assigned after the last training step, e.g. by "
-            "`EarlyStopping(restore_best_weights=True)`. To restore the best epoch at "
-            "the target sparsity, wrap that callback: "
-            "`callbacks=[pruning, pruning.at_target(EarlyStopping(...))]`. Or let "
-            "`PruningCallback(reapply_masks=True)` prune the assigned weights.",
-            zeros / weights,
-            pruned / weights,
-        )
+        check_zeros_at_end(self._group, self.reapply_masks)
 
     def on_fit_failed(self, model):
         """Detaches after an exception ended the run."""
@@ -291,7 +276,8 @@ class PruningCallback(keras.callbacks.Callback):
         """Whether a `fit`, or a loop of one's own, trains with this callback."""
         if self._attachment is None or not self._training:
             return False
-        return running_fit(self._attachment.model) is self._fit
+        model = self._attachment.model
+        return self._fit is running_fit(model) or is_running(model, self._fit)
 
     def _ensure_run(self, epoch, batches_done=0):
         """Begins the run, unless it has begun; attaches again if Keras' state changed.
@@ -328,14 +314,15 @@ class PruningCallback(keras.callbacks.Callback):
     def _attach(self, model):
         """Creates the pruners and puts them into the model, unless they are there."""
         if self._attachment is not None:
-            if self._attachment.model is model and self._attachment.is_in_place:
-                return
-            if self._attachment.model is not model and self._is_busy:
+            is_here = self._attachment.model is model
+            if self._is_busy and not (is_here and self._fit is running_fit(model)):
                 raise ValueError(
                     f"This PruningCallback prunes '{self._attachment.model.name}' in a "
-                    "`fit` that still runs. Use one callback for each model, e.g. "
-                    "`copy.deepcopy(callback)`."
+                    "`fit` that still runs. Use one callback for each `fit`, e.g. "
+                    "`copy.deepcopy(callback)` for another model."
                 )
+            if is_here and self._attachment.is_in_place:
+                return
             self._detach()
         self._make_way(model)
         check_built(model)
@@ -347,7 +334,7 @@ class PruningCallback(keras.callbacks.Callback):
         elif not group.prunes(selections):
             group = group.moved_to(selections)
         elif not self._training:
-            self._tell_of_assigned_weights(group)
+            warn_of_assigned_weights(group)
         if group is not self._group:
             run, cached_step = PruningRun(group), None
         self._attachment = FitAttachment(model, group, cached_step)
@@ -371,17 +358,6 @@ class PruningCallback(keras.callbacks.Callback):
                 "interrupted, call `on_train_end()` of its callback."
             )
         other.on_fit_failed(model)
-
-    def _tell_of_assigned_weights(self, group):
-        zeros, pruned = group.count_zeros(), group.num_pruned
-        if zeros < pruned:
-            logging.warning(
-                "Since the last `fit`, weights were assigned with a sparsity of %.4f. "
-                "The callback continues with its masks, which have %.4f. To start with "
-                "new masks, call `callback.reset()` before `fit`.",
-                zeros / group.num_weights,
-                pruned / group.num_weights,
-            )
 
     def _detach(self):
         if self._attachment is not None:

@@ -145,7 +145,7 @@ class PruningRun:
             if self.group.num_pruned == self.group.num_weights:
                 raise ValueError(
                     "Other code assigned zeros to the masks, so every weight was "
-                    "pruned. During `fit` the masks are in `model.optimizer.variables`: "
+                    "pruned. During `fit`, `model.optimizer.variables` holds them: "
                     "to reset the state of your optimizer, assign only "
                     "`model.optimizer.inner_optimizer.variables`. Load the weights "
                     "from before this `fit`."

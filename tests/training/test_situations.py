@@ -459,7 +459,6 @@ def failing(reason):
     return pytest.mark.xfail(strict=True, reason=reason)
 
 
-@failing("an optimizer that another callback replaces is not noticed")
 @pytest.mark.parametrize("how", ["compile", "assign"])
 def test_optimizer_replaced_in_fit_is_told(how, data):
     """Afterwards the callback says the sparsity that the weights have."""
@@ -481,7 +480,6 @@ def test_optimizer_replaced_in_fit_is_told(how, data):
     assert pruning.sparsity == zeros_of(model)
 
 
-@failing("masks are zeroed with the optimizer's variables, so all weights are zero")
 def test_optimizer_state_set_to_zero_in_fit_keeps_the_masks(data):
     def restart(callback, logs):
         for variable in callback.model.optimizer.variables:
@@ -497,7 +495,6 @@ def test_optimizer_state_set_to_zero_in_fit_keeps_the_masks(data):
     assert pruning.sparsity == zeros_of(model) <= TARGET
 
 
-@failing("Keras builds the optimizer of a legacy file with no variables")
 def test_legacy_file_saved_in_fit_loads(data, tmp_path):
     model = compile_mlp()
     path = str(tmp_path / "model.h5")
@@ -527,20 +524,15 @@ def test_misspelt_layer_type_beside_a_right_one_is_told(data):
         prune(compile_mlp(), data, settings={"layer_types": ["Dense", "Desne"]})
 
 
-@failing("the callback writes over the metric")
-def test_metric_named_sparsity_is_kept_or_refused(data):
+def test_metric_named_sparsity_is_kept(data):
     metric = keras.metrics.SparseCategoricalAccuracy(name="sparsity")
     model = compile_mlp(metrics=[metric], optimizer=keras.optimizers.SGD(0.0))
-    try:
-        _, history = prune(model, data, epochs=1)
-    except ValueError as error:
-        assert "'sparsity'" in str(error)
-    else:
-        value = float(value_of(metric.result()))
-        assert history.history["sparsity"] == [pytest.approx(value)]
+    _, history = prune(model, data, epochs=1)
+    value = float(value_of(metric.result()))
+    assert history.history["sparsity"] == [pytest.approx(value)]
+    assert "kernel_sparsity" in history.history
 
 
-@failing("the inner fit takes pruning out of the outer one")
 def test_fit_with_the_same_callback_inside_of_fit_is_told(data):
     model = compile_mlp()
     pruning = PruningCallback(target_sparsity=TARGET, verbose=False)
@@ -554,18 +546,17 @@ def test_fit_with_the_same_callback_inside_of_fit_is_told(data):
         )
 
 
-@failing("it ends in a TypeError about None")
-def test_subclass_that_forgets_super_is_told(data):
+def test_subclass_that_forgets_super_prunes_all_the_same(data):
     class Own(PruningCallback):
         def on_epoch_begin(self, epoch, logs=None):
             pass
 
-    with pytest.raises((ValueError, RuntimeError), match="on_epoch_begin"):
-        pruning = Own(target_sparsity=TARGET, verbose=False)
-        compile_mlp().fit(*data, verbose=0, callbacks=[pruning])
+    model = compile_mlp()
+    pruning = Own(target_sparsity=TARGET, verbose=False)
+    model.fit(*data, epochs=3, verbose=0, callbacks=[pruning])
+    assert zeros_of(model) == TARGET
 
 
-@failing("only an exception takes pruning out of a run that never began")
 def test_callback_list_that_never_begins_leaves_the_optimizer(data):
     model = compile_mlp()
     optimizer = model.optimizer

@@ -413,15 +413,19 @@ def test_weights_set_back_start_again_if_asked(data, warnings):
     assert zeros(model) == 122 / 152
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="on JAX variables are copies in `fit`")
-def test_a_reset_of_all_optimizer_variables_is_told(data):
+def test_a_reset_of_all_optimizer_variables_loses_no_mask(data):
     def reset(model):
         for variable in model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
 
-    model = compile_mlp()
-    with pytest.raises(ValueError, match="inner_optimizer.variables"):
-        fit(model, data, pruning(), Do(2, reset))
+    model, callback = compile_mlp(), pruning()
+    if BACKEND == "jax":
+        # The masks are there, because a step has no side effects.
+        with pytest.raises(ValueError, match="inner_optimizer.variables"):
+            fit(model, data, callback, Do(2, reset))
+    else:
+        fit(model, data, callback, Do(2, reset))
+        assert zeros(model) == callback.sparsity == 122 / 152
 
 
 # Hooks that a loop calls.
