@@ -5,6 +5,7 @@ import re
 
 import keras
 
+from keras_pruner.comparison import check_copy
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
     check_built,
@@ -16,7 +17,7 @@ from keras_pruner.training.cloning import copy_model, copy_of, is_functional
 from keras_pruner.training.pruned_layer import PrunedLayer
 
 
-def wrap(model, config=None):
+def wrap(model, config=None, *, check=True, inputs=None):
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
     The copy has the same weights and is not compiled; the original model is unchanged.
@@ -25,13 +26,16 @@ def wrap(model, config=None):
         model: Built Sequential or Functional model; the copy has the same nested models
             and shared layers.
         config: `PruningConfig`, dict, or `None` for the defaults.
+        check: Whether to compare the outputs of the copy with the original's.
+        inputs: A batch to compare them on; see `strip`.
 
     Returns:
         Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
 
     Raises:
         ValueError: If the model cannot be copied (prune a subclassed one in place by
-            `PruningCallback`), is already wrapped, or nothing can be pruned.
+            `PruningCallback`), is already wrapped, or nothing can be pruned; or if the
+            copy computes other outputs.
 
     Example:
 
@@ -79,4 +83,7 @@ def wrap(model, config=None):
         own = dataclasses.replace(selection.config, include=include, exclude=())
         return copy, PrunedLayer(copy, own)
 
-    return copy_model(model, wrap_layer, {}, descend=True)
+    wrapped = copy_model(model, wrap_layer, {}, descend=True)
+    if check:
+        check_copy(model, wrapped, inputs)
+    return wrapped
