@@ -13,6 +13,12 @@ from keras_pruner.comparison.sample_inputs import sample_inputs
 
 # The largest difference that counts as rounding, as a share of the largest output.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
+_ADVICE = (
+    "A copy keeps what Keras saves: `get_config`, weights, and what the "
+    "`save_own_variables` and `save_assets` of layers save. Add there what is missing. "
+    "`inputs=` compares on a batch of yours, `check=False` not at all. Pruning in "
+    "place, by PruningCallback, needs no copy."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +82,8 @@ def compare_models(model, copy, inputs=None):
         made = _outputs(copy, arguments)
     except Exception as error:
         raise ValueError(
-            f"The copy of '{model.name}' fails on inputs on which the model runs: "
-            f"{type(error).__name__}: {error}"
+            f"The copy of '{model.name}' fails on inputs on which the model runs "
+            f"({_short(error)}). {_ADVICE}"
         ) from error
     result = _compared(expected, made, _tolerance(model))
     if result.is_equal:
@@ -108,8 +114,7 @@ def check_copy(model, copy, inputs=None):
     result = compare_models(model, copy, inputs)
     if result.reason is not None:
         logging.warning(
-            "The copy of '%s' was not compared with the original: %s. Give a batch as "
-            "`inputs` to compare them.",
+            "The copy of '%s' was not compared with the original, because %s.",
             model.name,
             result.reason,
         )
@@ -119,12 +124,7 @@ def check_copy(model, copy, inputs=None):
         raise ValueError(
             f"The copy of '{model.name}' computes other outputs than the model: they "
             f"differ by up to {result.difference:.3g}, which is "
-            f"{result.relative_difference:.3g} of the largest output.{where} A copy "
-            "keeps what Keras saves: `get_config`, weights, and what the layer's "
-            "`save_own_variables` and `save_assets` save. Add there what is missing. "
-            f"{'Made' if inputs is None else 'The given'} inputs were used: give a "
-            "batch as `inputs`, or skip the comparison by `check=False`. Pruning in "
-            "place, by PruningCallback, needs no copy."
+            f"{result.relative_difference:.3g} of the largest output.{where} {_ADVICE}"
         )
     return result
 
@@ -139,19 +139,20 @@ def _runnable_inputs(model, inputs):
             raise ValueError(
                 f"'{model.name}' cannot run on the given `inputs`: {error}"
             ) from error
-    reason = "the model does not say which inputs it takes"
+    advice = ": give a batch as `inputs`"
+    reason = f"the model does not say which inputs it takes{advice}"
     try:
         for arguments in sample_inputs(model):
             try:
                 outputs = _outputs(model, arguments)
             except Exception as error:
-                reason = f"the model fails on made inputs ({_short(error)})"
+                reason = f"the model fails on made inputs{advice} ({_short(error)})"
                 continue
             if any(np.isfinite(y).any() if _is_number(y) else True for y in outputs):
                 return arguments, outputs, None
-            reason = "the model returns NaN or infinity on made inputs"
+            reason = f"the model returns NaN or infinity on made inputs{advice}"
     except Exception as error:
-        reason = f"no inputs can be made for it ({_short(error)})"
+        reason = f"no inputs can be made for it{advice} ({_short(error)})"
     return None, None, reason
 
 

@@ -1,5 +1,6 @@
 """Makes inputs that a model can take."""
 
+import itertools
 import math
 
 import keras
@@ -16,7 +17,7 @@ _OPEN_SIZES = (8, 32, 128, 2)
 def sample_inputs(model):
     """Yields inputs that a model may take, the likeliest first.
 
-    Floats are uniform in [-1, 1). Integers are indices that every embedding of the
+    Floats are uniform in [-1, 1), or in [0, 1) at the second try. Integers are indices that every embedding of the
     model has, or words of its lookup layers. Strings are words of its lookup layers. A
     batch has two samples, unless the model fixes its size. The values are the same in
     every call.
@@ -35,8 +36,9 @@ def sample_inputs(model):
     if structure is not None:
         leaves = keras.tree.flatten(structure)
         is_open = any(None in leaf.shape[1:] for leaf in leaves)
-        for size in _OPEN_SIZES if is_open else _OPEN_SIZES[:1]:
-            maker = _Maker(model, size)
+        sizes = _OPEN_SIZES if is_open else _OPEN_SIZES[:1]
+        for size, low in itertools.product(sizes, (-1, 0)):
+            maker = _Maker(model, size, low)
             inputs = keras.tree.map_structure(
                 lambda leaf, maker=maker: maker.make(leaf.shape, leaf.dtype), structure
             )
@@ -76,9 +78,9 @@ def _inputs_by_shapes(model, dtype, keep_batch):
 class _Maker:
     """Makes values of a shape and type."""
 
-    def __init__(self, model, open_size):
+    def __init__(self, model, open_size, low=-1):
         self._random = np.random.default_rng(0)
-        self._open_size = open_size
+        self._open_size, self._low = open_size, low
         layers = all_layers(model)
         limits = [
             getattr(layer, name)
@@ -107,7 +109,7 @@ class _Maker:
         if dtype == "bool":
             return self._random.random(shape) < 0.5
         if "int" not in dtype:
-            return self._random.uniform(-1, 1, shape).astype("float32")
+            return self._random.uniform(self._low, 1, shape).astype("float32")
         if self._limit is None and self._numbers:
             numbers = np.resize(self._random.permutation(self._numbers), shape)
             return numbers.astype(dtype)

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-from keras_pruner.backend import Patch, all_layers
+from keras_pruner.backend import Patch, all_layers, sublayers_of
 from keras_pruner.kernels import masks_of
 from keras_pruner.training.custom_objects import custom_objects_of
 from keras_pruner.training.layer_state import hand_over
@@ -70,23 +70,28 @@ def _clone_graph(model, copy):
     inputs = None
     if is_functional(model):
         layers = [x for x in model.layers if isinstance(x, keras.layers.InputLayer)]
-        optional = {id(layer.output) for layer in layers if layer.optional}
-        # Keras' own clone loses which inputs are sparse, ragged or optional.
+        layer_of = {id(layer.output): layer for layer in layers}
         inputs = keras.tree.map_structure(
-            lambda x: keras.Input(
-                batch_shape=x.shape,
-                dtype=x.dtype,
-                sparse=x.sparse,
-                ragged=x.ragged,
-                name=x.name,
-                optional=id(x) in optional,
-            ),
-            model.input,
+            lambda x: _input_like(x, layer_of.get(id(x))), model.input
         )
     clone = keras.models.clone_model(model, inputs, clone_function=copy)
     if not clone.built:
         clone.build(model.input_shape)
+    if clone.dtype_policy != model.dtype_policy:
+        clone.dtype_policy = model.dtype_policy
     return clone
+
+
+def _input_like(tensor, layer):
+    """Makes a symbolic input; Keras' clone loses what is given here by name."""
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        ragged=tensor.ragged,
+        name=tensor.name if layer is None else layer.name,
+        optional=layer is not None and layer.optional,
+    )
 
 
 def plain_copy(model):
@@ -118,6 +123,7 @@ def copy_of(operation):
     try:
         if not isinstance(operation, keras.Model):
             config = _unwrapped(keras.saving.serialize_keras_object(operation))
+            _resolve_dtype(operation, config)
             # The config is no file, and holds only code that runs in the model.
             return keras.saving.deserialize_keras_object(config, safe_mode=False)
         copy = type(operation).from_config(_unwrapped(operation.get_config()))
@@ -136,6 +142,20 @@ def copy_of(operation):
     return copy
 
 
+def _resolve_dtype(operation, config):
+    """Replaces a map of dtype policies by the layer's own policy in its config.
+
+    Such a map is read by the path of a layer, which Keras does not save.
+    """
+    while hasattr(operation, "mask_of"):
+        operation = operation.layer
+    policy = getattr(operation, "dtype_policy", None)
+    is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+    if is_map and not sublayers_of(operation):
+        policy = policy[operation.path]
+        config["config"]["dtype"] = keras.saving.serialize_keras_object(policy)
+
+
 def _plain(value):
     """Converts Keras' tracked containers, which JAX cannot trace, to plain ones."""
     if isinstance(value, dict):
@@ -148,11 +168,15 @@ def _plain(value):
 def _is_graph(operation, descend):
     """Whether a model is only a graph of layers, so that each is copied separately."""
     if isinstance(operation, keras.Sequential):
-        own = type(operation).call is not keras.Sequential.call
-        return descend or not own
+        return type(operation).call is keras.Sequential.call
     if not is_functional(operation):
         return False
     return descend or "output_layers" in operation.get_config()
+
+
+def is_graph(operation):
+    """Whether the layers of a model can be replaced in a copy of it."""
+    return is_functional(operation) or _is_graph(operation, descend=True)
 
 
 def is_functional(operation):

@@ -26,17 +26,19 @@ def hand_over(layer, copy, masks):
         ValueError: If the copy has other weights, or a layer cannot save or load its
             state.
     """
-    pairs = list(_pairs(layer, copy, set()))
-    for old, new in pairs:
+    layer_pairs = list(_pairs(layer, copy, set()))
+    for old, new in layer_pairs:
         _use_hooks(old, new)
+    pairs = _variable_pairs(layer, copy, layer_pairs, masks)
     # Afterwards, because hooks know no masks, and merge adapters into kernels.
-    _copy_variables(layer, copy, masks)
-    for old, new in pairs:
+    _copy_variables(pairs, masks)
+    for old, new in layer_pairs:
+        _copy_recurrent_states(old, new)
         if not _overrides(new, "load_own_variables") and new.variables:
             getattr(new, "finalize_state", lambda: None)()
         if new.trainable != old.trainable:
             new.trainable = old.trainable
-    for source, target in _variable_pairs(layer, copy, masks):
+    for source, target in pairs:
         if target.trainable != source.trainable:
             target.trainable = source.trainable
 
@@ -48,9 +50,21 @@ def _pairs(layer, copy, seen):
     if id(layer) in seen or type(layer) is not type(copy):
         return
     seen.add(id(layer))
+    mode = getattr(layer, "quantization_mode", None)
+    if mode is not None and copy.quantization_mode is None:
+        # The config of an outer layer does not say that inner layers are quantized.
+        copy.quantize(mode, config=getattr(layer, "quantization_config", None))
     yield layer, copy
     for pair in zip(sublayers_of(layer), sublayers_of(copy), strict=False):
         yield from _pairs(*pair, seen)
+
+
+def _copy_recurrent_states(layer, copy):
+    """Copies the states of a stateful recurrent layer, which Keras does not track."""
+    if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
+        states = [keras.tree.flatten(one.states) for one in (layer, copy)]
+        for source, target in zip(*states, strict=True):
+            target.assign(ops.copy(source))
 
 
 class _Store(dict):
@@ -83,26 +97,48 @@ def _use_hooks(layer, copy):
         ) from error
 
 
-def _variable_pairs(layer, copy, masks):
-    own_masks = {id(variable_of(mask)) for mask in masks.values()}
-    sources = [v for v in layer.variables if id(v) not in own_masks]
-    targets = copy.variables
-    shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in targets]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"The copy of '{layer.name}' ({type(layer).__name__}) has other weights "
-            f"than the original: {shapes[1]} for {shapes[0]}. Does its `get_config` "
-            "return all that its constructor was given, and does it build from the "
-            "shape of its input?"
-        )
-    return list(zip(sources, targets, strict=True))
-
-
-def _copy_variables(layer, copy, masks):
-    for source, target in _variable_pairs(layer, copy, masks):
+def _copy_variables(pairs, masks):
+    for source, target in pairs:
         # A copy, because JAX may donate the buffer of either to a training step.
         value = ops.copy(source)
         mask = masks.get(id(source))
         if mask is not None:
             value = ops.where(read_mask(mask), value, ops.zeros_like(value))
         target.assign(value)
+
+
+def _variable_pairs(layer, copy, layer_pairs, masks):
+    """Returns pairs of a variable and its copy, for all variables of a layer."""
+    own_masks = {id(variable_of(mask)) for mask in masks.values()}
+    sources = [v for v in layer.variables if id(v) not in own_masks]
+    pairs = {}
+    for old, new in layer_pairs:
+        for source, target in _match(_own_variables(old), _own_variables(new)):
+            pairs[id(source)] = source, target
+    missing = any(id(source) not in pairs for source in sources)
+    shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in copy.variables]
+    if missing or sorted(shapes[0]) != sorted(shapes[1]):
+        raise ValueError(
+            f"The copy of '{layer.name}' ({type(layer).__name__}) has other weights "
+            f"than the original: {shapes[1]} for {shapes[0]}. Does its `get_config` "
+            "return all that its constructor was given, and does it build from the "
+            "shape of its input?"
+        )
+    return list(pairs.values())
+
+
+def _own_variables(layer):
+    """Returns a layer's variables without those of its sublayers."""
+    inner = {id(v) for sublayer in sublayers_of(layer) for v in sublayer.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
+def _match(sources, targets):
+    """Returns pairs of variables of equal names, or of equal places, and shapes."""
+    by_name = [sorted(vs, key=lambda v: v.name) for vs in (sources, targets)]
+    # Variables without names have numbers that differ. Quantized layers create theirs
+    # in another order.
+    if [v.name for v in by_name[0]] == [v.name for v in by_name[1]]:
+        sources, targets = by_name
+    pairs = zip(sources, targets, strict=False)
+    return [(a, b) for a, b in pairs if tuple(a.shape) == tuple(b.shape)]

@@ -3,8 +3,6 @@
 import dataclasses
 import re
 
-import keras
-
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
@@ -13,7 +11,7 @@ from keras_pruner.kernels import (
     find_wrapped,
     select_kernels,
 )
-from keras_pruner.training.cloning import copy_model, copy_of, is_functional
+from keras_pruner.training.cloning import copy_model, copy_of, is_graph
 from keras_pruner.training.pruned_layer import PrunedLayer
 
 
@@ -48,7 +46,7 @@ def wrap(model, config=None, *, check=True, inputs=None):
     check_built(model)
     if find_wrapped(model):
         raise ValueError("The model has wrapped layers already. Call `strip` first.")
-    if not isinstance(model, keras.Sequential) and not is_functional(model):
+    if not is_graph(model):
         raise ValueError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
             "layers cannot be exchanged in a copy. Prune it in place by "
