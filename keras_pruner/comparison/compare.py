@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -85,10 +86,10 @@ def compare_models(model, copy, inputs=None):
             f"The copy of '{model.name}' fails on inputs on which the model runs "
             f"({_short(error)}). {_ADVICE}"
         ) from error
-    result = _compared(expected, made, _tolerance(model))
+    result = compare_outputs(expected, made, _tolerance(model))
     if result.is_equal:
         return result
-    itself = _compared(expected, _outputs(model, arguments), _tolerance(model))
+    itself = compare_outputs(expected, _outputs(model, arguments), _tolerance(model))
     if not itself.is_equal:
         return Comparison(reason="the outputs of the model differ from call to call")
     return result
@@ -142,7 +143,9 @@ def _runnable_inputs(model, inputs):
     advice = ": give a batch as `inputs`"
     reason = f"the model does not say which inputs it takes{advice}"
     try:
-        for arguments in sample_inputs(model):
+        with warnings.catch_warnings(action="ignore"):
+            candidates = list(sample_inputs(model))
+        for arguments in candidates:
             try:
                 outputs = _outputs(model, arguments)
             except Exception as error:
@@ -164,7 +167,11 @@ def _short(error):
 def _outputs(model, arguments):
     """Returns the outputs of a model as a list of arrays; its variables stay."""
     args, kwargs = arguments
-    with no_gradients(), keras.StatelessScope():
+    with contextlib.ExitStack() as contexts:
+        # The user knows the model's own warnings.
+        contexts.enter_context(warnings.catch_warnings(action="ignore"))
+        contexts.enter_context(no_gradients())
+        contexts.enter_context(keras.StatelessScope())
         outputs = model(*args, **kwargs, training=False)
         leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
         return [ops.convert_to_numpy(leaf) for leaf in leaves]
@@ -176,7 +183,8 @@ def _tolerance(model):
     return _HALF_TOLERANCE if is_half else _TOLERANCE
 
 
-def _compared(expected, made, tolerance):
+def compare_outputs(expected, made, tolerance=_TOLERANCE):
+    """Compares two lists of arrays; returns a `Comparison`."""
     if len(expected) != len(made):
         return Comparison(np.inf, np.inf, tolerance)
     pairs = [_difference(*pair) for pair in zip(expected, made, strict=True)]
@@ -222,7 +230,7 @@ def _first_different_layer(model, copy, inputs):
             return None
         if None in (expected, made):
             continue
-        if not _compared(expected, made, _tolerance(model)).is_equal:
+        if not compare_outputs(expected, made, _tolerance(model)).is_equal:
             return f"'{layer.name}' ({type(layer).__name__})"
     return None
 

@@ -17,10 +17,10 @@ _OPEN_SIZES = (8, 32, 128, 2)
 def sample_inputs(model):
     """Yields inputs that a model may take, the likeliest first.
 
-    Floats are uniform in [-1, 1), or in [0, 1) at the second try. Integers are indices that every embedding of the
-    model has, or words of its lookup layers. Strings are words of its lookup layers. A
-    batch has two samples, unless the model fixes its size. The values are the same in
-    every call.
+    Floats are uniform in [-1, 1), or in [0, 1) at the second try. Integers are indices
+    that every embedding of the model has, or words of its lookup layers. Strings are
+    words of its lookup layers. A batch has two samples, unless the model fixes its
+    size. The values are the same in every call.
 
     Args:
         model: Built Keras model. If it has no symbolic inputs, the shapes that it was
