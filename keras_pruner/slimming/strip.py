@@ -2,7 +2,7 @@
 
 from keras_pruner.comparison import check_copy
 from keras_pruner.kernels import check_built
-from keras_pruner.pytorch import is_torch_module, strip_module
+from keras_pruner.pytorch import check_module, is_torch_module, strip_module
 from keras_pruner.training import plain_copy
 
 
@@ -44,7 +44,10 @@ def strip(model, *, check=True, inputs=None):
     ('dense', [[1.0, 0.0], [3.0, 4.0]])
     """
     if is_torch_module(model):
-        return strip_module(model)
+        plain = strip_module(model)
+        if check and inputs is not None:
+            check_module(model, plain, inputs)
+        return plain
     check_built(model)
     plain = plain_copy(model)
     if check:
