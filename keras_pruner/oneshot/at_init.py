@@ -45,7 +45,7 @@ def prune_at_init(
         batch_size: Samples in a batch, if `data` holds arrays.
         in_place: Whether to prune the model itself. By default it does not change.
         check: Whether to compare the copy with the model before it is pruned, on the
-            first two samples of the data, or on made inputs; see `strip`.
+            first batch of the data, or on made inputs; see `strip`.
         verbose: Whether to show a progress bar and a line on the result.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
@@ -81,7 +81,7 @@ def prune_at_init(
         loss_of = _loss_function(model, loss)
         _try_loss(pruned, batches[0], loss_of)
     if check and not in_place:
-        check_copy(model, pruned, _first_samples(batches))
+        check_copy(model, pruned, _first_inputs(batches))
     before = [ops.copy(v) for v in pruned.weights]
     try:
         for pruner in group.pruners:
@@ -111,12 +111,9 @@ def _with_defaults(config):
     return config
 
 
-def _first_samples(batches):
-    """Returns the inputs of two samples of the data, or `None` without data."""
-    if not batches:
-        return None
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(batches[0])
-    return keras.tree.map_structure(lambda array: array[:2], x)
+def _first_inputs(batches):
+    """Returns the inputs of the first batch, or `None` without data."""
+    return keras.utils.unpack_x_y_sample_weight(batches[0])[0] if batches else None
 
 
 def _loss_function(model, loss):

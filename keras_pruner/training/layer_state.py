@@ -53,7 +53,8 @@ def _pairs(layer, copy, seen):
     mode = getattr(layer, "quantization_mode", None)
     if mode is not None and copy.quantization_mode is None:
         # The config of an outer layer does not say that inner layers are quantized.
-        copy.quantize(mode, config=getattr(layer, "quantization_config", None))
+        config = getattr(layer, "quantization_config", None)
+        copy.quantize(mode, **({} if config is None else {"config": config}))
     yield layer, copy
     for pair in zip(sublayers_of(layer), sublayers_of(copy), strict=False):
         yield from _pairs(*pair, seen)

@@ -55,6 +55,7 @@ def test_made_inputs_have_the_structure_shapes_and_types_of_the_model():
     np.testing.assert_array_equal(value_of(again["image"]), value_of(made["image"]))
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_made_indices_fit_the_smallest_table():
     inputs = [keras.Input((99,), dtype="int32"), keras.Input((99,), dtype="int64")]
     tables = layers.Embedding(3, 2)(inputs[0]), layers.Embedding(100, 2)(inputs[1])
@@ -62,6 +63,7 @@ def test_made_indices_fit_the_smallest_table():
         assert set(value_of(made).ravel()) == {0, 1, 2}
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_made_numbers_are_words_of_a_lookup_layer():
     model = on(layers.IntegerLookup(vocabulary=[7, 900]), shape=(20,), dtype="int64")
     assert {7, 900} <= set(value_of(first_inputs(model)).ravel())
