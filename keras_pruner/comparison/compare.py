@@ -127,6 +127,12 @@ def check_copy(model, copy, inputs=None):
             f"differ by up to {result.difference:.3g}, which is "
             f"{result.relative_difference:.3g} of the largest output.{where} {_ADVICE}"
         )
+    else:
+        logging.info(
+            "The outputs of '%s' and of its copy differ by at most %.3g.",
+            model.name,
+            result.difference,
+        )
     return result
 
 

@@ -7,6 +7,8 @@ import keras
 
 from keras_pruner.backend import Patch, all_layers
 
+# Parts of training, which no config of a layer holds.
+_OF_TRAINING = (keras.optimizers.Optimizer, keras.metrics.Metric)
 # Modules whose names strings in configs stand for.
 _NAMED_BY_KERAS = (
     keras.activations,
@@ -59,7 +61,8 @@ def _parts_of(model):
     for layer in all_layers(model):
         for part in [layer, *_values_of(layer)]:
             is_function = isinstance(part, types.FunctionType)
-            if not is_function and not hasattr(part, "get_config"):
+            is_object = hasattr(part, "get_config")
+            if isinstance(part, _OF_TRAINING) or not (is_function or is_object):
                 continue
             kind = part if is_function else type(part)
             is_named = keras.saving.get_registered_name(kind) != kind.__name__

@@ -369,3 +369,17 @@ def test_sequential_model_with_a_call_of_its_own_keeps_it():
     outer = on(model, layers.Dense(2))
     wrapped = assert_copies_compute_alike(outer, SPREAD)
     assert len(find_wrapped(wrapped)) == 2
+
+
+def test_parts_of_training_need_no_names_of_their_own():
+    class Same(keras.optimizers.SGD):
+        pass
+
+    optimizer = Same()
+
+    class Same(layers.Dense):
+        pass
+
+    model = on(Same(2))
+    model.compile(optimizer, "mse")
+    assert type(strip(model).layers[0]) is Same
