@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 # From the bottom up. A room may import from the layers below it.
 LAYERS = [
     ["version", "registry", "checks", "backend"],
-    ["kernels", "intel_names"],
+    ["kernels", "comparison", "intel_names"],
     ["components"],
     ["config", "masks"],
     ["pruners"],

@@ -16,9 +16,11 @@ PACKAGE = pathlib.Path(keras_pruner.__file__).parent
 
 # File -> attributes that it replaces by `Patch`.
 PATCHES = {
+    "comparison/compare.py": "call of layers, to find the first that differs",
     "oneshot/synaptic_flow.py": "dtype policy, activation and call of layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "training/cloning.py": "compiled of models that are copied",
+    "training/custom_objects.py": "names of functions while a model is copied",
     "training/fit_attachment.py": "save, load_weights and others of a model in fit",
     "training/fit_guard.py": "fit of Keras' trainer, for the time of the process",
     "training/saving/variable_matching.py": "load_own_variables of a loaded optimizer",

@@ -1,5 +1,7 @@
 """Replaces attributes of objects that are not this package's own."""
 
+import inspect
+
 _MISSING = object()
 
 
@@ -48,7 +50,8 @@ class Patch:
         """Whether assignments go through the class, e.g. a property."""
         if isinstance(self._target, type):
             return True
-        return hasattr(getattr(type(self._target), name, None), "__set__")
+        managed = inspect.getattr_static(type(self._target), name, None)
+        return hasattr(managed, "__set__")
 
     def _own(self, name):
         if self._is_set_by_class(name) and not isinstance(self._target, type):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 from rich.progress import Progress
 
+from keras_pruner.comparison import check_copy
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.calibration_data import as_batches
@@ -16,7 +17,7 @@ from keras_pruner.training import plain_copy
 
 def prune_at_init(
     model, data=None, *, config=None, loss=None, batch_size=32, in_place=False,
-    verbose=True, **settings,
+    check=True, verbose=True, **settings,
 ):  # fmt: skip
     """Prunes a model in one shot, from a few batches of data.
 
@@ -43,6 +44,8 @@ def prune_at_init(
             the model was compiled with.
         batch_size: Samples in a batch, if `data` holds arrays.
         in_place: Whether to prune the model itself. By default it does not change.
+        check: Whether to compare the copy with the model before it is pruned, on the
+            first batch of the data, or on made inputs; see `strip`.
         verbose: Whether to show a progress bar and a line on the result.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
@@ -51,7 +54,8 @@ def prune_at_init(
 
     Raises:
         ValueError: If the data is missing, empty, or does not fit; if the model has
-            no loss; or if nothing can be pruned. The weights then do not change.
+            no loss; if nothing can be pruned; or if the copy computes other outputs.
+            The weights then do not change.
     """
     check_built(model)
     config = _with_defaults(merged_config(config, settings))
@@ -76,6 +80,8 @@ def prune_at_init(
     if "gradients" in needs:
         loss_of = _loss_function(model, loss)
         _try_loss(pruned, batches[0], loss_of)
+    if check and not in_place:
+        check_copy(model, pruned, _first_inputs(batches))
     before = [ops.copy(v) for v in pruned.weights]
     try:
         for pruner in group.pruners:
@@ -103,6 +109,11 @@ def _with_defaults(config):
         # Later rounds keep pruned weights pruned, also when others score zero too.
         config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
     return config
+
+
+def _first_inputs(batches):
+    """Returns the inputs of the first batch, or `None` without data."""
+    return keras.utils.unpack_x_y_sample_weight(batches[0])[0] if batches else None
 
 
 def _loss_function(model, loss):

@@ -5,6 +5,8 @@ import copy
 import keras
 from keras import ops
 
+from keras_pruner.backend import no_gradients
+from keras_pruner.comparison import compare_outputs
 from keras_pruner.masks import apply_mask
 from keras_pruner.pytorch.context import beside_training
 from keras_pruner.pytorch.parameters import unwrap
@@ -60,6 +62,41 @@ def strip_module(module, masks=None):
                 apply_mask(parameters[name], ops.convert_to_tensor(mask))
             )
     return plain
+
+
+def check_module(module, plain, inputs):
+    """Raises an error if a module and its copy have other outputs.
+
+    Args:
+        module: `torch.nn.Module`. It runs in evaluation mode, and stays unchanged.
+        plain: Its copy by `strip_module`.
+        inputs: Tensor, or tuple of positional arguments.
+
+    Raises:
+        ValueError: If the outputs differ by more than rounding.
+    """
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    result = compare_outputs(*(_outputs(one, args) for one in (unwrap(module), plain)))
+    if not result.is_equal:
+        raise ValueError(
+            f"The copy of {type(module).__name__} computes other outputs than the "
+            f"module: they differ by up to {result.difference:.3g}. Does `deepcopy` "
+            "copy all of it, and do its outputs depend on its inputs only? "
+            "`check=False` skips the comparison."
+        )
+
+
+def _outputs(module, args):
+    """Returns the tensors that a module returns, as arrays, in evaluation mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        with no_gradients():
+            outputs = module.eval()(*args)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    leaves = keras.tree.flatten(outputs)
+    return [ops.convert_to_numpy(x) for x in leaves if hasattr(x, "detach")]
 
 
 def plain_name(name):

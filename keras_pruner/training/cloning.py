@@ -1,22 +1,24 @@
-"""Copies models with their weights, and may replace layers in the copies."""
+"""Copies models with their state, and may replace layers in the copies."""
 
 import contextlib
 
 import keras
-from keras import ops
 
-from keras_pruner.backend import Patch, all_layers
+from keras_pruner.backend import Patch, all_layers, sublayers_of
 from keras_pruner.kernels import masks_of
-from keras_pruner.masks import read_mask, variable_of
+from keras_pruner.training.custom_objects import custom_objects_of
+from keras_pruner.training.layer_state import hand_over
 
 WRAPPER = "keras_pruner>PrunedLayer"
 
 
 def copy_model(model, copy_layer, masks, *, descend=False):
-    """Copies a model and its weights, pruned ones as zeros.
+    """Copies a model and its state, pruned weights as zeros.
 
     Sequential and Functional models are copied layer by layer, also nested ones, and
     shared layers stay shared. A model with its own config is created from the config.
+    Each layer hands its state over as `hand_over` says. Classes and functions of the
+    model need no registration.
 
     Args:
         model: Built Keras model.
@@ -30,21 +32,20 @@ def copy_model(model, copy_layer, masks, *, descend=False):
         Keras model, not compiled.
 
     Raises:
-        ValueError: If a layer or model cannot be created from its config, or its copy
-            has other weights.
+        ValueError: If a layer or model cannot be created from its config, its copy
+            has other weights, or it cannot save or load its state.
     """
-    copies, pairs = {}, []
+    copies, graphs, triples = {}, [], []
 
     def make(operation):
         if _is_graph(operation, descend):
-            new = keras.models.clone_model(operation, clone_function=copy)
-            if not new.built:
-                new.build(operation.input_shape)
+            new = _clone_graph(operation, copy)
+            graphs.append((operation, new))
             return new
         if not isinstance(operation, keras.layers.Layer):
             return copy_of(operation)
         plain, placed = copy_layer(operation)
-        pairs.append((operation, plain))
+        triples.append((operation, plain, placed))
         return placed
 
     def copy(operation):
@@ -53,11 +54,44 @@ def copy_model(model, copy_layer, masks, *, descend=False):
             copies[id(operation)] = make(operation)
         return copies[id(operation)]
 
-    with _as_uncompiled(model), keras.saving.custom_object_scope(_classes_in(model)):
+    with _as_uncompiled(model), custom_objects_of(model):
         new_model = copy(model)
-    for old, new in pairs:
-        _copy_weights(old, new, masks)
+    # Outer models first, because a flag is set in all inner layers too.
+    for old, new in [*reversed(graphs), *((old, new) for old, _, new in triples)]:
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+    for old, new, _ in triples:
+        hand_over(old, new, masks)
     return new_model
+
+
+def _clone_graph(model, copy):
+    """Clones a Sequential or Functional model; `copy` copies its layers."""
+    inputs = None
+    if is_functional(model):
+        layers = [x for x in model.layers if isinstance(x, keras.layers.InputLayer)]
+        layer_of = {id(layer.output): layer for layer in layers}
+        inputs = keras.tree.map_structure(
+            lambda x: _input_like(x, layer_of.get(id(x))), model.input
+        )
+    clone = keras.models.clone_model(model, inputs, clone_function=copy)
+    if not clone.built:
+        clone.build(model.input_shape)
+    if clone.dtype_policy != model.dtype_policy:
+        clone.dtype_policy = model.dtype_policy
+    return clone
+
+
+def _input_like(tensor, layer):
+    """Makes a symbolic input; Keras' clone loses what is given here by name."""
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        ragged=tensor.ragged,
+        name=tensor.name if layer is None else layer.name,
+        optional=layer is not None and layer.optional,
+    )
 
 
 def plain_copy(model):
@@ -88,20 +122,38 @@ def copy_of(operation):
     """
     try:
         if not isinstance(operation, keras.Model):
-            return keras.saving.deserialize_keras_object(
-                _unwrapped(keras.saving.serialize_keras_object(operation))
-            )
+            config = _unwrapped(keras.saving.serialize_keras_object(operation))
+            _resolve_dtype(operation, config)
+            # The config is no file, and holds only code that runs in the model.
+            return keras.saving.deserialize_keras_object(config, safe_mode=False)
         copy = type(operation).from_config(_unwrapped(operation.get_config()))
         if not copy.built:
             copy.build_from_config(_plain(operation.get_build_config()))
     except Exception as error:
         raise ValueError(
             f"'{operation.name}' ({type(operation).__name__}) cannot be copied from "
-            f"its config: {error}. Give its class a `get_config` that returns all "
-            "that its constructor takes. Pruning in place, by PruningCallback, needs "
-            "no copy, and leaves a model without wrapped layers plain as it is."
+            f"its config: {error}. Its class needs a `get_config` that returns all "
+            "that its constructor takes. Objects in the config that are neither "
+            "layers nor plain functions need to be registered, by "
+            "`keras.saving.register_keras_serializable`. Pruning in place, by "
+            "PruningCallback, needs no copy, and leaves a model without wrapped "
+            "layers plain."
         ) from error
     return copy
+
+
+def _resolve_dtype(operation, config):
+    """Replaces a map of dtype policies by the layer's own policy in its config.
+
+    Such a map is read by the path of a layer, which Keras does not save.
+    """
+    while hasattr(operation, "mask_of"):
+        operation = operation.layer
+    policy = getattr(operation, "dtype_policy", None)
+    is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+    if is_map and not sublayers_of(operation):
+        policy = policy[operation.path]
+        config["config"]["dtype"] = keras.saving.serialize_keras_object(policy)
 
 
 def _plain(value):
@@ -116,10 +168,15 @@ def _plain(value):
 def _is_graph(operation, descend):
     """Whether a model is only a graph of layers, so that each is copied separately."""
     if isinstance(operation, keras.Sequential):
-        return True
+        return type(operation).call is keras.Sequential.call
     if not is_functional(operation):
         return False
     return descend or "output_layers" in operation.get_config()
+
+
+def is_graph(operation):
+    """Whether the layers of a model can be replaced in a copy of it."""
+    return is_functional(operation) or _is_graph(operation, descend=True)
 
 
 def is_functional(operation):
@@ -136,26 +193,6 @@ def _as_uncompiled(model):
         yield
 
 
-def _classes_in(model):
-    """Returns a dict from the names in configs to the classes that lack registration.
-
-    The model provides these classes, so copies need no registration.
-    """
-    classes = {}
-    for layer in all_layers(model):
-        layer_class = type(layer)
-        name = keras.saving.get_registered_name(layer_class)
-        if name != layer_class.__name__ or layer_class.__module__.startswith("keras."):
-            continue
-        if classes.setdefault(name, layer_class) is not layer_class:
-            raise ValueError(
-                f"'{model.name}' has layers of two classes named {name}, which its "
-                "config cannot tell apart. Register one of them under another name, "
-                "by `keras.saving.register_keras_serializable`."
-            )
-    return classes
-
-
 def _unwrapped(config):
     """Replaces every wrapper's config in a config by the config of its layer."""
     if isinstance(config, dict):
@@ -165,24 +202,3 @@ def _unwrapped(config):
     if isinstance(config, list | tuple):
         return type(config)(_unwrapped(value) for value in config)
     return config
-
-
-def _copy_weights(old, new, masks):
-    own_masks = {id(variable_of(mask)) for mask in masks.values()}
-    sources = [v for v in old.variables if id(v) not in own_masks]
-    targets = new.variables
-    shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in targets]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"The copy of '{old.name}' ({type(old).__name__}) has other weights than "
-            f"the original: {shapes[1]} for {shapes[0]}. Does its `get_config` return "
-            "all that its constructor was given, and does it build from the shape of "
-            "its input?"
-        )
-    for source, target in zip(sources, targets, strict=True):
-        # A copy, because JAX may donate the buffer of either to a training step.
-        value = ops.copy(source)
-        mask = masks.get(id(source))
-        if mask is not None:
-            value = ops.where(read_mask(mask), value, ops.zeros_like(value))
-        target.assign(value)

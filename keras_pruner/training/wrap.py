@@ -3,8 +3,7 @@
 import dataclasses
 import re
 
-import keras
-
+from keras_pruner.comparison import check_copy
 from keras_pruner.config import as_config
 from keras_pruner.kernels import (
     check_built,
@@ -12,11 +11,11 @@ from keras_pruner.kernels import (
     find_wrapped,
     select_kernels,
 )
-from keras_pruner.training.cloning import copy_model, copy_of, is_functional
+from keras_pruner.training.cloning import copy_model, copy_of, is_graph
 from keras_pruner.training.pruned_layer import PrunedLayer
 
 
-def wrap(model, config=None):
+def wrap(model, config=None, *, check=True, inputs=None):
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
     The copy has the same weights and is not compiled; the original model is unchanged.
@@ -25,13 +24,16 @@ def wrap(model, config=None):
         model: Built Sequential or Functional model; the copy has the same nested models
             and shared layers.
         config: `PruningConfig`, dict, or `None` for the defaults.
+        check: Whether to compare the outputs of the copy with the original's.
+        inputs: A batch to compare them on; see `strip`.
 
     Returns:
         Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
 
     Raises:
         ValueError: If the model cannot be copied (prune a subclassed one in place by
-            `PruningCallback`), is already wrapped, or nothing can be pruned.
+            `PruningCallback`), is already wrapped, or nothing can be pruned; or if the
+            copy computes other outputs.
 
     Example:
 
@@ -44,7 +46,7 @@ def wrap(model, config=None):
     check_built(model)
     if find_wrapped(model):
         raise ValueError("The model has wrapped layers already. Call `strip` first.")
-    if not isinstance(model, keras.Sequential) and not is_functional(model):
+    if not is_graph(model):
         raise ValueError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
             "layers cannot be exchanged in a copy. Prune it in place by "
@@ -79,4 +81,7 @@ def wrap(model, config=None):
         own = dataclasses.replace(selection.config, include=include, exclude=())
         return copy, PrunedLayer(copy, own)
 
-    return copy_model(model, wrap_layer, {}, descend=True)
+    wrapped = copy_model(model, wrap_layer, {}, descend=True)
+    if check:
+        check_copy(model, wrapped, inputs)
+    return wrapped

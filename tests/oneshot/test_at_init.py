@@ -290,3 +290,39 @@ def test_rounds_keep_what_was_pruned_where_live_weights_score_zero_too():
     )
     # 96 weights, of which 32 were zero.
     assert (kernels_of(pruned) == 0).sum() == 67
+
+
+def test_a_copy_keeps_adapted_statistics():
+    x = np.array([[1.0, -30.0], [9.0, 70.0], [4.0, 10.0]], "float32")
+    norm = keras.layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((2,)), norm, keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    data = x, np.ones((3, 3), "float32")
+    settings = {"target_sparsity": 0.5, "verbose": False}
+    copy = prune_at_init(model, data, **settings)
+    in_place = prune_at_init(model, data, in_place=True, **settings)
+    np.testing.assert_array_equal(value_of(copy(x)), value_of(in_place(x)))
+
+
+class Forgetful(keras.layers.Layer):
+    """Adds a number that neither its config nor its weights hold."""
+
+    offset = 0.0
+
+    def call(self, x):
+        return x + self.offset
+
+
+@pytest.mark.parametrize("criterion", ["snip", "magnitude"])
+def test_a_copy_with_other_outputs_is_refused(criterion):
+    model = keras.Sequential([keras.Input((2,)), Forgetful(), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    model.layers[0].offset = 1.0
+    data = np.ones((4, 2), "float32"), np.ones((4, 3), "float32")
+    data = data if criterion == "snip" else None
+    settings = {"criterion": criterion, "target_sparsity": 0.5, "verbose": False}
+    with pytest.raises(ValueError, match="computes other outputs"):
+        prune_at_init(model, data, **settings)
+    copy = prune_at_init(model, data, check=False, **settings)
+    assert (value_of(copy.layers[-1].kernel) == 0).sum() == 3
