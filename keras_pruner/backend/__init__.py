@@ -60,6 +60,12 @@ from keras_pruner.backend.ordered_sums import (
 )
 from keras_pruner.backend.patch import Patch
 from keras_pruner.backend.random_state import random_state, set_random_state
+from keras_pruner.backend.tracing import (
+    checkpointed_base,
+    is_tracing,
+    reference_to_value,
+    traces_assignments,
+)
 
 __all__ = [
     "CompiledFunction",
@@ -75,6 +81,7 @@ __all__ = [
     "call_directly",
     "call_in_trace",
     "check_strategy",
+    "checkpointed_base",
     "class_with_fit",
     "clear_slots",
     "count_of",
@@ -86,6 +93,7 @@ __all__ = [
     "innermost",
     "inputs_structure_of",
     "is_divided",
+    "is_tracing",
     "layout_for",
     "layout_of",
     "loss_scale_of",
@@ -99,6 +107,7 @@ __all__ = [
     "random_state",
     "reduce_blocks",
     "reduce_groups",
+    "reference_to_value",
     "remember_what_to_skip",
     "rounded_square",
     "running_sum",
@@ -113,6 +122,7 @@ __all__ = [
     "sum_of_all",
     "sum_over_replicas",
     "summary_writer_of",
+    "traces_assignments",
     "trainables_in",
     "uniform_hash",
     "variables_trained_by",
