@@ -61,9 +61,11 @@ from keras_pruner.backend.ordered_sums import (
 from keras_pruner.backend.patch import Patch
 from keras_pruner.backend.random_state import random_state, set_random_state
 from keras_pruner.backend.tracing import (
+    applies_stateless,
     checkpointed_base,
     is_tracing,
     reference_to_value,
+    snapshot_of,
     traces_assignments,
 )
 
@@ -75,6 +77,7 @@ __all__ = [
     "REDUCTIONS",
     "all_finite",
     "all_layers",
+    "applies_stateless",
     "apply_inner",
     "as_rows",
     "build_by_batch",
@@ -117,6 +120,7 @@ __all__ = [
     "set_random_state",
     "set_steps",
     "slots_of",
+    "snapshot_of",
     "sublayers_of",
     "sum_blocks",
     "sum_of_all",

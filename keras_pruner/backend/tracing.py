@@ -49,3 +49,16 @@ def reference_to_value(variable):
     if keras.backend.backend() != "jax":
         return None
     return weakref.ref(variable.value)
+
+
+def snapshot_of(variable):
+    """Returns a variable's value as a tensor that later assignments do not change."""
+    value = keras.ops.convert_to_tensor(variable)
+    if keras.backend.backend() == "torch":
+        return value.detach().clone()
+    return value
+
+
+def applies_stateless():
+    """Returns whether Keras' optimizers have `stateless_apply` on the backend."""
+    return keras.backend.backend() != "tensorflow"
