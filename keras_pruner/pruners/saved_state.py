@@ -214,5 +214,5 @@ def _as_plain(array):
 def _as_dtype(array, dtype):
     """Views bits as the bfloat16 that they were."""
     if dtype == "bfloat16" and array.dtype == np.uint16:
-        return array.view(ops.convert_to_numpy(ops.zeros((), dtype)).dtype)
+        return array.view(ops.convert_to_numpy(ops.zeros((1,), dtype)).dtype)
     return array

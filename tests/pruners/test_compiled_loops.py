@@ -253,23 +253,20 @@ def test_hooks_in_a_step_that_torch_compiles():
         optimizer.build(model.trainable_variables)
         pruner = KerasBasePruner(STEPS | {"criterion": "fisher"}, model)
 
-        def step():
-            model.zero_grad()
-            loss_fn(Y, model(X, training=True)).backward()
-            variables = model.trainable_variables
-            slopes = [v.value.grad for v in variables]
+        def apply(slopes):
+            pairs = zip(slopes, model.trainable_variables, strict=True)
             with torch.no_grad():
-                pairs = zip(slopes, variables, strict=True)
-                pairs = pruner.on_before_optimizer_step(pairs)
-                optimizer.apply_gradients(pairs)
+                optimizer.apply_gradients(pruner.on_before_optimizer_step(pairs))
                 pruner.on_after_optimizer_step()
 
         if compiled:
-            step = torch.compile(step, backend="eager")
+            apply = torch.compile(apply, backend="eager")
         pruner.on_train_begin()
         for number in range(12):
             pruner.on_step_begin(number)
-            step()
+            model.zero_grad()
+            loss_fn(Y, model(X, training=True)).backward()
+            apply([variable.value.grad for variable in model.trainable_variables])
         pruner.on_train_end()
         assert pruner.global_step == 12 and pruner.is_done
         return kernels_of(model)
