@@ -112,7 +112,7 @@ def test_dense_weights_and_skipped_steps_are_no_copies(kind, caplog):
     pruner.on_train_begin()
     for number in range(24):
         pruner.on_step_begin(number)
-        pairs = [(ops.ones_like(k.variable), k.variable) for k in pruner.kernels]
+        pairs = [(ops.ones(k.variable.shape), k.variable) for k in pruner.kernels]
         pairs = pruner.on_before_optimizer_step(pairs)
         # Every other step is skipped, e.g. because a gradient was not finite.
         if number % 2:

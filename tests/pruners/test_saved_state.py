@@ -35,7 +35,8 @@ class Loop:
         keras.utils.set_random_seed(0)
         self.model, self.optimizer = build_mlp(), keras.optimizers.Adam(1e-2)
         kernel = self.model.layers[0].kernel
-        kernel.assign(ops.where(ops.abs(kernel) < 0.05, 0.0, kernel))
+        value = value_of(kernel)
+        kernel.assign(np.where(np.abs(value) < 0.05, 0.0, value))
         self.optimizer.build(self.model.trainable_variables)
         self.pruner = PrunerGroup(STEPS | settings, self.model)
         self.pruner.attach_optimizer(self.optimizer)
@@ -179,12 +180,12 @@ def test_open_steps_keep_the_plan_of_the_saved_run():
         return pruner
 
     saved = planned(100)
-    for _ in range(10):
+    for _ in range(9):
         saved.on_step_begin(0)
         saved.on_after_optimizer_step()
     resumed = KerasBasePruner({"target_sparsity": 0.5}, build_mlp())
     resumed.load_state_dict(saved.state_dict())
-    assert (resumed.end_step, resumed.global_step) == (75, 10)
+    assert (resumed.end_step, resumed.global_step) == (75, 9)
     resumed = planned(200)
     resumed.load_state_dict(saved.state_dict())
     assert resumed.end_step == 75
