@@ -1,5 +1,6 @@
 """Notices hooks of a custom training loop that are missing or cannot work."""
 
+from absl import logging
 from keras import ops
 
 from keras_pruner.backend import is_tracing, reference_to_value, traces_assignments
@@ -99,16 +100,7 @@ class HookOrder:
             ValueError: If an update was due and the loop never asked for it, or if
                 nothing has assigned a kernel for several steps.
         """
-        scheduler = self.pruner.scheduler
-        if not self._has_looked and scheduler is not None:
-            step = 0 if is_tracing() else self.pruner.global_step
-            due = scheduler.latest_update(step)
-            if due is not None and due > self.pruner.updated_at:
-                raise ValueError(
-                    f"A mask update was due at step {due}, before this step, but the "
-                    "loop has not called `on_step_begin`. Call it before each step, "
-                    "outside of a `tf.function`."
-                )
+        self._check_looked()
         if self._are_unchanged():
             self._num_unchanged += 1
         else:
@@ -118,6 +110,24 @@ class HookOrder:
                 f"In {_MOST_STEPS_UNCHANGED} steps, nothing assigned a new value to "
                 f"the variables of the pruned kernels. {_COPIES}"
             )
+
+    def _check_looked(self):
+        scheduler = self.pruner.scheduler
+        if self._has_looked or scheduler is None:
+            return
+        due = scheduler.latest_update(0 if is_tracing() else self.pruner.global_step)
+        if due is None or due <= self.pruner.updated_at:
+            return
+        message = (
+            f"A mask update was due at step {due}, before this step, but the loop has "
+            "not called `on_step_begin`. Call it before each step, outside of a "
+            "`tf.function`."
+        )
+        if self._first_step is not None:
+            raise ValueError(message)
+        # Without `on_train_begin`, the steps may only show gradients to a criterion.
+        self._has_looked = True
+        logging.warning(message)
 
     def _are_unchanged(self):
         """Whether nothing has assigned a kernel since `remember_values`."""

@@ -58,6 +58,13 @@ def test_missing_on_step_begin_raises_at_the_first_step(pruner):
     np.testing.assert_array_equal(kernels_of(pruner.modules), before)
 
 
+def test_steps_outside_of_a_loop_only_warn_once(pruner, caplog):
+    for _ in range(3):
+        train(pruner)
+        pruner.on_after_optimizer_step()
+    assert caplog.text.count("due at step 0") == 1
+
+
 def test_missing_on_step_begin_is_named_at_the_end(caplog):
     (pruner,) = create_pruners(STEPS | {"begin_step": 6, "end_step": 8}, build_mlp())
     run(pruner, steps=6, leave_out=["on_step_begin"])
