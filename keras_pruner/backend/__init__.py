@@ -62,6 +62,14 @@ from keras_pruner.backend.ordered_sums import (
 )
 from keras_pruner.backend.patch import Patch
 from keras_pruner.backend.random_state import random_state, set_random_state
+from keras_pruner.backend.tracing import (
+    applies_stateless,
+    checkpointed_base,
+    is_tracing,
+    reference_to_value,
+    snapshot_of,
+    traces_assignments,
+)
 
 __all__ = [
     "CompiledFunction",
@@ -71,12 +79,14 @@ __all__ = [
     "REDUCTIONS",
     "all_finite",
     "all_layers",
+    "applies_stateless",
     "apply_inner",
     "as_rows",
     "build_by_batch",
     "call_directly",
     "call_in_trace",
     "check_strategy",
+    "checkpointed_base",
     "class_with_fit",
     "clear_slots",
     "count_of",
@@ -89,6 +99,7 @@ __all__ = [
     "innermost",
     "inputs_structure_of",
     "is_divided",
+    "is_tracing",
     "layout_for",
     "layout_of",
     "loss_scale_of",
@@ -102,6 +113,7 @@ __all__ = [
     "random_state",
     "reduce_blocks",
     "reduce_groups",
+    "reference_to_value",
     "remember_what_to_skip",
     "rounded_square",
     "running_sum",
@@ -111,11 +123,13 @@ __all__ = [
     "set_random_state",
     "set_steps",
     "slots_of",
+    "snapshot_of",
     "sublayers_of",
     "sum_blocks",
     "sum_of_all",
     "sum_over_replicas",
     "summary_writer_of",
+    "traces_assignments",
     "trainables_in",
     "trains_eagerly",
     "uniform_hash",

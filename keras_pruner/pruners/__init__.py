@@ -22,6 +22,7 @@ from keras_pruner.pruners.methods.set import SET
 from keras_pruner.pruners.methods.soft_threshold import STR
 from keras_pruner.pruners.methods.straight_through import SRSTE, STE
 from keras_pruner.pruners.methods.top_kast import TopKAST
+from keras_pruner.pruners.saved_state import load_state, state_of
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 from keras_pruner.pruners.training_step import GRADIENT_SUM, TrainedKernel, TrainingStep
@@ -55,6 +56,8 @@ __all__ = [
     "TrainingStep",
     "create_pruners",
     "derive_steps",
+    "load_state",
     "refuse_at_init_only",
     "register_pruner",
+    "state_of",
 ]

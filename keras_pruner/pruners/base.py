@@ -5,6 +5,7 @@ import abc
 from absl import logging
 
 from keras_pruner.config import as_config
+from keras_pruner.pruners.hook_order import refuse_in_trace
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.registry import Registry, did_you_mean
 
@@ -277,6 +278,7 @@ class BasePruner(abc.ABC):
         Returns:
             Whether the masks were updated.
         """
+        refuse_in_trace("update_if_due")
         if self.scheduler is None:
             return False
         # If several update steps were passed at once, only the latest update runs.
@@ -302,6 +304,7 @@ class BasePruner(abc.ABC):
 
     def on_train_begin(self):
         """Called once before training."""
+        refuse_in_trace("on_train_begin")
         if self.scheduler is None:
             self.schedule_steps()
 
@@ -315,6 +318,12 @@ class BasePruner(abc.ABC):
             local_step: Number of the step in its epoch. It may be any number, because
                 decisions depend on `global_step`.
         """
+        refuse_in_trace("on_step_begin")
+        if self.scheduler is None:
+            raise ValueError(
+                "The steps of the schedule are unknown: call `on_train_begin` before "
+                "the first step."
+            )
         self.update_if_due()
 
     def on_before_optimizer_step(self, gradients=None):
@@ -344,6 +353,7 @@ class BasePruner(abc.ABC):
 
     def on_train_end(self):
         """Called once after training; warns if the target was not reached."""
+        refuse_in_trace("on_train_end")
         self.update_if_due()
         self.warn_if_short()
 

@@ -2,14 +2,22 @@
 
 from keras import ops
 
-from keras_pruner.backend import innermost, no_gradients, num_replicas
+from keras_pruner.backend import (
+    call_in_trace,
+    innermost,
+    is_tracing,
+    no_gradients,
+    num_replicas,
+)
+from keras_pruner.pruners.hook_order import refuse_in_stateless_trace
 from keras_pruner.pruners.training_step import TrainingStep, pair_gradients
 
 
 class CustomLoop:
-    """Runs the training step of a pruner eagerly, hook by hook.
+    """Runs the training step of a pruner, hook by hook.
 
-    In `fit`, `PruningOptimizer` runs the same `TrainingStep` compiled.
+    The hooks run eagerly, or are traced into the user's `tf.function`. In `fit`,
+    `PruningOptimizer` runs the same `TrainingStep` compiled.
 
     Args:
         pruner: `KerasBasePruner`.
@@ -20,9 +28,15 @@ class CustomLoop:
 
     def __init__(self, pruner):
         self.pruner = pruner
-        self.step = TrainingStep(pruner.trained_kernels(), pruner.updater.call)
+        self.step = TrainingStep(pruner.trained_kernels(), self._call)
         self._rate = None
+        # Whether `before` was traced; `None` before its first call.
+        self._was_traced = None
         self._is_regularized = False
+
+    def _call(self, function, *arguments, **settings):
+        call = call_in_trace if is_tracing() else self.pruner.updater.call
+        return call(function, *arguments, **settings)
 
     def before(self, gradients, true_gradients=None):
         """Makes the gradients that the optimizer gets.
@@ -35,6 +49,8 @@ class CustomLoop:
         Returns:
             The same form as `gradients`.
         """
+        refuse_in_stateless_trace("on_before_optimizer_step")
+        self._was_traced = is_tracing()
         true_gradients = true_gradients or {}
         replicas = num_replicas()
         if replicas > 1:
@@ -51,7 +67,10 @@ class CustomLoop:
                 true_gradient=true_gradients.get(kernel.path),
             )
 
-        return pair_gradients(self.pruner.kernels, gradients, shape)
+        shaped = pair_gradients(self.pruner.kernels, gradients, shape)
+        if self.pruner.needs_gradients and self.step.has_seen_gradients:
+            self.pruner.note_gradients()
+        return shaped
 
     def after(self, learning_rate=None):
         """Accumulates, regularizes and masks after the optimizer's step.
@@ -60,6 +79,9 @@ class CustomLoop:
             learning_rate: Float, or a dict from a kernel's name to its float; `None`
                 uses the rate of the attached optimizer.
         """
+        refuse_in_stateless_trace("on_after_optimizer_step")
+        self.pruner.order.check_step()
+        self._check_traced_together()
         for path, rule in self.pruner.rules.items():
             if rule.keeps_dense and not self.step.was_shown(path):
                 raise ValueError(
@@ -81,6 +103,22 @@ class CustomLoop:
         with no_gradients():
             self.step.after(rate, is_frozen=is_frozen)
         self._rate, self._is_regularized = None, False
+        self.pruner.order.remember_values()
+
+    def _check_traced_together(self):
+        """Raises an error if only one of two hooks that share data is traced."""
+        if self._was_traced in (None, is_tracing()):
+            return
+        # The rate is a tensor of the other hook's trace.
+        self._rate = None
+        rules = self.pruner.rules.values()
+        if any(rule.needs_gradients or rule.keeps_dense for rule in rules):
+            raise ValueError(
+                f"Pruner '{self.pruner.name or type(self.pruner).__name__}' with "
+                f"criterion '{self.pruner.config.criterion.name}' passes gradients or "
+                "weights from `on_before_optimizer_step` to `on_after_optimizer_step`. "
+                "Call both inside of the same `tf.function`, or both outside."
+            )
 
     @property
     def _regularizes(self):

@@ -7,9 +7,11 @@ from keras import ops
 
 from keras_pruner.backend import count_true
 from keras_pruner.config import as_config
-from keras_pruner.kernels import select_kernels
+from keras_pruner.kernels import Selection, select_kernels
 from keras_pruner.masks import assign_mask, read_mask, zero_groups
 from keras_pruner.pruners.base import PRUNERS, BasePruner
+from keras_pruner.pruners.hook_order import refuse_in_trace
+from keras_pruner.pruners.saved_state import SavedPruner
 from keras_pruner.pruners.training_step import pair_gradients
 
 
@@ -57,7 +59,28 @@ def pruners_of(selections):
     return [PRUNERS[s.config.pruning_type](s.config, s) for s in selections]
 
 
-class PrunerGroup(BasePruner):
+def only_selection(modules, config):
+    """Returns the `Selection` of a pruner that has one config.
+
+    Args:
+        modules: See `KerasBasePruner`.
+        config: `PruningConfig`.
+
+    Raises:
+        ValueError: If the config has local configs, or nothing is prunable.
+    """
+    if not isinstance(modules, Selection):
+        if config.local_configs:
+            raise ValueError(
+                "A single pruner has one config, not `local_configs`: call "
+                "`create_pruners(config, modules)`, or use PruningCallback."
+            )
+        (modules,) = select_kernels(modules, config)
+    modules.check_not_empty()
+    return modules
+
+
+class PrunerGroup(SavedPruner, BasePruner):
     """Joins the pruners of a model: one for its config, one for each local config.
 
     It calls each of them and adds up the results.
@@ -187,11 +210,13 @@ class PrunerGroup(BasePruner):
     # Updates and hooks.
 
     def update_masks(self, sparsity=None):
+        refuse_in_trace("update_masks")
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.update_masks(sparsity)
 
     def update_if_due(self):
+        refuse_in_trace("update_if_due")
         with self.beside_training():
             return any([pruner.update_if_due() for pruner in self.pruners])
 
@@ -239,6 +264,7 @@ class PrunerGroup(BasePruner):
                 pruner.on_after_optimizer_step(learning_rate)
 
     def on_train_end(self):
+        refuse_in_trace("on_train_end")
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.on_train_end()

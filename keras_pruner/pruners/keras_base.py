@@ -1,9 +1,9 @@
 """Defines the pruner of Keras models: it composes the maths and holds the variables."""
 
+from absl import logging
 from keras import ops
 
 from keras_pruner.backend import count_true, no_gradients
-from keras_pruner.kernels import Selection, select_kernels
 from keras_pruner.masks import (
     PruningPlan,
     UnitResult,
@@ -13,17 +13,20 @@ from keras_pruner.masks import (
     score_groups,
     score_kernels,
     select_groups,
-    weight_scores,
 )
 from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.custom_loop import CustomLoop
+from keras_pruner.pruners.group import only_selection
+from keras_pruner.pruners.hook_order import HookOrder, refuse_in_trace
 from keras_pruner.pruners.mask_updater import MaskUpdater
+from keras_pruner.pruners.saved_state import SavedPruner
 from keras_pruner.pruners.state import make_mask, make_state
+from keras_pruner.pruners.step_count import StepCount
 from keras_pruner.pruners.training_rule import TrainingRule
 from keras_pruner.pruners.training_step import TrainedKernel
 
 
-class KerasBasePruner(BasePruner):
+class KerasBasePruner(SavedPruner, BasePruner):
     """Prunes Keras layers by masks that it makes from their weights.
 
     Use it through `PruningCallback` in `model.fit`, or call its step hooks from a
@@ -76,7 +79,7 @@ class KerasBasePruner(BasePruner):
     takes_whole_model = False
 
     def build(self):
-        selection = self._select()
+        selection = only_selection(self.modules, self.config)
         self.modules = selection.modules
         self.kernels, self.skipped = selection.kernels, selection.skipped
         self.plan = PruningPlan(self.config, self.kernels)
@@ -89,26 +92,19 @@ class KerasBasePruner(BasePruner):
                 name: make_state(kernel.variable, name, spec)
                 for name, spec in rule.states().items()
             }
+        self.pruners = [self]
         self.optimizer = None
         self.updater = MaskUpdater(self)
         self.loop = CustomLoop(self)
-        # Variables in which a compiled training step counts for this pruner.
-        self._step_variable = self._update_variable = None
+        self.order = HookOrder(self)
+        self._count = StepCount(self.kernels[0].variable)
+        # Variable in which a compiled training step keeps the latest update.
+        self._update_variable = None
         self._has_seen_gradients = False
         self._num_pruned = 0
+        # Arguments of the latest `schedule_steps`.
+        self.planned = None
         self.refresh()
-
-    def _select(self):
-        selection = self.modules
-        if not isinstance(selection, Selection):
-            if self.config.local_configs:
-                raise ValueError(
-                    f"{type(self).__name__} has one config, not `local_configs`: call "
-                    "`create_pruners(config, modules)`, or use PruningCallback."
-                )
-            (selection,) = select_kernels(self.modules, self.config)
-        selection.check_not_empty()
-        return selection
 
     # Kernels and their variables.
 
@@ -134,15 +130,7 @@ class KerasBasePruner(BasePruner):
 
     @property
     def scores(self):
-        scores = {}
-        for kernel in self.kernels:
-            path = kernel.path
-            weight = self.source_value(kernel)
-            memory = self.state_variables[path].get("memory")
-            rule = self.rules[path]
-            matrix = weight_scores(self.config, kernel, rule, weight, memory)
-            scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
-        return scores
+        return self.updater.scores()
 
     @property
     def current_sparsity_ratio(self):
@@ -270,19 +258,18 @@ class KerasBasePruner(BasePruner):
                 the criterion needs gradients and has seen none. No mask and no weight
                 changes.
         """
+        refuse_in_trace("update_masks")
         if sparsity is None:
             sparsity = self.target_sparsity_ratio
+        self.order.look()
         self.updater.update(sparsity)
+        self.order.remember_values()
 
     @property
-    def lacks_gradients(self):
-        """Whether an update needs gradients, but the pruner has seen none."""
-        # A pruner that grows weights by gradients prunes first, which needs none.
-        wants = self.needs_gradients and self._updated_at >= 0
-        if not (wants or self.config.criterion.has_memory):
-            return False
-        has_stepped = self._step_variable is not None and self.global_step > 0
-        return not (self._has_seen_gradients or has_stepped)
+    def has_seen_gradients(self):
+        """Whether the criterion states hold gradients."""
+        has_stepped = self._count.is_bound and self.global_step > 0
+        return self._has_seen_gradients or has_stepped
 
     def count_pruned(self, counts):
         """Counts the pruned weights after an update.
@@ -295,32 +282,34 @@ class KerasBasePruner(BasePruner):
             for count, plan in zip(counts, self.plan.kernels, strict=True)
         )
 
-    # Counts of a compiled training step.
+    # Counts.
 
     @property
     def global_step(self):
-        if self._step_variable is None:
-            return self._global_step
-        return int(ops.convert_to_numpy(self._step_variable))
+        return self._count.value
 
     def bind(self, step, updated_at, optimizer=None):
         """Lets a compiled training step count for this pruner.
 
         Args:
-            step: Int variable that counts applied updates, or `None` to keep the
-                count without a variable.
+            step: Int variable that counts applied updates; `None` keeps the count.
             updated_at: Int variable: the step of the latest mask update.
             optimizer: The optimizer whose slots the pruner clears, if it clears any.
-                In a custom training loop, `attach_optimizer` sets it.
         """
-        if step is None and self._step_variable is not None:
-            self._global_step = self.global_step
-            self._has_seen_gradients |= self._global_step > 0
-        self._step_variable = step
+        if step is None and self._count.is_bound:
+            self._has_seen_gradients |= self.global_step > 0
+        self._count.bind(step)
         self._update_variable = updated_at
         self.optimizer = optimizer
         if updated_at is not None:
             self._updated_at = int(ops.convert_to_numpy(updated_at))
+
+    def restore_counts(self, step, updated_at):
+        """Sets the step, and that of the latest update, to those of a saved run."""
+        self._count.set(step)
+        self._set_updated_at(updated_at)
+        self._has_seen_gradients |= step > 0
+        self.refresh()
 
     def _set_updated_at(self, step):
         super()._set_updated_at(step)
@@ -329,15 +318,16 @@ class KerasBasePruner(BasePruner):
 
     # The hooks of a custom training loop.
 
+    def update_if_due(self):
+        self.order.look()
+        return super().update_if_due()
+
     def attach_optimizer(self, optimizer):
         """Sets the optimizer of the loop, for its learning rate and its slots."""
         self.optimizer = optimizer
 
     def let_gradients_pass(self, value):
-        """Sets whether wrapper layers pass the gradients of pruned weights.
-
-        It does nothing if the pruner needs no gradients.
-        """
+        """Sets whether wrapper layers pass gradients of pruned weights, if needed."""
         if self.needs_gradients:
             for kernel in self.kernels:
                 if kernel.wrapper is not None:
@@ -353,10 +343,7 @@ class KerasBasePruner(BasePruner):
 
     def mask_gradients(self, gradients, true_gradients=None):
         """Makes the gradients for the optimizer; see `CustomLoop.before`."""
-        shaped = self.loop.before(gradients, true_gradients)
-        if self.needs_gradients and self.loop.step.has_seen_gradients:
-            self.note_gradients()
-        return shaped
+        return self.loop.before(gradients, true_gradients)
 
     def on_after_optimizer_step(self, learning_rate=None):
         """Called after the optimizer's step: regularizes, applies the masks, counts.
@@ -366,7 +353,7 @@ class KerasBasePruner(BasePruner):
                 only with a regularizer, if no optimizer is attached.
         """
         self.loop.after(learning_rate)
-        self._global_step += 1
+        self._count.advance()
 
     def regularize(self, learning_rate):
         """Takes the proximal step of the regularizer now, with your learning rate.
@@ -385,15 +372,25 @@ class KerasBasePruner(BasePruner):
             self.update_masks(0.0)
 
     def on_train_begin(self):
-        self.let_gradients_pass(True)
         super().on_train_begin()
+        self.let_gradients_pass(True)
+        self.order.begin()
         self.begin()
 
     def on_train_end(self):
+        refuse_in_trace("on_train_end")
+        self.order.end()
         self.let_gradients_pass(False)
         super().on_train_end()
 
+    def warn_if_short(self):
+        if self.order.advice is None:
+            super().warn_if_short()
+        else:
+            logging.warning("%r: %s", self, self.order.advice)
+
     def schedule_steps(self, total_steps=None, first_step=0):
+        self.planned = total_steps, first_step
         if self.config.criterion.needs_gradients:
             # The first update comes after the first gradient.
             first_step = max(first_step, 1)

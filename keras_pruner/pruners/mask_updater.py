@@ -21,6 +21,7 @@ from keras_pruner.masks import (
     check_total,
     demand_of,
     variable_of,
+    weight_scores,
     zero_groups,
 )
 from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
@@ -93,7 +94,7 @@ class MaskUpdater:
                 mask and no weight changes.
             ValueError: If the pruner needs gradients and has seen none.
         """
-        if self.pruner.lacks_gradients:
+        if self._lacks_gradients:
             demand = self.pruner.plan.demand(sparsity, self.pinned_groups())
             if demand.target == 0:
                 # Nothing is pruned yet, so nothing needs a score.
@@ -104,6 +105,28 @@ class MaskUpdater:
         else:
             self._take_in(self._update_by_units(sparsity), sparsity)
             self.pruner.apply_masks()
+
+    @property
+    def _lacks_gradients(self):
+        """Whether an update needs gradients, but the pruner has seen none."""
+        pruner = self.pruner
+        # A pruner that grows weights by gradients prunes first, which needs none.
+        wants = pruner.needs_gradients and pruner.updated_at >= 0
+        if not (wants or pruner.config.criterion.has_memory):
+            return False
+        return not pruner.has_seen_gradients
+
+    def scores(self):
+        """Returns a dict from a kernel's name to the scores of its weights."""
+        pruner, scores = self.pruner, {}
+        for kernel in pruner.kernels:
+            path = kernel.path
+            weight = pruner.source_value(kernel)
+            memory = pruner.state_variables[path].get("memory")
+            rule = pruner.rules[path]
+            matrix = weight_scores(pruner.config, kernel, rule, weight, memory)
+            scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
+        return scores
 
     def _raise_without_gradients(self):
         pruner = self.pruner

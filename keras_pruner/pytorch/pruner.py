@@ -2,12 +2,12 @@
 
 from keras_pruner.config import as_config
 from keras_pruner.kernels import select_kernels
-from keras_pruner.pruners import PrunerGroup
+from keras_pruner.pruners import PrunerGroup, load_state, state_of
 from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
 from keras_pruner.pytorch.context import beside_training, check_backend
 from keras_pruner.pytorch.hooks import Attachment
 from keras_pruner.pytorch.parameters import ModuleView, unwrap
-from keras_pruner.pytorch.state_dict import load_state, state_of
+from keras_pruner.pytorch.state_dict import as_arrays, as_tensors
 from keras_pruner.pytorch.strip import plain_name, strip_module
 
 
@@ -228,7 +228,7 @@ class PytorchBasePruner(PrunerGroup):
             `torch.load(weights_only=True)` reads. Masks have one bit a weight.
         """
         with self.beside_training():
-            return state_of(self.pruners)
+            return as_tensors(state_of(self.pruners))
 
     def load_state_dict(self, state):
         """Loads the values that `state_dict` returned, and applies the masks.
@@ -242,6 +242,5 @@ class PytorchBasePruner(PrunerGroup):
             ValueError: If the values do not fit the model or the config; the message
                 names the first mismatch. Nothing changes then.
         """
-        slots = None if self._attachment is None else self._attachment.slots
         with self.beside_training():
-            load_state(self.pruners, state, slots)
+            load_state(self.pruners, as_arrays(state))

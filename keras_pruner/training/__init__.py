@@ -10,6 +10,7 @@ from keras_pruner.training.saving import (
     save_model,
     save_weights,
 )
+from keras_pruner.training.stateless_pruner import StatelessPruner
 from keras_pruner.training.wrap import wrap
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PrunedLayer",
     "PruningCallback",
     "PruningOptimizer",
+    "StatelessPruner",
     "copy_of",
     "load_weights",
     "plain_copy",

@@ -73,7 +73,7 @@ class FitAttachment:
         if restored is None:
             group.take_over_weights()
         if cached_step is None:
-            self.optimizer = _build_optimizer(model, user_optimizer, group)
+            self.optimizer = build_optimizer(model, user_optimizer, group)
         else:
             self.optimizer = cached_step.optimizer
         if restored is not None and restored.built:
@@ -162,7 +162,7 @@ def _check_optimizer_knows(variables, optimizer):
         )
 
 
-def _build_optimizer(model, user_optimizer, group):
+def build_optimizer(model, user_optimizer, group):
     """Returns a built `PruningOptimizer` that holds the variables of the pruners."""
     variables = model.trainable_variables
     index_of = {id(variable): index for index, variable in enumerate(variables)}

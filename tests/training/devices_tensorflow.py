@@ -222,21 +222,25 @@ def make_step(strategy, model, apply):
     return tf.function(lambda x, y: strategy.run(step_of_replica, args=(x, y)))
 
 
-def loop_with_hooks(strategy, worker, num_workers):
+def loop_with_hooks(strategy, worker, num_workers, inside=False):
+    """A loop that calls the last hook inside of `strategy.run`, or outside."""
     with strategy.scope():
         model, optimizer = build_model(), keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)
     pruner = KerasBasePruner(SETTINGS, model)
-    step = make_step(
-        strategy,
-        model,
-        lambda pairs: optimizer.apply_gradients(pruner.on_before_optimizer_step(pairs)),
-    )
+
+    def apply(pairs):
+        optimizer.apply_gradients(pruner.on_before_optimizer_step(pairs))
+        if inside:
+            pruner.on_after_optimizer_step()
+
+    step = make_step(strategy, model, apply)
     pruner.on_train_begin()
     for number, (x, y) in enumerate(batches(worker, num_workers)):
         pruner.on_step_begin(number)
         step(x, y)
-        pruner.on_after_optimizer_step()
+        if not inside:
+            pruner.on_after_optimizer_step()
         pruner.on_step_end()
     pruner.on_train_end()
     return result_of(pruner, model)
@@ -288,6 +292,7 @@ def work(worker, ports):
         strategy = tf.distribute.get_strategy()
     found = {
         "hooks": loop_with_hooks(strategy, worker, max(1, len(ports))),
+        "inside": loop_with_hooks(strategy, worker, max(1, len(ports)), inside=True),
         "callbacks": loop_with_callbacks(strategy, worker, max(1, len(ports))),
     }
     if ports:

@@ -104,7 +104,7 @@ def test_workers_that_share_a_loop_hold_the_masks_of_one():
         *(start("devices_tensorflow.py", "worker", n, *ports) for n in range(2))
     )
     alone = work(0, [])
-    for loop in ("hooks", "callbacks"):
+    for loop in ("hooks", "inside", "callbacks"):
         assert workers[0][loop] == workers[1][loop]
         assert workers[0][loop]["pruned"] == 76
         assert_same(workers[0][loop], alone[loop])

@@ -71,6 +71,7 @@ class Progressive(KerasBasePruner):
         )
 
     def update_if_due(self):
+        self.order.look()
         # One update chooses a goal and another reaches it, so none is skipped.
         updated = False
         while True:

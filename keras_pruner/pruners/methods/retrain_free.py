@@ -44,6 +44,7 @@ class RetrainFreePruner(KerasBasePruner):
             )
 
     def schedule_steps(self, total_steps=None, first_step=0):
+        self.planned = total_steps, first_step
         begin = self.config.begin_step
         if begin is None:
             # More batches improve the estimate.
