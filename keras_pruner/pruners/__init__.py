@@ -8,6 +8,7 @@ from keras_pruner.pruners.base import (
 )
 from keras_pruner.pruners.group import PrunerGroup, create_pruners
 from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.loop.saved_state import load_state, state_of
 from keras_pruner.pruners.mask_updater import NonFiniteError
 from keras_pruner.pruners.methods.acdc import ACDC
 from keras_pruner.pruners.methods.basic import BasicPruner
@@ -22,7 +23,6 @@ from keras_pruner.pruners.methods.set import SET
 from keras_pruner.pruners.methods.soft_threshold import STR
 from keras_pruner.pruners.methods.straight_through import SRSTE, STE
 from keras_pruner.pruners.methods.top_kast import TopKAST
-from keras_pruner.pruners.saved_state import load_state, state_of
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 from keras_pruner.pruners.training_step import GRADIENT_SUM, TrainedKernel, TrainingStep

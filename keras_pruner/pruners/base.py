@@ -5,7 +5,7 @@ import abc
 from absl import logging
 
 from keras_pruner.config import as_config
-from keras_pruner.pruners.hook_order import refuse_in_trace
+from keras_pruner.pruners.loop.hook_order import refuse_in_trace
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 from keras_pruner.registry import Registry, did_you_mean
 

@@ -15,13 +15,13 @@ from keras_pruner.masks import (
     select_groups,
 )
 from keras_pruner.pruners.base import BasePruner
-from keras_pruner.pruners.custom_loop import CustomLoop
 from keras_pruner.pruners.group import only_selection
-from keras_pruner.pruners.hook_order import HookOrder, refuse_in_trace
+from keras_pruner.pruners.loop.custom_loop import CustomLoop
+from keras_pruner.pruners.loop.hook_order import HookOrder, refuse_in_trace
+from keras_pruner.pruners.loop.saved_state import SavedPruner
+from keras_pruner.pruners.loop.step_count import StepCount
 from keras_pruner.pruners.mask_updater import MaskUpdater
-from keras_pruner.pruners.saved_state import SavedPruner
 from keras_pruner.pruners.state import make_mask, make_state
-from keras_pruner.pruners.step_count import StepCount
 from keras_pruner.pruners.training_rule import TrainingRule
 from keras_pruner.pruners.training_step import TrainedKernel
 

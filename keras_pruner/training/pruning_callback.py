@@ -7,21 +7,21 @@ import keras
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
-from keras_pruner.training.at_target import AtTarget
-from keras_pruner.training.fit_attachment import FitAttachment
-from keras_pruner.training.fit_guard import (
+from keras_pruner.training.fit.at_target import AtTarget
+from keras_pruner.training.fit.fit_attachment import FitAttachment
+from keras_pruner.training.fit.fit_guard import (
     forget,
     is_running,
     running_fit,
     watch_fit,
     watcher_of,
 )
-from keras_pruner.training.lost_zeros import (
+from keras_pruner.training.fit.lost_zeros import (
     check_zeros_at_end,
     remember_pruned,
     warn_of_assigned_weights,
 )
-from keras_pruner.training.pruning_run import PruningRun
+from keras_pruner.training.fit.pruning_run import PruningRun
 
 
 class PruningCallback(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ from keras_pruner.backend import applies_stateless, is_tracing, snapshot_of
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup
-from keras_pruner.training.fit_attachment import build_optimizer
+from keras_pruner.training.fit.fit_attachment import build_optimizer
 
 
 class StatelessPruner:

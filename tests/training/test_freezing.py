@@ -12,7 +12,7 @@ import pytest
 from conftest import compile_mlp, value_of
 
 from keras_pruner import PruningCallback, PruningOptimizer
-from keras_pruner.training import fit_attachment
+from keras_pruner.training.fit import fit_attachment
 from keras_pruner.training.saving.variable_matching import built_for, find_positions
 
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_pruner.backend import innermost
 from keras_pruner.pruners import NonFiniteError
-from keras_pruner.training.trained_check import TrainedCheck
+from keras_pruner.training.fit.trained_check import TrainedCheck
 
 
 class PruningRun:

@@ -13,7 +13,7 @@ from keras_pruner.backend import (
     trains_eagerly,
     variables_trained_by,
 )
-from keras_pruner.training.fit_guard import running_fit
+from keras_pruner.training.fit.fit_guard import running_fit
 from keras_pruner.training.pruning_optimizer import PruningOptimizer
 from keras_pruner.training.saving.atomic_files import (
     load_weights,

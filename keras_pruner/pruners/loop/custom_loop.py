@@ -9,7 +9,7 @@ from keras_pruner.backend import (
     no_gradients,
     num_replicas,
 )
-from keras_pruner.pruners.hook_order import refuse_in_stateless_trace
+from keras_pruner.pruners.loop.hook_order import refuse_in_stateless_trace
 from keras_pruner.pruners.training_step import TrainingStep, pair_gradients
 
 

@@ -12,7 +12,7 @@ import inspect
 import weakref
 
 from keras_pruner.backend import Patch, class_with_fit
-from keras_pruner.training.lost_zeros import warn_of_plain_fit
+from keras_pruner.training.fit.lost_zeros import warn_of_plain_fit
 
 # Maps a model to the tokens of its runs of `fit`, the innermost last.
 _running = weakref.WeakKeyDictionary()

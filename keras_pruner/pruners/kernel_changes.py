@@ -1,0 +1,93 @@
+"""Changes the kernels of pruners that exist: released ones, others of the model."""
+
+import dataclasses
+
+from keras import ops
+
+from keras_pruner.backend import count_true
+from keras_pruner.masks import assign_mask, read_mask, zero_groups
+from keras_pruner.pruners.base import PRUNERS
+
+
+def ids_in(selections):
+    return [
+        (s.config, [id(kernel.variable) for kernel in s.kernels]) for s in selections
+    ]
+
+
+def with_zeros_kept(selection):
+    config = selection.config
+    if not PRUNERS[config.pruning_type].keeps_zeros:
+        return selection
+    config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
+    return dataclasses.replace(selection, config=config)
+
+
+def take_over(pruner, owner, begins_again):
+    """Copies masks and states from the earlier pruners of the same kernels.
+
+    Args:
+        pruner: `KerasBasePruner` that was just created.
+        owner: Dict from the id of a variable to its earlier pruner and `Kernel`.
+        begins_again: Whether the schedule begins at step 0.
+    """
+    kept = {id(k.variable) for k in pruner.kernels if id(k.variable) in owner}
+    for kernel in pruner.kernels:
+        if id(kernel.variable) not in kept:
+            continue
+        old, old_kernel = owner[id(kernel.variable)]
+        mask = pruner.mask_variables[kernel.path]
+        assign_mask(mask, ops.copy(old.mask_value(old_kernel)), pruner.updater.call)
+        states = old.state_variables[old_kernel.path]
+        for name, state in pruner.state_variables[kernel.path].items():
+            if name in states and tuple(states[name].shape) == tuple(state.shape):
+                state.assign(ops.copy(states[name]))
+    pruner.refresh()
+    if not begins_again:
+        pruner.continue_from(owner[id(pruner.kernels[0].variable)][0])
+    elif pruner.config.resume_from_pruned_checkpoint:
+        pruner.updater.pinned = [
+            _pinned_in(unit, pruner, kept) for unit in pruner.units
+        ]
+
+
+def _pinned_in(unit, pruner, kept):
+    """Counts the groups of a unit that earlier masks zero; 0 if a kernel is new."""
+    kernels = [pruner.kernels[index] for index in unit.indices]
+    if any(id(kernel.variable) not in kept for kernel in kernels):
+        return 0
+    masks = [ops.cast(pruner.mask_value(kernel), "float32") for kernel in kernels]
+    return count_true(zero_groups(unit, masks))
+
+
+def count_zeros(kernel):
+    zeros = ops.equal(ops.convert_to_tensor(kernel.variable), 0)
+    if kernel.wrapper_mask is not None:
+        # The layer computes with the product.
+        pruned = ops.logical_not(read_mask(kernel.wrapper_mask))
+        zeros = ops.logical_or(zeros, pruned)
+    return count_true(zeros)
+
+
+def active(pruner):
+    """Returns the kernels of a pruner that were not released."""
+    return [
+        pruner.kernels[index]
+        for number, unit in enumerate(pruner.units)
+        if number not in pruner.plan.idle
+        for index in unit.indices
+    ]
+
+
+def release(pruner, ids, reason):
+    for number, unit in enumerate(pruner.units):
+        members = [pruner.kernels[index] for index in unit.indices]
+        if not ids.issuperset(map(id, members)):
+            continue
+        pruner.plan.release([number])
+        pruner.skipped += tuple(kernel.skip(reason) for kernel in members)
+        for kernel in members:
+            mask = ops.ones(kernel.variable.shape, dtype="bool")
+            kept = pruner.mask_variables[kernel.path]
+            assign_mask(kept, mask, pruner.updater.call)
+    pruner.refresh()

@@ -1,0 +1,1 @@
+"""What `fit` asks of pruning: in and out of a model, the course of a run, its end."""
