@@ -19,8 +19,11 @@ PATCHES = {
     "oneshot/synaptic_flow.py": "dtype policy, activation and call of layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "training/cloning.py": "compiled of models that are copied",
+    "backend/keras_private.py": "how Keras sorts the arguments of a wrapper",
+    "backend/variable_view.py": "kernels of layers in wrappers",
     "training/fit_attachment.py": "save, load_weights and others of a model in fit",
     "training/fit_guard.py": "fit of Keras' trainer, for the time of the process",
+    "training/pruned_layer.py": "save_own_variables, quantize, enable_lora of a layer",
     "training/saving/variable_matching.py": "load_own_variables of a loaded optimizer",
 }
 

@@ -20,6 +20,7 @@ from keras_pruner.backend.hashing import salt_of, uniform_hash
 from keras_pruner.backend.keras_private import (
     all_layers,
     build_by_batch,
+    call_like,
     class_with_fit,
     count_of,
     index_in,
@@ -27,10 +28,10 @@ from keras_pruner.backend.keras_private import (
     layout_of,
     own_non_trainables_of,
     remember_what_to_skip,
-    set_call_signature,
     set_initial_epoch,
     sublayers_of,
     summary_writer_of,
+    track_for_tensorflow,
     trainables_in,
     variables_trained_by,
 )
@@ -60,6 +61,13 @@ from keras_pruner.backend.ordered_sums import (
 )
 from keras_pruner.backend.patch import Patch
 from keras_pruner.backend.random_state import random_state, set_random_state
+from keras_pruner.backend.variable_view import (
+    VariableView,
+    holders_of,
+    is_view,
+    show_view,
+    views_as_stored,
+)
 
 __all__ = [
     "CompiledFunction",
@@ -67,6 +75,7 @@ __all__ = [
     "FunctionCache",
     "Patch",
     "REDUCTIONS",
+    "VariableView",
     "all_finite",
     "all_layers",
     "apply_inner",
@@ -74,6 +83,7 @@ __all__ = [
     "build_by_batch",
     "call_directly",
     "call_in_trace",
+    "call_like",
     "check_strategy",
     "class_with_fit",
     "clear_slots",
@@ -82,10 +92,12 @@ __all__ = [
     "derivative",
     "double_precision",
     "get_steps",
+    "holders_of",
     "index_in",
     "innermost",
     "inputs_structure_of",
     "is_divided",
+    "is_view",
     "layout_for",
     "layout_of",
     "loss_scale_of",
@@ -103,17 +115,19 @@ __all__ = [
     "rounded_square",
     "running_sum",
     "salt_of",
-    "set_call_signature",
     "set_initial_epoch",
     "set_random_state",
     "set_steps",
+    "show_view",
     "slots_of",
     "sublayers_of",
     "sum_blocks",
     "sum_of_all",
     "sum_over_replicas",
     "summary_writer_of",
+    "track_for_tensorflow",
     "trainables_in",
     "uniform_hash",
     "variables_trained_by",
+    "views_as_stored",
 ]

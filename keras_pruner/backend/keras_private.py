@@ -6,6 +6,8 @@ is the file to change.
 
 import keras
 
+from keras_pruner.backend.patch import Patch
+
 # Lists of an optimizer that hold one variable for each weight and are no slots.
 NOT_SLOTS = {
     "_trainable_variables",
@@ -34,9 +36,34 @@ def own_non_trainables_of(layer):
     return layer._non_trainable_variables
 
 
-def set_call_signature(layer, signature):
-    """Lets Keras sort the arguments of a layer's call by another signature."""
-    layer._call_signature = signature
+def call_like(wrapper, layer):
+    """Lets Keras treat the arguments of a wrapper's call as those of its layer's call.
+
+    Keras sorts and converts arguments by the signature of `call`, and passes `training`
+    and `mask` to a layer whose signature has them.
+    """
+    names = (
+        "_allow_non_tensor_positional_args",
+        "_call_context_args",
+        "_call_has_context_arg",
+        "_call_has_mask_arg",
+        "_call_has_training_arg",
+        "_call_signature",
+        "_convert_input_args",
+        "call_signature_parameters",
+    )
+    # Older versions of Keras lack some.
+    known = [name for name in names if hasattr(layer, name)]
+    Patch(wrapper, **{name: getattr(layer, name) for name in known})
+
+
+def track_for_tensorflow(layer, variable):
+    """Lets TensorFlow's checkpoints and SavedModels hold a weight of a layer.
+
+    They follow attributes only. The names of the weights of a layer differ.
+    """
+    if hasattr(layer, "_track_trackable"):
+        layer._track_trackable(variable, name=variable.name, overwrite=True)
 
 
 def layout_of(variable):
