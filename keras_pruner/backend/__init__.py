@@ -33,6 +33,7 @@ from keras_pruner.backend.keras_private import (
     summary_writer_of,
     track_for_tensorflow,
     trainables_in,
+    unlocked,
     variables_trained_by,
 )
 from keras_pruner.backend.optimizers import (
@@ -128,6 +129,7 @@ __all__ = [
     "track_for_tensorflow",
     "trainables_in",
     "uniform_hash",
+    "unlocked",
     "variables_trained_by",
     "views_as_stored",
 ]

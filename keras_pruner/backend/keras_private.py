@@ -4,6 +4,8 @@ Keras has no public way to do these things. If a new release of Keras renames on
 is the file to change.
 """
 
+import contextlib
+
 import keras
 
 from keras_pruner.backend.patch import Patch
@@ -64,6 +66,19 @@ def track_for_tensorflow(layer, variable):
     """
     if hasattr(layer, "_track_trackable"):
         layer._track_trackable(variable, name=variable.name, overwrite=True)
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Lets a layer that is built add weights."""
+    was_locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if was_locked:
+            # Without a message, Keras keeps that of the first lock.
+            layer._tracker.lock()
 
 
 def layout_of(variable):

@@ -12,6 +12,7 @@ from keras_pruner.backend import (
     is_view,
     show_view,
     track_for_tensorflow,
+    unlocked,
     views_as_stored,
 )
 from keras_pruner.config import PruningConfig, as_config, merged_config
@@ -137,21 +138,38 @@ class PrunedLayer(keras.layers.Wrapper):
         return self.layer.supports_masking
 
     def __call__(self, *args, **kwargs):
-        if not self._has_run:
-            self._has_run = True
-            self._run_symbolically(args, kwargs)
-        return super().__call__(*args, **kwargs)
+        if self._has_run:
+            return super().__call__(*args, **kwargs)
+        self._has_run = True
+        self._create_weights(args, kwargs)
+        is_complete = self._is_complete()
+        outputs = super().__call__(*args, **kwargs)
+        if not is_complete:
+            # The call created parts of the layer.
+            with unlocked(self):
+                self._add_masks()
+        return outputs
 
-    def _run_symbolically(self, args, kwargs):
-        """Lets the layer create all its weights, and adds their masks."""
-        if all(layer.built for layer in all_layers(self.layer)):
+    def _is_complete(self):
+        return all(layer.built for layer in all_layers(self.layer))
+
+    def _create_weights(self, args, kwargs):
+        """Lets the layer create its weights, and adds their masks."""
+        if self._is_complete():
             return
+        values = keras.tree.flatten((args, kwargs))
         # A layer with several inputs may derive the shapes of its weights in `call`
         # only. It may also create the weights of its parts there.
-        self.layer(
-            *keras.tree.map_structure(_symbolic, args),
-            **keras.tree.map_structure(_symbolic, kwargs),
-        )
+        try:
+            self.layer(
+                *keras.tree.map_structure(_symbolic, args),
+                **keras.tree.map_structure(_symbolic, kwargs),
+            )
+        except Exception:
+            if any(isinstance(value, keras.KerasTensor) for value in values):
+                raise
+            # The layer runs only on data, so the call that follows creates them.
+            return
         if self._masked.views:
             self._add_masks()
 
