@@ -59,13 +59,18 @@ def call_like(wrapper, layer):
     Patch(wrapper, **{name: getattr(layer, name) for name in known})
 
 
-def track_for_tensorflow(layer, variable):
+def track_for_tensorflow(layer, variable, name):
     """Lets TensorFlow's checkpoints and SavedModels hold a weight of a layer.
 
-    They follow attributes only. The names of the weights of a layer differ.
+    Without it, they only hold weights that are attributes.
+
+    Args:
+        layer: Keras layer.
+        variable: One of its weights.
+        name: The weight's name in files, equal in all copies of the layer.
     """
     if hasattr(layer, "_track_trackable"):
-        layer._track_trackable(variable, name=variable.name, overwrite=True)
+        layer._track_trackable(variable, name=name, overwrite=True)
 
 
 @contextlib.contextmanager

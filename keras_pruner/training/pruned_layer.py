@@ -235,7 +235,7 @@ class PrunedLayer(keras.layers.Wrapper):
             trainable=False,
             name=name.replace("/", "_"),
         )
-        track_for_tensorflow(self, mask)
+        track_for_tensorflow(self, mask, f"mask_{len(self._masked.views)}")
         view = VariableView(variable, functools.partial(self._masked_value, mask))
         self._masked.views.append((view, mask))
         show_view(view, holders)
