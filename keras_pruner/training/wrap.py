@@ -14,7 +14,6 @@ from keras_pruner.kernels import (
 from keras_pruner.training.cloning import copy_model, copy_of, is_functional
 from keras_pruner.training.pruned_layer import PrunedLayer
 
-
 # Settings that choose kernels and say nothing about how these are pruned.
 _CHOICES = {"include", "exclude", "layer_types"}
 
@@ -37,8 +36,9 @@ def wrap(model, config=None, **settings):
         Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
 
     Raises:
-        ValueError: If a setting is unknown, or the model cannot be copied (prune a subclassed one in place by
-            `PruningCallback`), is already wrapped, or nothing can be pruned.
+        ValueError: If a setting is unknown, the model cannot be copied (prune a
+            subclassed one in place by `PruningCallback`) or is wrapped already, or
+            nothing can be pruned.
 
     Example:
 

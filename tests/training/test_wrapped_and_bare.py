@@ -7,7 +7,6 @@ from conftest import BACKEND, value_of
 from keras import layers, ops
 
 from keras_pruner import PrunedLayer
-from keras_pruner.kernels import find_all_kernels
 
 
 def floats(*shape):

@@ -21,6 +21,8 @@ def build():
 
 
 def wrapped_model(seed=0):
+    # So that both models have equal names.
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     types = ["Embedding", "Conv1D", "LSTMCell", "Dense"]
     model = wrap(build(), layer_types=types)
