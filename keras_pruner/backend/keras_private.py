@@ -4,7 +4,11 @@ Keras has no public way to do these things. If a new release of Keras renames on
 is the file to change.
 """
 
+import contextlib
+
 import keras
+
+from keras_pruner.backend.patch import Patch
 
 # Lists of an optimizer that hold one variable for each weight and are no slots.
 NOT_SLOTS = {
@@ -34,9 +38,52 @@ def own_non_trainables_of(layer):
     return layer._non_trainable_variables
 
 
-def set_call_signature(layer, signature):
-    """Lets Keras sort the arguments of a layer's call by another signature."""
-    layer._call_signature = signature
+def call_like(wrapper, layer):
+    """Lets Keras treat the arguments of a wrapper's call as those of its layer's call.
+
+    Keras sorts and converts arguments by the signature of `call`, and passes `training`
+    and `mask` to a layer whose signature has them.
+    """
+    names = (
+        "_allow_non_tensor_positional_args",
+        "_call_context_args",
+        "_call_has_context_arg",
+        "_call_has_mask_arg",
+        "_call_has_training_arg",
+        "_call_signature",
+        "_convert_input_args",
+        "call_signature_parameters",
+    )
+    # Older versions of Keras lack some.
+    known = [name for name in names if hasattr(layer, name)]
+    Patch(wrapper, **{name: getattr(layer, name) for name in known})
+
+
+def track_for_tensorflow(layer, variable, name):
+    """Lets TensorFlow's checkpoints and SavedModels hold a weight of a layer.
+
+    Without it, they only hold weights that are attributes.
+
+    Args:
+        layer: Keras layer.
+        variable: One of its weights.
+        name: The weight's name in files, equal in all copies of the layer.
+    """
+    if hasattr(layer, "_track_trackable"):
+        layer._track_trackable(variable, name=name, overwrite=True)
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Lets a layer that is built add weights."""
+    was_locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if was_locked:
+            # Without a message, Keras keeps that of the first lock.
+            layer._tracker.lock()
 
 
 def layout_of(variable):

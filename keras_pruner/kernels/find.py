@@ -6,7 +6,7 @@ import math
 import keras
 from keras import layers
 
-from keras_pruner.backend import all_layers, sublayers_of
+from keras_pruner.backend import all_layers, is_view, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
 from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch
 from keras_pruner.kernels.rules import (
@@ -124,6 +124,12 @@ def find_all_kernels(model, *, name=None):
         for variable in [] if is_wrapper else pool:
             if id(variable) in seen_variables:
                 continue
+            if is_view(variable):
+                raise ValueError(
+                    f"Layer '{layer.name}' was assigned '{variable.path}', the "
+                    "kernel of a wrapped layer, which would be trained twice. Assign "
+                    "that layer to the attribute, and read its kernel in `call`."
+                )
             layout = (layouts or {}).get(variable.name)
             path = "/".join([*prefix, variable.name])
             shape = tuple(variable.shape)

@@ -82,7 +82,12 @@ def select_in_model(model, config):
         ValueError: As `select_kernels`.
     """
     kernels, skipped = _find(model)
-    wrapped = [kernel for kernel in kernels if kernel.wrapper_mask is not None]
+    wrapped = [
+        # Whoever wrapped a kernel has asked for it.
+        dataclasses.replace(kernel, on_request=None)
+        for kernel in kernels
+        if kernel.wrapper_mask is not None
+    ]
     if not wrapped:
         return _divide(kernels, skipped, model, config)
     groups = []

@@ -1,12 +1,24 @@
-import inspect
+import functools
 
 import keras
 from keras import ops
 
-from keras_pruner.backend import own_non_trainables_of, set_call_signature, sublayers_of
-from keras_pruner.config import PruningConfig, as_config
+from keras_pruner.backend import (
+    Patch,
+    VariableView,
+    all_layers,
+    call_like,
+    holders_of,
+    is_view,
+    show_view,
+    track_for_tensorflow,
+    unlocked,
+    views_as_stored,
+)
+from keras_pruner.config import PruningConfig, as_config, merged_config
 from keras_pruner.kernels import find_all_kernels, select_kernels
 from keras_pruner.masks import (
+    apply_mask,
     as_mask,
     check_variables,
     mask_variable_spec,
@@ -15,38 +27,64 @@ from keras_pruner.masks import (
     write_state,
 )
 
+_LAYER_ARGUMENTS = {"activity_regularizer", "autocast", "dtype", "name", "trainable"}
+# Methods that replace a kernel, or add to it.
+_REFUSED = ("quantize", "enable_lora")
+
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
 class PrunedLayer(keras.layers.Wrapper):
-    """Computes a layer with `kernel * mask` in place of its kernels.
+    """Computes a layer with its pruned weights as zeros.
 
-    The masks are non-trainable weights of the wrapper, so Keras saves them with the
+    `kernel = where(mask, weights, 0)`
+
+    Where the layer reads a kernel, e.g. as `self.kernel`, it gets a view of the
+    variable with this value. The layer's own `call` runs unchanged, so its losses,
+    metrics, states, masks and random seeds are those of the layer without a wrapper.
+    The variable itself is still what the optimizer trains and what files hold: you
+    find it in `layer.weights`. Its gradient is zero where the mask is `False`. A
+    `kernel_regularizer` also sees the masked kernel.
+
+    The masks are non-trainable weights of the wrapper, of the kernels' shapes and of
+    dtype bool, or uint8 with `mask_bits=1`. Keras and TensorFlow save them with the
     model. `PruningCallback`, or a pruner in a custom training loop, updates them;
-    without either they stay unchanged. Gradients pass through the product, so those of
-    pruned weights are zero.
+    without either they stay unchanged.
+
+    Attributes and methods of the layer are also those of the wrapper, e.g. `units` or
+    `reset_states()`. `quantize` and `enable_lora` raise an error: call `strip` before.
 
     Args:
         layer: Any Keras layer with prunable kernels, also nested ones, e.g. `Dense`,
-            `Conv2D`, `LSTM`, `MultiHeadAttention`, `Bidirectional`.
-        config: `PruningConfig` or dict for this layer. `None` uses the callback's
-            config.
-        **kwargs: Arguments of `keras.layers.Layer`.
+            `Conv2D`, `LSTM`, `MultiHeadAttention`, `Bidirectional`. A kernel must be an
+            attribute of the layer or of a sublayer, or in a list, tuple or dict that
+            is one.
+        config: `PruningConfig` or dict for this layer. `None`, without settings, uses
+            the callback's config.
+        kernels: Paths of the kernels to mask, as in `masks`. `None` masks all kernels
+            that the config selects.
+        **settings: Fields of `PruningConfig`, e.g. `target_sparsity=0.5`, which win
+            over `config`; and arguments of `keras.layers.Layer`.
 
     Raises:
         TypeError: If `layer` is no Keras layer.
-        ValueError: At build, if nothing in the layer can be pruned.
+        ValueError: If a setting is unknown. At build, if nothing in the layer can be
+            pruned, or a kernel is no attribute.
 
     Example:
 
     >>> layer = PrunedLayer(keras.layers.Dense(2, name="dense"))
     >>> layer.build((None, 2))
-    >>> _ = layer.layer.kernel.assign([[1.0, 2.0], [3.0, 4.0]])
+    >>> _ = layer.kernel.assign([[1.0, 2.0], [3.0, 4.0]])
     >>> _ = layer.masks["dense/kernel"].assign([[True, False], [True, True]])
+    >>> ops.convert_to_numpy(layer.kernel).tolist()
+    [[1.0, 0.0], [3.0, 4.0]]
     >>> ops.convert_to_numpy(layer(ops.ones((1, 2)))).tolist()
     [[4.0, 4.0]]
+    >>> ops.convert_to_numpy(layer.trainable_weights[0]).tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
     """
 
-    def __init__(self, layer, config=None, **kwargs):
+    def __init__(self, layer, config=None, *, kernels=None, **settings):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(
                 f"PrunedLayer wraps a Keras layer. Received: {layer!r} of type "
@@ -54,49 +92,92 @@ class PrunedLayer(keras.layers.Wrapper):
             )
         if isinstance(layer, PrunedLayer):
             raise ValueError(f"'{layer.name}' is wrapped for pruning already.")
+        names = _LAYER_ARGUMENTS & set(settings)
+        kwargs = {name: settings.pop(name) for name in names}
+        if settings:
+            config = merged_config(config, settings)
         kwargs.setdefault("name", f"pruned_{layer.name}")
-        super().__init__(layer, **kwargs)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        # The layer casts its inputs itself.
+        super().__init__(layer, **kwargs | {"autocast": False})
         self.pruning_config = None if config is None else as_config(config)
-        self.supports_masking = layer.supports_masking
-        # Keras sorts arguments by the names of `call`. With only `**kwargs`, it would
-        # reject tensors beside other values.
-        set_call_signature(self, inspect.signature(layer.call))
+        self.kernels = None if kernels is None else tuple(kernels)
+        call_like(self, layer)
         # Whether gradients bypass the mask, for a pruner that needs all of them.
         self.straight_through = False
-        # Keyed by id, because two variables may have equal names and shapes.
-        self._mask_names = {}
+        self._masked = _MaskedKernels()
         self._has_run = False
+        if not kwargs.get("trainable", True):
+            self.trainable = False
         if layer.built and find_all_kernels(layer).kernels:
             self._add_masks()
 
-    def __call__(self, *args, **kwargs):
-        if not args:
-            # The caller passes the layer's first input by name.
-            first = next(iter(inspect.signature(self.layer.call).parameters))
-            args = (kwargs.pop(first, None),)
-        if not self._has_run:
-            self._run_symbolically(args, kwargs)
-        return super().__call__(*args, **kwargs)
+    def __getattr__(self, name):
+        try:
+            # torch modules find their layers here.
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer" or name.startswith("_"):
+                raise AttributeError(
+                    f"'{type(self).__name__}' object has no attribute '{name}'"
+                ) from None
+        return getattr(self.layer, name)
 
-    def _run_symbolically(self, args, kwargs):
-        """Lets the layer create all its weights, and adds their masks."""
+    @property
+    def trainable(self):
+        """Whether the layer is trainable. Setting it sets it for the layer."""
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+
+    @property
+    def supports_masking(self):
+        """Whether the layer supports computing a mask using `compute_mask`."""
+        return self.layer.supports_masking
+
+    def __call__(self, *args, **kwargs):
+        if self._has_run:
+            return super().__call__(*args, **kwargs)
         self._has_run = True
-        if self.layer.built and not sublayers_of(self.layer):
+        self._create_weights(args, kwargs)
+        is_complete = self._is_complete()
+        outputs = super().__call__(*args, **kwargs)
+        if not is_complete:
+            # The call created parts of the layer.
+            with unlocked(self):
+                self._add_masks()
+        return outputs
+
+    def _is_complete(self):
+        return all(layer.built for layer in all_layers(self.layer))
+
+    def _create_weights(self, args, kwargs):
+        """Lets the layer create its weights, and adds their masks."""
+        if self._is_complete():
             return
+        values = keras.tree.flatten((args, kwargs))
         # A layer with several inputs may derive the shapes of its weights in `call`
         # only. It may also create the weights of its parts there.
-        self.layer(
-            *keras.tree.map_structure(_symbolic, args),
-            **keras.tree.map_structure(_symbolic, kwargs),
-        )
-        if self._mask_names:
+        try:
+            self.layer(
+                *keras.tree.map_structure(_symbolic, args),
+                **keras.tree.map_structure(_symbolic, kwargs),
+            )
+        except Exception:
+            if any(isinstance(value, keras.KerasTensor) for value in values):
+                raise
+            # The layer runs only on data, so the call that follows creates them.
+            return
+        if self._masked.views:
             self._add_masks()
 
     def build(self, input_shape=None):
         if not self.layer.built:
             self.layer.build(input_shape)
             self.layer.built = True
-        if not self._mask_names:
+        if not self._masked.views:
             self._add_masks()
         self.built = True
 
@@ -107,35 +188,84 @@ class PrunedLayer(keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build_from_config(config["layer"])
             self.layer.built = True
-        if not self._mask_names:
+        if not self._masked.views:
             self._add_masks()
         self.built = True
 
     def _add_masks(self):
-        config = self.pruning_config or PruningConfig()
-        selections = select_kernels(self.layer, config)
-        for selection in selections:
-            selection.check_not_empty()
-        for kernel in [k for selection in selections for k in selection.kernels]:
-            if self.mask_of(kernel.variable) is not None:
-                continue
-            # The wrapper's path already includes the layer's name.
-            name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
-            mask = self.add_weight(
-                **mask_variable_spec(kernel.variable.shape, config.mask_bits),
-                trainable=False,
-                name=name.replace("/", "_"),
+        new = [k for k in self._chosen() if self.mask_of(k.variable) is None]
+        places = [holders_of(kernel.variable, self.layer) for kernel in new]
+        for kernel, holders in zip(new, places, strict=True):
+            if not holders:
+                raise ValueError(
+                    f"Layer '{kernel.layer.name}' ({type(kernel.layer).__name__}) has "
+                    f"the kernel '{kernel.path}' in no attribute, so PrunedLayer "
+                    "cannot mask it. Assign the variable to an attribute of the "
+                    "layer, or to a list, tuple or dict that is one. Or prune the "
+                    "model by PruningCallback without a wrapper."
+                )
+        for kernel, holders in zip(new, places, strict=True):
+            self._mask_kernel(kernel, holders)
+
+    def _chosen(self):
+        """Returns the kernels in the layer that get a mask."""
+        if self.kernels is None:
+            selections = select_kernels(
+                self.layer, self.pruning_config or PruningConfig()
             )
-            self._mask_names[_key(kernel.variable)] = mask.name
+            for selection in selections:
+                selection.check_not_empty()
+            return [k for selection in selections for k in selection.kernels]
+        found = {kernel.path: kernel for kernel in find_all_kernels(self.layer).kernels}
+        missing = [path for path in self.kernels if path not in found]
+        if missing:
+            raise ValueError(
+                f"`kernels` has {missing}, but layer '{self.layer.name}' has these "
+                f"kernels: {', '.join(found) or 'none'}."
+            )
+        return [found[path] for path in self.kernels]
+
+    def _mask_kernel(self, kernel, holders):
+        variable = kernel.variable
+        config = self.pruning_config or PruningConfig()
+        # The wrapper's path already includes the layer's name.
+        name = f"{kernel.path.removeprefix(self.layer.name + '/')}/mask"
+        mask = self.add_weight(
+            **mask_variable_spec(variable.shape, config.mask_bits),
+            trainable=False,
+            name=name.replace("/", "_"),
+        )
+        track_for_tensorflow(self, mask, f"mask_{len(self._masked.views)}")
+        view = VariableView(variable, functools.partial(self._masked_value, mask))
+        self._masked.views.append((view, mask))
+        show_view(view, holders)
+        regularizer = variable.regularizer
+        if regularizer is not None:
+            variable.regularizer = lambda value: regularizer(view.function(value))
+        for owner in {id(owner): owner for owner, _ in holders}.values():
+            if "save_own_variables" not in vars(owner):
+                Patch(owner, save_own_variables=_saves_variables(owner))
+                refused = [name for name in _REFUSED if hasattr(owner, name)]
+                Patch(owner, **{name: _refusal(owner, name) for name in refused})
+
+    def _masked_value(self, mask, value):
+        """Returns the kernel that the layer computes with, of a variable's value."""
+        kept = read_mask(as_mask(mask, value.shape))
+        masked = apply_mask(value, kept)
+        if not self.straight_through:
+            return masked
+        # Zeros whose gradient is one. An infinite weight has none.
+        pruned = ops.logical_and(ops.logical_not(kept), ops.isfinite(value))
+        pruned = apply_mask(value, pruned)
+        return masked + (pruned - ops.stop_gradient(pruned))
 
     def mask_of(self, variable):
         """Returns the mask of one of the layer's kernels, or `None`."""
-        name = self._mask_names.get(_key(variable))
-        if name is None:
-            return None
-        own = own_non_trainables_of(self)
-        mask = next(mask for mask in own if mask.name == name)
-        return as_mask(mask, variable.shape)
+        variable = variable.variable if is_view(variable) else variable
+        for view, mask in self._masked.views:
+            if view.variable is variable:
+                return as_mask(mask, variable.shape)
+        return None
 
     @property
     def masks(self):
@@ -163,30 +293,12 @@ class PrunedLayer(keras.layers.Wrapper):
         for name, (mask, _) in self._own_masks().items():
             mask.assign(masks[name])
 
-    def call(self, inputs, *args, **kwargs):
-        # The layer computes in a scope that maps each of its variables to the current
-        # value, and each masked kernel to the product.
-        variables = self.layer.variables
-        values = {}
-        for variable in variables:
-            value = ops.convert_to_tensor(variable)
-            mask = self.mask_of(variable)
-            if mask is not None:
-                masked = value * ops.cast(read_mask(mask), value.dtype)
-                if self.straight_through:
-                    # The values are equal, but the gradient of the sum is one.
-                    masked = value + ops.stop_gradient(masked - value)
-                value = masked
-            values[_key(variable)] = value
-        mapping = [(variable, values[_key(variable)]) for variable in variables]
-        with keras.StatelessScope(state_mapping=mapping) as scope:
-            outputs = self.layer(inputs, *args, **kwargs)
-        # Values that the layer assigned, e.g. states of random generators, are kept.
-        for variable in variables:
-            new = scope.get_current_value(variable)
-            if new is not None and new is not values[_key(variable)]:
-                variable.assign(new)
-        return outputs
+    def call(self, *args, **kwargs):
+        return self.layer(*args, **kwargs)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """Returns the call unchanged: the layer recomputes itself in a `RematScope`."""
+        return layer_call
 
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
@@ -201,7 +313,45 @@ class PrunedLayer(keras.layers.Wrapper):
         config = super().get_config()
         if self.pruning_config is not None:
             config["config"] = self.pruning_config.to_dict()
+        if self.kernels is not None:
+            config["kernels"] = list(self.kernels)
         return config
+
+
+class _MaskedKernels:
+    """Holds the views of a wrapper where Keras and TensorFlow do not track them.
+
+    Attributes:
+        views: List of pairs of a `VariableView` and the variable of its mask.
+    """
+
+    def __init__(self):
+        self.views = []
+
+
+def _saves_variables(layer):
+    """Returns a `save_own_variables` that saves weights under masks, too."""
+    save = layer.save_own_variables
+
+    @functools.wraps(save)
+    def save_own_variables(store):
+        with views_as_stored():
+            save(store)
+
+    return save_own_variables
+
+
+def _refusal(layer, method):
+    """Returns a method that says why a layer in a wrapper lacks it."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError(
+            f"Layer '{layer.name}' is in a PrunedLayer, which masks its kernel, so "
+            f"`{method}` cannot replace it. Call `plain = keras_pruner.strip(model)`, "
+            f"then `{method}` on the plain model."
+        )
+
+    return refuse
 
 
 def _symbolic(value):
@@ -210,7 +360,3 @@ def _symbolic(value):
         return value
     dtype = keras.backend.standardize_dtype(value.dtype)
     return keras.KerasTensor(value.shape, dtype=dtype)
-
-
-def _key(variable):
-    return str(id(variable))

@@ -1,10 +1,9 @@
 """Wraps the prunable layers of a model."""
 
 import dataclasses
-import re
 
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import as_config
+from keras_pruner.config import PruningConfig, merged_config, rename_keys
 from keras_pruner.kernels import (
     check_built,
     find_all_kernels,
@@ -14,26 +13,33 @@ from keras_pruner.kernels import (
 from keras_pruner.training.cloning import copy_model, copy_of, is_graph
 from keras_pruner.training.pruned_layer import PrunedLayer
 
+# Settings that choose kernels and say nothing about how these are pruned.
+_CHOICES = {"include", "exclude", "layer_types"}
 
-def wrap(model, config=None, *, check=True, inputs=None):
+
+def wrap(model, config=None, *, check=True, inputs=None, **settings):
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
     The copy has the same weights and is not compiled; the original model is unchanged.
+    The wrappers get the config. Without one, or with `include`, `exclude` and
+    `layer_types` only, the config of `PruningCallback` says how they are pruned.
 
     Args:
         model: Built Sequential or Functional model; the copy has the same nested models
             and shared layers.
-        config: `PruningConfig`, dict, or `None` for the defaults.
+        config: `PruningConfig`, dict, or `None`.
         check: Whether to compare the outputs of the copy with the original's.
         inputs: A batch to compare them on; see `strip`.
+        **settings: Fields of `PruningConfig`, which win over `config`, e.g.
+            `target_sparsity=0.5`.
 
     Returns:
         Keras model with a `PrunedLayer` around each layer that has a kernel to prune.
 
     Raises:
-        ValueError: If the model cannot be copied (prune a subclassed one in place by
-            `PruningCallback`), is already wrapped, or nothing can be pruned; or if the
-            copy computes other outputs.
+        ValueError: If a setting is unknown, the model cannot be copied (prune a
+            subclassed one in place by `PruningCallback`) or is wrapped already,
+            nothing can be pruned, or the copy computes other outputs.
 
     Example:
 
@@ -52,7 +58,9 @@ def wrap(model, config=None, *, check=True, inputs=None):
             "layers cannot be exchanged in a copy. Prune it in place by "
             "PruningCallback, or build it from PrunedLayers."
         )
-    selections = select_kernels(model, as_config(config))
+    given = rename_keys((config if isinstance(config, dict) else {}) | settings)
+    is_open = not isinstance(config, PruningConfig) and _CHOICES >= set(given)
+    selections = select_kernels(model, merged_config(config, settings))
     selection_of = {
         id(kernel.variable): selection
         for selection in selections
@@ -74,12 +82,15 @@ def wrap(model, config=None, *, check=True, inputs=None):
                 "a wrapper has one config. Prune it by PruningCallback."
             )
         (selection,) = chosen.values()
-        # Paths in a wrapper begin at its layer, so they are selected again.
-        include = None
-        if len(taken) < len(found):
-            include = tuple(re.escape(kernel.path) for kernel in taken)
-        own = dataclasses.replace(selection.config, include=include, exclude=())
-        return copy, PrunedLayer(copy, own)
+        own, kernels = None, None
+        if not is_open:
+            own = dataclasses.replace(
+                selection.config, include=None, exclude=(), layer_types=None
+            )
+        if len(taken) < len(found) or any(kernel.on_request for kernel in taken):
+            # Paths in a wrapper begin at its layer.
+            kernels = [kernel.path for kernel in taken]
+        return copy, PrunedLayer(copy, own, kernels=kernels)
 
     wrapped = copy_model(model, wrap_layer, {}, descend=True)
     if check:

@@ -3,6 +3,22 @@
 import keras
 
 
+def _inner_setting(name, default=None):
+    """Returns a property: a setting that every optimizer of Keras has."""
+
+    def get(self):
+        inner = vars(self).get("inner_optimizer")
+        return default if inner is None or not self._inherits else getattr(inner, name)
+
+    def set_(self, value):
+        inner = vars(self).get("inner_optimizer")
+        # Keras' constructor sets its defaults, before there is an inner optimizer.
+        if inner is not None:
+            setattr(inner, name, value)
+
+    return property(get, set_, doc=f"`{name}` of the inner optimizer.")
+
+
 class WrapperOptimizer(keras.optimizers.Optimizer):
     """Wraps an optimizer, so that other code can use it like the wrapped one.
 
@@ -28,6 +44,16 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     >>> optimizer.inner_optimizer.momentum
     0.5
     """
+
+    clipnorm = _inner_setting("clipnorm")
+    clipvalue = _inner_setting("clipvalue")
+    ema_momentum = _inner_setting("ema_momentum", 0.99)
+    ema_overwrite_frequency = _inner_setting("ema_overwrite_frequency")
+    global_clipnorm = _inner_setting("global_clipnorm")
+    gradient_accumulation_steps = _inner_setting("gradient_accumulation_steps")
+    loss_scale_factor = _inner_setting("loss_scale_factor")
+    use_ema = _inner_setting("use_ema", False)
+    weight_decay = _inner_setting("weight_decay")
 
     def __init__(self, inner_optimizer, name=None):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
@@ -94,31 +120,3 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         finally:
             self.gets_pairs = False
         return self.iterations
-
-
-def _inner_setting(name, default):
-    def get(self):
-        inner = vars(self).get("inner_optimizer")
-        return default if inner is None or not self._inherits else getattr(inner, name)
-
-    def set_(self, value):
-        inner = vars(self).get("inner_optimizer")
-        # Keras' constructor sets its defaults, before there is an inner optimizer.
-        if inner is not None:
-            setattr(inner, name, value)
-
-    return property(get, set_, doc=f"`{name}` of the inner optimizer.")
-
-
-for _name, _default in {
-    "clipnorm": None,
-    "clipvalue": None,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "global_clipnorm": None,
-    "gradient_accumulation_steps": None,
-    "loss_scale_factor": None,
-    "use_ema": False,
-    "weight_decay": None,
-}.items():
-    setattr(WrapperOptimizer, _name, _inner_setting(_name, _default))

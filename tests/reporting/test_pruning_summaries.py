@@ -50,7 +50,7 @@ def test_weights_are_counted_as_the_masks_of_a_wrapper_leave_them(tmp_path):
     )
     model.layers[0].masks["a/kernel"].assign(np.eye(4, dtype=bool))
     # 12 of 16 weights are masked and not zero; the other kernel has 8.
-    assert (keras.ops.convert_to_numpy(model.layers[0].layer.kernel) != 0).all()
+    assert (keras.ops.convert_to_numpy(model.trainable_weights[0]) != 0).all()
     sparsities = written(model, tmp_path)
     assert sparsities == {
         "a/kernel": [0.75],

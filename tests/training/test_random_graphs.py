@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_pruner import KerasBasePruner, strip, wrap
-from keras_pruner.kernels import find_wrapped, masks_of
+from keras_pruner.kernels import find_wrapped
 
 UNITS = 4
 BRANCHES = ("dense", "shared", "nested", "across", "add", "concatenate", "slice")
@@ -109,9 +109,8 @@ def test_random_graph_is_pruned_saved_loaded_and_stripped(steps, sparsity):
             assert_equal_outputs(keras.models.load_model(path), expected, x)
 
     wrapped = wrap(model)
-    masks = masks_of(wrapped)
     for layer in find_wrapped(wrapped):
-        kernel = layer.layer.kernel
-        masks[id(kernel)].assign(value_of(kernel) > -0.1)
+        kernel = layer.kernel
+        layer.mask_of(kernel).assign(value_of(kernel) > -0.1)
     expected = outputs_of(wrapped, x)
     assert_equal_outputs(strip(wrapped), expected, x)

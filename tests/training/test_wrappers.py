@@ -1,5 +1,6 @@
 """`PrunedLayer`, `wrap` and `strip`."""
 
+import concurrent.futures
 import zipfile
 
 import keras
@@ -36,14 +37,17 @@ def wrapped_mlp():
     )
 
 
-def test_wrapped_layer_computes_with_kernel_times_mask(data):
+def test_wrapped_layer_computes_with_masked_kernel(data):
     layer = PrunedLayer(layers.Dense(8))
     x, _ = data
-    np.testing.assert_allclose(value_of(layer(x)), value_of(layer.layer(x)), rtol=1e-6)
-    layer.mask_of(layer.layer.kernel).assign(CHECKER)
-    expected = x @ (value_of(layer.layer.kernel) * CHECKER)
-    np.testing.assert_allclose(value_of(layer(x)), expected, rtol=1e-4, atol=1e-5)
-    assert (value_of(layer.layer.kernel)[~CHECKER] != 0).any()
+    layer(x)
+    weights = layer.trainable_weights[0]
+    layer.mask_of(weights).assign(CHECKER)
+    expected = value_of(weights) * CHECKER
+    assert (value_of(weights)[~CHECKER] != 0).any()
+    np.testing.assert_array_equal(value_of(layer.layer.kernel), expected)
+    np.testing.assert_allclose(value_of(layer(x)), x @ expected, rtol=1e-4, atol=1e-5)
+    assert layer.mask_of(layer.layer.kernel) is layer.mask_of(weights)
 
 
 LAYERS = {
@@ -122,6 +126,187 @@ def test_fit_prunes_wrapped_layers_by_their_own_configs(data):
     assert callback.sparsity == (96 + 12) / 152
     paths = [kernel.path for p in callback.pruners for kernel in p.kernels]
     assert paths == ["hidden/kernel", "head/kernel"]
+
+
+def test_config_of_the_callback_prunes_what_was_wrapped_without_one(data):
+    x, y = data
+    for settings, zeros in (
+        ({}, 76),
+        ({"exclude": "head"}, 64),
+        ({"layer_types": ["Dense"]}, 76),
+        ({"target_sparsity": 0.25}, 38),
+    ):
+        model = compile_mlp(wrap(build_mlp(), **settings))
+        for wrapper in find_wrapped(model):
+            is_open = wrapper.pruning_config is None
+            assert is_open == ("target_sparsity" not in settings)
+        callback = PruningCallback(target_sparsity=0.5, verbose=False)
+        model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+        masks = [m for w in find_wrapped(model) for m in w.masks.values()]
+        assert sum((~value_of(mask)).sum() for mask in masks) == zeros
+
+
+@keras.saving.register_keras_serializable("keras_pruner_tests")
+class Block(layers.Layer):
+    def build(self, shape):
+        self.table = layers.Embedding(8, 4, name="table")
+        self.dense = layers.Dense(4, name="dense")
+        self.table.build(shape)
+        self.dense.build((*shape, 4))
+
+    def call(self, x):
+        return self.dense(self.table(x))
+
+
+def embedded():
+    inputs = keras.Input((3,), dtype="int32")
+    x = Block(name="block")(inputs)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(1, name="out")(x))
+
+
+@pytest.mark.usefixtures("eager_masks")
+@pytest.mark.parametrize(
+    "settings, paths",
+    [
+        ({}, ["block/dense/kernel", "out/kernel"]),
+        ({"layer_types": "Embedding"}, ["block/table/embeddings"]),
+        ({"include": "block"}, ["block/dense/kernel"]),
+        ({"layer_types": ["Embedding"], "pattern": "1x1"}, ["block/table/embeddings"]),
+    ],
+)
+def test_wrapper_masks_the_chosen_kernels_of_its_layer(settings, paths, tmp_path):
+    model = wrap(embedded(), **settings)
+    found = [path for wrapper in find_wrapped(model) for path in wrapper.masks]
+    assert found == paths
+    model.compile("sgd", "mse")
+    x = np.arange(24).reshape(8, 3) % 8
+    callback = PruningCallback(target_sparsity=0.5, verbose=False)
+    model.fit(x, np.ones((8, 1)), epochs=3, verbose=0, callbacks=[callback])
+    assert [k.path for p in callback.pruners for k in p.kernels] == paths
+    expected = 0.9 if "pattern" in settings else 0.5
+    assert abs(callback.sparsity - expected) < 0.02
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert [path for w in find_wrapped(loaded) for path in w.masks] == paths
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+def test_wrapper_takes_settings_beside_or_instead_of_a_config():
+    layer = PrunedLayer(layers.Dense(4), target_sparsity=0.5, name="mine")
+    assert layer.pruning_config == PruningConfig(target_sparsity=0.5)
+    assert layer.name == "mine"
+    config = PruningConfig(target_sparsity=0.5)
+    layer = PrunedLayer(layers.Dense(4), config, pattern="2:4")
+    assert layer.pruning_config == PruningConfig(target_sparsity=0.5, pattern="2:4")
+    model = wrap(build_mlp(), config, pattern="4x1", exclude="head")
+    assert [w.pruning_config for w in find_wrapped(model)] == [
+        PruningConfig(target_sparsity=0.5, pattern="4x1")
+    ]
+    assert PrunedLayer(layers.Dense(4), PruningConfig()).pruning_config is not None
+
+
+@pytest.mark.parametrize("make", [PrunedLayer, wrap])
+def test_unknown_setting_is_an_error(make):
+    taken = layers.Dense(4) if make is PrunedLayer else build_mlp()
+    with pytest.raises(ValueError, match="target_sparsty"):
+        make(taken, target_sparsty=0.5)
+
+
+def test_attributes_of_the_layer_are_those_of_the_wrapper():
+    layer = PrunedLayer(layers.LSTM(4, stateful=True, return_sequences=True))
+    first, second = (value_of(layer(np.ones((2, 3, 5), "float32"))) for _ in range(2))
+    assert (layer.units, layer.stateful, layer.return_sequences) == (4, True, True)
+    assert np.abs(first - second).max() > 1e-4
+    layer.reset_states()
+    again = value_of(layer(np.ones((2, 3, 5), "float32")))
+    np.testing.assert_array_equal(again, first)
+    for name in ("no_such", "_no_such"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(layer, name)
+    assert layer.trainable and layer.trainable_weights
+    layer.layer.trainable = False
+    assert not layer.trainable and not layer.trainable_weights
+    layer.trainable = True
+    assert layer.layer.trainable and layer.cell.trainable
+    assert not PrunedLayer(layers.Dense(2), trainable=False).layer.trainable
+
+
+def test_kernel_is_read_masked_and_assigned_as_it_is():
+    layer = PrunedLayer(layers.Dense(2, use_bias=False))
+    layer.build((None, 2))
+    (variable,) = layer.trainable_weights
+    kernel = layer.kernel
+    kernel.assign([[1.0, np.inf], [3.0, 4.0]])
+    next(iter(layer.masks.values())).assign([[True, False], [True, True]])
+    assert isinstance(kernel, keras.Variable) and variable is not kernel
+    assert (kernel.name, kernel.path) == (variable.name, variable.path)
+    np.testing.assert_array_equal(value_of(kernel), [[1, 0], [3, 4]])
+    np.testing.assert_array_equal(value_of(kernel[0]), [1, 0])
+    np.testing.assert_array_equal(np.array(kernel), value_of(kernel + 0.0))
+    np.testing.assert_array_equal(value_of(variable), [[1, np.inf], [3, 4]])
+    np.testing.assert_array_equal(value_of(layer(np.ones((1, 2)))), [[4, 4]])
+    kernel.assign_add(np.ones((2, 2)))
+    np.testing.assert_array_equal(value_of(variable), [[2, np.inf], [4, 5]])
+    kernel.trainable = False
+    assert not variable.trainable and not kernel.trainable
+
+
+@pytest.mark.parametrize("passes", [False, True])
+def test_gradients_pass_masks_when_asked_to(passes):
+    layer = PrunedLayer(layers.Dense(2, use_bias=False))
+    model = keras.Sequential([keras.Input((2,)), layer])
+    layer.kernel.assign([[1.0, 2.0], [np.inf, 4.0]])
+    (mask,) = layer.masks.values()
+    mask.assign([[True, False], [False, True]])
+    layer.straight_through = passes
+    x, y = np.array([[1.0, 2.0]], "float32"), np.zeros((1, 2), "float32")
+    loss_fn = keras.losses.MeanSquaredError(reduction="sum")
+    (gradient,) = gradients_of(model, loss_fn, x, y)
+    # Outputs are 1 and 8. An infinite weight has no gradient.
+    expected = [[1, 8], [0, 16]] if passes else [[1, 0], [0, 16]]
+    np.testing.assert_allclose(value_of(gradient), expected)
+    np.testing.assert_array_equal(value_of(model(x)), [[1, 8]])
+
+
+class Hidden(layers.Layer):
+    """Keeps its kernel where nobody finds it."""
+
+    def build(self, shape):
+        kernel = self.add_weight(shape=(shape[-1], 2), name="secret")
+        self.read = lambda: kernel
+
+    def prunable_kernels(self):
+        from keras_pruner.kernels import dense_layout
+
+        return {"secret": dense_layout(self.read().shape)}
+
+    def call(self, x):
+        return x @ self.read()
+
+
+def test_kernel_in_no_attribute_is_an_error():
+    layer = PrunedLayer(Hidden(name="hidden"))
+    with pytest.raises(ValueError, match="'hidden/secret' in no attribute"):
+        layer.build((None, 3))
+    assert layer.masks == {} and len(layer.weights) == 1
+
+
+def test_kernel_of_a_wrapped_layer_in_another_layer_is_an_error():
+    class Tied(layers.Layer):
+        def build(self, shape):
+            self.table = first.kernel
+
+        def call(self, x):
+            return x @ ops.transpose(self.table)
+
+    first = PrunedLayer(layers.Dense(3, name="first"))
+    model = keras.Sequential([keras.Input((4,)), first, Tied(name="tied")])
+    with pytest.raises(ValueError, match="'tied'.*kernel of a wrapped layer"):
+        report(model)
 
 
 @pytest.mark.parametrize("form", ["keras", "weights.h5"])
@@ -288,6 +473,25 @@ def test_custom_loop_with_wrapped_layers(data):
         for path, mask in layer.masks.items():
             np.testing.assert_array_equal(value_of(mask), value_of(pruner.masks[path]))
     assert report(model).pruned_sparsity == 0.5
+
+
+def test_wrapped_models_compute_in_threads_while_files_are_saved(tmp_path):
+    layer = PrunedLayer(layers.Dense(64, use_bias=False))
+    model = keras.Sequential([keras.Input((64,)), layer])
+    layer.masks["dense/kernel"].assign(np.eye(64, dtype=bool))
+    x = np.eye(64, dtype="float32")
+    diagonal = np.diag(value_of(layer.kernel))
+
+    def compute():
+        for _ in range(20):
+            np.testing.assert_array_equal(value_of(model(x)), np.diag(diagonal))
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(compute) for _ in range(3)]
+        for _ in range(5):
+            model.save_weights(tmp_path / "model.weights.h5")
+        for future in running:
+            future.result()
 
 
 def gradients_of(model, loss_fn, x, y):
