@@ -403,3 +403,33 @@ def test_recomputed_layer_is_masked_in_the_backward_pass(name):
     call = caller(name)
     bare, wrapped, masks = pair(make, call, pruned=True)
     compare(bare, wrapped, masks, call)
+
+
+@pytest.mark.parametrize("make", [Everything, lambda: layers.LSTM(3, stateful=True)])
+def test_fit_of_a_wrapped_layer_is_that_of_the_bare_one(make):
+    if BACKEND == "torch" and make is not Everything:
+        pytest.skip("Keras cannot train stateful layers on torch")
+    shape = (4,) if make is Everything else (3, 4)
+    histories, weights = [], []
+    for wrapping in (lambda layer: layer, PrunedLayer):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input(batch_shape=(8, *shape))
+        outputs = layers.Dense(1)(wrapping(make())(inputs))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        history = model.fit(
+            floats(24, *shape),
+            floats(24, 1),
+            batch_size=8,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+        ).history
+        histories.append(history)
+        weights.append([value_of(v) for v in model.trainable_weights])
+    assert histories[0].keys() == histories[1].keys()
+    assert make is not Everything or "size" in histories[0]
+    for key, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][key], values, rtol=1e-5)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
