@@ -121,6 +121,10 @@ class Registry(Mapping):
     def __repr__(self):
         return f"Registry({self.family}: {', '.join(self._classes)})"
 
+    def knows(self, identifier):
+        """Returns whether `get` makes an instance of a name."""
+        return isinstance(identifier, str) and identifier in self._classes
+
     def unknown(self, identifier):
         """Returns the error for a name that is not registered."""
         return ValueError(

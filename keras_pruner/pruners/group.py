@@ -2,9 +2,9 @@
 
 import contextlib
 
-from keras_pruner.config import as_config
+from keras_pruner.config import PRUNERS, as_config
 from keras_pruner.kernels import select_kernels
-from keras_pruner.pruners.base import PRUNERS, BasePruner
+from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.training_step import pair_gradients
 
 
@@ -42,8 +42,6 @@ def pruners_of(selections):
     """Returns a pruner for each `Selection`, by its config's `pruning_type`."""
     for selection in selections:
         name = selection.config.pruning_type
-        if name not in PRUNERS:
-            raise PRUNERS.unknown(name)
         if len(selections) > 1 and PRUNERS[name].takes_whole_model:
             raise ValueError(
                 f"Pruner '{name}' acts on the whole model and cannot share it with "
@@ -75,8 +73,6 @@ class PrunerGroup(BasePruner):
     @classmethod
     def complete(cls, config):
         config = as_config(config)
-        if config.pruning_type not in PRUNERS:
-            raise PRUNERS.unknown(config.pruning_type)
         return PRUNERS[config.pruning_type].complete(config)
 
     def build(self):

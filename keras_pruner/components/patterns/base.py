@@ -151,6 +151,11 @@ class Pattern(Component):
 class PatternRegistry(Registry):
     """Builds patterns from names that hold sizes, such as `"4x1"` and `"2:4"`."""
 
+    def knows(self, identifier):
+        if not isinstance(identifier, str):
+            return False
+        return any(p.parse(identifier) is not None for p in self._classes.values())
+
     def _from_name(self, name):
         for pattern in self._classes.values():
             parsed = pattern.parse(name)

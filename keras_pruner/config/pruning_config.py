@@ -1,5 +1,6 @@
 """Defines `PruningConfig`: what to prune, how far and when."""
 
+import copy
 import dataclasses
 import re
 
@@ -25,13 +26,16 @@ from keras_pruner.components import (
     Regularizer,
     Schedule,
 )
-from keras_pruner.intel_names import TYPE_ALIASES, renamed, split_pruning_type
+from keras_pruner.config.pruner_type import PRUNERS
+from keras_pruner.config.settings import rename_keys, takes_every_name
+from keras_pruner.intel_names import TYPE_ALIASES, split_pruning_type
 from keras_pruner.kernels import check_selector
 from keras_pruner.registry import did_you_mean
 
 DEFAULT_TARGET_SPARSITY = 0.9
 
 
+@takes_every_name
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PruningConfig:
     """Says what to prune, how far and when.
@@ -148,6 +152,7 @@ class PruningConfig:
                     f"`{key}` must be True or False. Received: {getattr(self, key)!r}"
                 )
         check_mask_bits(self, self._set)
+        PRUNERS[self.pruning_type].complete(self)
         self._normalise_local_configs()
 
     def _set(self, name, value):
@@ -167,6 +172,8 @@ class PruningConfig:
                     f"'{criterion}', but `criterion` is {self.criterion!r}. Give one."
                 )
             self._set("criterion", criterion)
+        if name not in PRUNERS:
+            raise PRUNERS.unknown(name)
         self._set("pruning_type", name)
         options = self.pruner_options
         if not isinstance(options, dict) or not all(
@@ -195,12 +202,11 @@ class PruningConfig:
         if allocation is None and self.pattern.is_unstructured:
             # The most accurate of docs/accuracy.md.
             allocation = "global" if criterion.is_comparable else "global_l2"
-        config = dataclasses.replace(
-            self,
-            criterion=criterion,
-            schedule=SCHEDULES.get(self.schedule, schedule),
-            allocation=ALLOCATIONS.get(self.allocation, allocation or "erk"),
-        )
+        # The constructor calls this, so it makes the copy without it.
+        config = copy.copy(self)
+        config._set("criterion", criterion)
+        config._set("schedule", SCHEDULES.get(self.schedule, schedule))
+        config._set("allocation", ALLOCATIONS.get(self.allocation, allocation or "erk"))
         criterion.check(config)
         config.allocation.check(config)
         return config
@@ -282,6 +288,14 @@ class PruningConfig:
         return self.target_sparsity if meets else None
 
     @classmethod
+    def defaults(cls):
+        """Returns a dict from the name of each field to its default."""
+        return {
+            field.name: {} if field.name == "pruner_options" else field.default
+            for field in dataclasses.fields(cls)
+        }
+
+    @classmethod
     def from_dict(cls, config):
         """Builds a config from a dict of fields.
 
@@ -299,7 +313,7 @@ class PruningConfig:
             raise TypeError(
                 f"A pruning config is given as a dict. Received: {config!r}"
             )
-        return cls(**rename_keys(config))
+        return cls(**config)
 
     def to_dict(self):
         """Returns a dict of plain values; `from_dict` makes an equal config of it.
@@ -338,27 +352,6 @@ class PruningConfig:
         return f"PruningConfig({', '.join(changed)})"
 
 
-def as_config(config):
-    """Returns a `PruningConfig` for a config, a dict, or `None` (all defaults)."""
-    if config is None:
-        return PruningConfig()
-    if isinstance(config, PruningConfig):
-        return config
-    return PruningConfig.from_dict(config)
-
-
-def merged_config(config, settings):
-    """Returns a config with some of its fields changed.
-
-    Args:
-        config: `PruningConfig`, dict, or `None` for the defaults.
-        settings: Dict of fields, under their own names or Intel's. They win.
-    """
-    if config is None:
-        return as_config(settings)
-    return dataclasses.replace(as_config(config), **rename_keys(settings))
-
-
 def _as_tuple(value):
     if value is None:
         return ()
@@ -383,9 +376,3 @@ def _plain_selector(selector, key):
         f"`{key}` holds a function, which cannot be saved. Use a regular expression. "
         f"Received: {selector!r}"
     )
-
-
-def rename_keys(config):
-    """Returns a copy of a dict of settings with the fields' names as its keys."""
-    known = [field.name for field in dataclasses.fields(PruningConfig)]
-    return renamed(config, known)
