@@ -43,7 +43,10 @@ def renamed(settings):
     for key, value in settings.items():
         name = KEY_ALIASES.get(key, key)
         if name in values:
-            raise ValueError(f"'{key}' and '{name}' are the same setting, given twice.")
+            other = next(k for k in settings if KEY_ALIASES.get(k) == name)
+            raise ValueError(
+                f"'{other}' and '{name}' are the same setting, given twice."
+            )
         if isinstance(value, str):
             value = VALUE_ALIASES.get(name, {}).get(value, value)
         values[name] = value

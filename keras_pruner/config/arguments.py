@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+from keras_pruner.checks import shown
 from keras_pruner.config.pruning_config import PruningConfig
 from keras_pruner.config.settings import (
     KNOWN_SETTINGS,
@@ -41,7 +42,7 @@ def merged_config(config, settings):
     if config is not None and not isinstance(config, dict):
         raise TypeError(
             "A pruning config is a `PruningConfig` or a dict. Give settings by name, "
-            f"e.g. {keyword_for(config)}. Received: {config!r}"
+            f"e.g. {keyword_for(config)}. Received: {shown(config)}"
         )
     # One dict, so that a default does not contradict a setting.
     return PruningConfig(**(rename_keys(config or {}) | rename_keys(settings)))
@@ -64,7 +65,7 @@ def split_settings(arguments, others):
     settings = {name: v for name, v in arguments.items() if name not in rest}
     for name in settings:
         if name not in KNOWN_SETTINGS and name not in KEY_ALIASES:
-            raise unknown_setting(name)
+            raise unknown_setting(name, others)
     return settings, rest
 
 

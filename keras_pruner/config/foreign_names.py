@@ -17,7 +17,7 @@ _SCHEDULE = (
     '`schedule="polynomial"`, with `begin_step=0`, `end_step=1000` and `frequency=100`'
 )
 _PRUNER = '`pruning_type="rigl"`'
-_OPTIONS = '`pruner_options={"drop_fraction": 0.3}` with `pruning_type="rigl"`'
+_OPTIONS = '`pruning_type="rigl", pruner_options={"drop_fraction": 0.3}`'
 _LOCAL = '`local_configs=[{"include": "head", "target_sparsity": 0.5}]`'
 
 # The name in another library -> what to write here. Code stands in backticks.

@@ -1,6 +1,7 @@
 """Defines what a config asks of the pruner that it names."""
 
-from keras_pruner.registry import Registry, did_you_mean
+from keras_pruner.checks import did_you_mean, shown
+from keras_pruner.registry import Registry
 
 
 class PrunerType:
@@ -42,7 +43,8 @@ class PrunerType:
             if name not in cls.default_options:
                 known = ", ".join(cls.default_options) or "none"
                 raise ValueError(
-                    f"Unknown option '{name}' of pruner '{cls.name or cls.__name__}'."
+                    f"`pruner_options`: Unknown option {shown(name)} of pruner "
+                    f"'{cls.name or cls.__name__}'."
                     f"{did_you_mean(name, cls.default_options)} Its options: {known}."
                 )
         if config.resume_from_pruned_checkpoint and not cls.keeps_zeros:

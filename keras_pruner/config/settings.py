@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
+from keras_pruner.checks import did_you_mean, shown
 from keras_pruner.components import (
     ALLOCATIONS,
     CRITERIA,
@@ -23,7 +24,6 @@ from keras_pruner.components import (
 from keras_pruner.config.foreign_names import FOREIGN_NAMES
 from keras_pruner.config.pruner_type import PRUNERS
 from keras_pruner.intel_names import KEY_ALIASES, renamed
-from keras_pruner.registry import did_you_mean
 
 Selector = str | keras.layers.Layer | Callable
 
@@ -84,15 +84,20 @@ def rename_keys(settings):
     return renamed(settings)
 
 
-def unknown_setting(key):
-    """Returns the error for a name that is no setting; it says what to write."""
-    known = [*KNOWN_SETTINGS, *KEY_ALIASES]
+def unknown_setting(key, others=()):
+    """Returns the error for a name that is no setting; it says what to write.
+
+    Args:
+        key: The name.
+        others: Further names that are allowed there.
+    """
+    known = [*KNOWN_SETTINGS, *KEY_ALIASES, *others]
     if key in FOREIGN_NAMES:
         hint = f" Write {FOREIGN_NAMES[key]}."
     else:
         hint = did_you_mean(key, known)
     return ValueError(
-        f"Unknown pruning config key '{key}'.{hint} Known: "
+        f"Unknown pruning config key {shown(key)}.{hint} Known: "
         f"{', '.join(sorted(KNOWN_SETTINGS))}; and Intel's names: "
         f"{', '.join(sorted(KEY_ALIASES))}."
     )
@@ -101,7 +106,7 @@ def unknown_setting(key):
 def keyword_for(value):
     """Returns a setting, as you write it, that could be meant by a lone value."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return f"`target_sparsity={value}`"
+        return f"`target_sparsity={shown(value)}`"
     families = {
         "pattern": PATTERNS,
         "criterion": CRITERIA,
@@ -112,7 +117,7 @@ def keyword_for(value):
     }
     for name, registry in families.items():
         if isinstance(value, registry.base) or registry.knows(value):
-            return f"`{name}={value!r}`"
+            return f"`{name}={shown(value)}`"
     return "`target_sparsity=0.9`"
 
 
@@ -142,7 +147,7 @@ def takes_every_name(cls):
         if args:
             raise TypeError(
                 f"Settings are given by name, e.g. {keyword_for(args[0])}. Received: "
-                f"{', '.join(map(repr, args))}"
+                f"{', '.join(map(shown, args))}"
             )
         from_fields(self, **rename_keys(settings))
 

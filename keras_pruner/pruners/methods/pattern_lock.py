@@ -20,6 +20,14 @@ class PatternLock(KerasBasePruner):
 
     default_schedule = "constant"
 
+    @classmethod
+    def check(cls, config, options):
+        if config.criterion.has_memory:
+            raise ValueError(
+                "Pruner 'pattern_lock' keeps zeros and scores no weights: leave "
+                f"`criterion` open. Received: criterion='{config.criterion.name}'"
+            )
+
     @property
     def target_sparsity_ratio(self):
         """Share of locked zeros; before training begins, share of zeros."""
