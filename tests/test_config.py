@@ -22,7 +22,6 @@ from keras_pruner.config import (
     Settings,
     as_config,
     merged_config,
-    split_settings,
     takes_settings,
 )
 from keras_pruner.config.foreign_names import FOREIGN_NAMES
@@ -632,17 +631,6 @@ def test_signature_keeps_the_other_arguments():
     names = list(inspect.signature(function).parameters)
     assert names == ["model", "config", "name", *FIELDS, "kwargs"]
     assert function.__doc__ == "Takes a model."
-
-
-def test_settings_are_divided_from_arguments_of_a_layer():
-    given = {"name": "x", "target_sparsity": 0.5, "start_step": 1}
-    settings, rest = split_settings(given, {"name", "dtype"})
-    assert (settings, rest) == (
-        {"target_sparsity": 0.5, "start_step": 1},
-        {"name": "x"},
-    )
-    with pytest.raises(ValueError, match="'nane'. Did you mean 'name'"):
-        split_settings({"nane": "x"}, {"name", "dtype"})
 
 
 def test_config_that_is_no_dict_is_an_error():

@@ -1,11 +1,6 @@
 """Says what to prune, how far and when, and checks it."""
 
-from keras_pruner.config.arguments import (
-    as_config,
-    merged_config,
-    split_settings,
-    takes_settings,
-)
+from keras_pruner.config.arguments import as_config, merged_config, takes_settings
 from keras_pruner.config.pruner_type import PRUNERS, PrunerType, register_pruner
 from keras_pruner.config.pruning_config import DEFAULT_TARGET_SPARSITY, PruningConfig
 from keras_pruner.config.settings import Settings
@@ -19,6 +14,5 @@ __all__ = [
     "as_config",
     "merged_config",
     "register_pruner",
-    "split_settings",
     "takes_settings",
 ]

@@ -6,13 +6,10 @@ import inspect
 from keras_pruner.checks import shown
 from keras_pruner.config.pruning_config import PruningConfig
 from keras_pruner.config.settings import (
-    KNOWN_SETTINGS,
     keyword_for,
     rename_keys,
     setting_parameters,
-    unknown_setting,
 )
-from keras_pruner.intel_names import KEY_ALIASES
 
 
 def as_config(config):
@@ -46,27 +43,6 @@ def merged_config(config, settings):
         )
     # One dict, so that a default does not contradict a setting.
     return PruningConfig(**(rename_keys(config or {}) | rename_keys(settings)))
-
-
-def split_settings(arguments, others):
-    """Divides keyword arguments into settings and arguments of another function.
-
-    Args:
-        arguments: Dict from names to values.
-        others: Names that the other function takes.
-
-    Returns:
-        Tuple of the dict of settings, for `merged_config`, and the dict of the others.
-
-    Raises:
-        ValueError: If a name is neither. The message suggests the nearest one.
-    """
-    rest = {name: value for name, value in arguments.items() if name in others}
-    settings = {name: v for name, v in arguments.items() if name not in rest}
-    for name in settings:
-        if name not in KNOWN_SETTINGS and name not in KEY_ALIASES:
-            raise unknown_setting(name, others)
-    return settings, rest
 
 
 def takes_settings(function):

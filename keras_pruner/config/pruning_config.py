@@ -247,7 +247,7 @@ class PruningConfig:
     def _local_config(self, local):
         if isinstance(local, dict):
             changes = rename_keys(local)
-            if changes.get("local_configs"):
+            if as_tuple(changes.get("local_configs")):
                 raise ValueError("A local config has no local configs of its own.")
             own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
             own |= {"local_configs": (), "include": None, "exclude": ()}

@@ -60,7 +60,7 @@ class Settings(typing.TypedDict, total=False):
     local_configs: Sequence[typing.Any] | dict | None
 
 
-KNOWN_SETTINGS = tuple(Settings.__annotations__)
+_KNOWN = tuple(Settings.__annotations__)
 
 
 def rename_keys(settings):
@@ -79,26 +79,21 @@ def rename_keys(settings):
             raise TypeError(
                 f"The keys of a pruning config are names of settings. Received: {key!r}"
             )
-        if key not in KNOWN_SETTINGS and key not in KEY_ALIASES:
-            raise unknown_setting(key)
+        if key not in _KNOWN and key not in KEY_ALIASES:
+            raise _unknown(key)
     return renamed(settings)
 
 
-def unknown_setting(key, others=()):
-    """Returns the error for a name that is no setting; it says what to write.
-
-    Args:
-        key: The name.
-        others: Further names that are allowed there.
-    """
-    known = [*KNOWN_SETTINGS, *KEY_ALIASES, *others]
+def _unknown(key):
+    """Returns the error for a name that is no setting; it says what to write."""
+    known = [*_KNOWN, *KEY_ALIASES]
     if key in FOREIGN_NAMES:
         hint = f" Write {FOREIGN_NAMES[key]}."
     else:
         hint = did_you_mean(key, known)
     return ValueError(
         f"Unknown pruning config key {shown(key)}.{hint} Known: "
-        f"{', '.join(sorted(KNOWN_SETTINGS))}; and Intel's names: "
+        f"{', '.join(sorted(_KNOWN))}; and Intel's names: "
         f"{', '.join(sorted(KEY_ALIASES))}."
     )
 
