@@ -14,6 +14,7 @@ from keras_pruner.backend.devices import (
     num_replicas,
     on_devices_of,
     sum_over_replicas,
+    trains_eagerly,
 )
 from keras_pruner.backend.gradients import derivative, double_precision, no_gradients
 from keras_pruner.backend.hashing import salt_of, uniform_hash
@@ -22,6 +23,7 @@ from keras_pruner.backend.keras_private import (
     build_by_batch,
     class_with_fit,
     count_of,
+    has_own_train_step,
     index_in,
     inputs_structure_of,
     layout_of,
@@ -82,6 +84,7 @@ __all__ = [
     "derivative",
     "double_precision",
     "get_steps",
+    "has_own_train_step",
     "index_in",
     "innermost",
     "inputs_structure_of",
@@ -114,6 +117,7 @@ __all__ = [
     "sum_over_replicas",
     "summary_writer_of",
     "trainables_in",
+    "trains_eagerly",
     "uniform_hash",
     "variables_trained_by",
 ]

@@ -109,3 +109,8 @@ def sum_over_replicas(tensors):
 
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def trains_eagerly(model):
+    """Returns whether Python runs every training step of a compiled model."""
+    return keras.backend.backend() == "torch" or model.run_eagerly

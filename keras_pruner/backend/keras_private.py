@@ -108,3 +108,8 @@ def summary_writer_of(callback):
 def class_with_fit():
     """Returns the base of `keras.Model` that defines `fit`: its backend's trainer."""
     return next(base for base in keras.Model.__mro__ if "fit" in vars(base))
+
+
+def has_own_train_step(model):
+    """Returns whether a model's class replaces the training step of Keras."""
+    return type(model).train_step is not class_with_fit().train_step

@@ -129,7 +129,7 @@ def set_steps(optimizer, steps):
 
 
 def moving_averages(optimizer):
-    """Returns a dict from the index of a variable to its moving average.
+    """Returns a dict from the id of a variable to its moving average.
 
     Args:
         optimizer: Built `keras.optimizers.Optimizer`, wrapped or not. The dict is empty
@@ -138,11 +138,12 @@ def moving_averages(optimizer):
     optimizer = innermost(optimizer)
     if not optimizer.use_ema:
         return {}
-    averages = enumerate(moving_averages_of(optimizer))
-    return {index: average for index, average in averages if average is not None}
+    variables, averages = variables_trained_by(optimizer), moving_averages_of(optimizer)
+    pairs = zip(map(id, variables), averages, strict=True)
+    return {key: average for key, average in pairs if average is not None}
 
 
-def apply_inner(optimizer, gradients, variables, trained=None):
+def apply_inner(optimizer, gradients, variables, trained=None, *, as_pairs=False):
     """Lets an optimizer step, inside of another optimizer's `apply`.
 
     Args:
@@ -151,6 +152,7 @@ def apply_inner(optimizer, gradients, variables, trained=None):
         variables: List of their variables.
         trained: List of all variables that the optimizer trains, if Keras maps
             variables to values while it runs (`stateless_apply`).
+        as_pairs: Whether to call `apply_gradients`, which its class may override.
 
     Returns:
         Tuple of whether it accepted the gradients, and whether it applied a step, as
@@ -159,7 +161,9 @@ def apply_inner(optimizer, gradients, variables, trained=None):
     counter = count_of(innermost(optimizer))
     # A sum is a value; the variable itself would change with the step.
     ticks, iterations = counter + 0, optimizer.iterations + 0
-    if trained is None:
+    if trained is None and as_pairs:
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    elif trained is None:
         optimizer.apply(gradients, variables)
     else:
         values, state = optimizer.stateless_apply(

@@ -33,6 +33,7 @@ class PruningPlan:
     Attributes:
         kernels: List of `KernelPlan`, one per unit: a kernel, or several that the
             pattern couples.
+        idle: Set of the positions in `kernels` of units that stay dense; see `release`.
         final_sparsity: Final sparsity over all kernels.
 
     Raises:
@@ -51,6 +52,7 @@ class PruningPlan:
 
     def __init__(self, config, kernels):
         self.config = config
+        self.idle = set()
         self.kernels = [
             _plan_unit(config.pattern, [kernels[index] for index in unit])
             for unit in config.pattern.couple(kernels)
@@ -66,8 +68,19 @@ class PruningPlan:
 
     @property
     def num_weights(self):
-        """Weights in all kernels."""
-        return total_weights(self.kernels)
+        """Weights in all kernels, except idle ones."""
+        return total_weights(self._of_active(self.kernels))
+
+    def release(self, units):
+        """Lets units stay dense: the target is that of the others from now on.
+
+        Args:
+            units: Positions in `kernels`.
+        """
+        self.idle.update(units)
+
+    def _of_active(self, values):
+        return [value for i, value in enumerate(values) if i not in self.idle]
 
     def demand(self, sparsity, pinned=None):
         """Returns the `Demand` of an update.
@@ -81,11 +94,13 @@ class PruningPlan:
         # Lower caps grow with the schedule, so that they never contradict it.
         floor = config.min_sparsity * share
         lower, upper = group_bounds(plans, floor, config.max_sparsity)
+        for index in self.idle:
+            lower[index] = upper[index] = 0
         if pinned is not None:
             lower = list(map(max, lower, pinned))
             upper = list(map(max, lower, upper))
         held = self._weights_in(lower)
-        target = max(target_weights(sparsity, plans), held)
+        target = max(target_weights(sparsity, self._of_active(plans)), held)
         if config.allocation.ranks_jointly:
             counts = [0] * len(plans)
         elif config.allocation.is_absolute:
@@ -94,8 +109,10 @@ class PruningPlan:
                 for k, a, b in zip(self._given_groups(), lower, upper, strict=True)
             ]
         else:
-            effective = max(sparsity, held / self.num_weights)
-            counts = allocate_counts(config.allocation, effective, plans, lower, upper)
+            effective = max(sparsity, held / max(1, self.num_weights))
+            active = map(self._of_active, (plans, lower, upper))
+            made = iter(allocate_counts(config.allocation, effective, *active))
+            counts = [0 if i in self.idle else next(made) for i in range(len(plans))]
         return Demand(counts, target, lower, upper)
 
     def _weights_in(self, counts):

@@ -1,9 +1,14 @@
 """Creates a pruner for each config of a model, and joins them into one."""
 
 import contextlib
+import dataclasses
 
+from keras import ops
+
+from keras_pruner.backend import count_true
 from keras_pruner.config import PRUNERS, as_config
 from keras_pruner.kernels import select_kernels
+from keras_pruner.masks import assign_mask, read_mask, zero_groups
 from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.training_step import pair_gradients
 
@@ -76,7 +81,7 @@ class PrunerGroup(BasePruner):
         return PRUNERS[config.pruning_type].complete(config)
 
     def build(self):
-        selections = self.select()
+        selections = self._selections = self.select()
         if isinstance(self.modules, list):
             self.modules = selections[0].modules
         with self.beside_training():
@@ -123,13 +128,13 @@ class PrunerGroup(BasePruner):
 
     @property
     def current_sparsity_ratio(self):
-        return self.num_pruned / self.num_weights
+        return self.num_pruned / max(1, self.num_weights)
 
     @property
     def target_sparsity_ratio(self):
         with self.beside_training():
             targets = [p.target_sparsity_ratio * p.num_weights for p in self.pruners]
-        return sum(targets) / self.num_weights
+        return sum(targets) / max(1, self.num_weights)
 
     @property
     def freezes_weights(self):
@@ -240,6 +245,51 @@ class PrunerGroup(BasePruner):
             for pruner in self.pruners:
                 pruner.regularize(learning_rate)
 
+    # Other kernels than those that the group was created for.
+
+    def prunes(self, selections):
+        """Whether the group was created for the same kernels and configs."""
+        return _ids_in(selections) == _ids_in(self._selections)
+
+    def moved_to(self, selections):
+        """Returns a group for other kernels of the same model.
+
+        Kernels of both groups keep their masks and states. If there are new kernels,
+        the new group begins at step 0, with the zeros of the old ones pinned, if its
+        pruner can. Otherwise it continues the schedule.
+
+        Args:
+            selections: List of `Selection`s.
+        """
+        owner = {id(k.variable): (p, k) for p in self.pruners for k in p.kernels}
+        ids = [id(kernel.variable) for s in selections for kernel in s.kernels]
+        begins_again = not set(ids) <= set(owner)
+        made = [_with_zeros_kept(s) for s in selections] if begins_again else selections
+        with self.beside_training():
+            group = type(self)(self.config, made)
+            group._selections = selections
+            for pruner in group.pruners:
+                _take_over(pruner, owner, begins_again)
+        group.scheduler = group.pruners[0].scheduler
+        return group
+
+    def release(self, kernels, reason):
+        """Lets kernels stay dense; the target is that of the others from now on.
+
+        Args:
+            kernels: List of `Kernel`s of the group. A unit that the pattern couples
+                stays dense if all its kernels are in the list.
+            reason: Why, for `skipped`.
+        """
+        with self.beside_training():
+            for pruner in self.pruners:
+                _release(pruner, set(map(id, kernels)), reason)
+
+    def count_zeros(self):
+        """Counts the pruned kernels' weights that are zero now, whatever masks say."""
+        with self.beside_training():
+            return sum(_count_zeros(k) for p in self.pruners for k in _active(p))
+
     def warn_if_short(self):
         for pruner in self.pruners:
             pruner.warn_if_short()
@@ -247,3 +297,87 @@ class PrunerGroup(BasePruner):
 
 def _merged(dicts):
     return {name: value for part in dicts for name, value in part.items()}
+
+
+def _ids_in(selections):
+    return [
+        (s.config, [id(kernel.variable) for kernel in s.kernels]) for s in selections
+    ]
+
+
+def _with_zeros_kept(selection):
+    config = selection.config
+    if not PRUNERS[config.pruning_type].keeps_zeros:
+        return selection
+    config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
+    return dataclasses.replace(selection, config=config)
+
+
+def _take_over(pruner, owner, begins_again):
+    """Copies masks and states from the earlier pruners of the same kernels.
+
+    Args:
+        pruner: `KerasBasePruner` that was just created.
+        owner: Dict from the id of a variable to its earlier pruner and `Kernel`.
+        begins_again: Whether the schedule begins at step 0.
+    """
+    kept = {id(k.variable) for k in pruner.kernels if id(k.variable) in owner}
+    for kernel in pruner.kernels:
+        if id(kernel.variable) not in kept:
+            continue
+        old, old_kernel = owner[id(kernel.variable)]
+        mask = pruner.mask_variables[kernel.path]
+        assign_mask(mask, ops.copy(old.mask_value(old_kernel)), pruner.updater.call)
+        states = old.state_variables[old_kernel.path]
+        for name, state in pruner.state_variables[kernel.path].items():
+            if name in states and tuple(states[name].shape) == tuple(state.shape):
+                state.assign(ops.copy(states[name]))
+    pruner.refresh()
+    if not begins_again:
+        pruner.continue_from(owner[id(pruner.kernels[0].variable)][0])
+    elif pruner.config.resume_from_pruned_checkpoint:
+        pruner.updater.pinned = [
+            _pinned_in(unit, pruner, kept) for unit in pruner.units
+        ]
+
+
+def _pinned_in(unit, pruner, kept):
+    """Counts the groups of a unit that earlier masks zero; 0 if a kernel is new."""
+    kernels = [pruner.kernels[index] for index in unit.indices]
+    if any(id(kernel.variable) not in kept for kernel in kernels):
+        return 0
+    masks = [ops.cast(pruner.mask_value(kernel), "float32") for kernel in kernels]
+    return count_true(zero_groups(unit, masks))
+
+
+def _count_zeros(kernel):
+    zeros = ops.equal(ops.convert_to_tensor(kernel.variable), 0)
+    if kernel.wrapper_mask is not None:
+        # The layer computes with the product.
+        pruned = ops.logical_not(read_mask(kernel.wrapper_mask))
+        zeros = ops.logical_or(zeros, pruned)
+    return count_true(zeros)
+
+
+def _active(pruner):
+    """Returns the kernels of a pruner that were not released."""
+    return [
+        pruner.kernels[index]
+        for number, unit in enumerate(pruner.units)
+        if number not in pruner.plan.idle
+        for index in unit.indices
+    ]
+
+
+def _release(pruner, ids, reason):
+    for number, unit in enumerate(pruner.units):
+        members = [pruner.kernels[index] for index in unit.indices]
+        if not ids.issuperset(map(id, members)):
+            continue
+        pruner.plan.release([number])
+        pruner.skipped += tuple(kernel.skip(reason) for kernel in members)
+        for kernel in members:
+            mask = ops.ones(kernel.variable.shape, dtype="bool")
+            kept = pruner.mask_variables[kernel.path]
+            assign_mask(kept, mask, pruner.updater.call)
+    pruner.refresh()

@@ -146,7 +146,7 @@ class KerasBasePruner(BasePruner):
 
     @property
     def current_sparsity_ratio(self):
-        return self._num_pruned / self.num_weights
+        return self._num_pruned / max(1, self.num_weights)
 
     @property
     def target_sparsity_ratio(self):
@@ -188,8 +188,10 @@ class KerasBasePruner(BasePruner):
 
     def refresh(self):
         """Counts the pruned weights again, after other code assigned the masks."""
-        kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
-        self._num_pruned = self.num_weights - kept
+        self._num_pruned = sum(
+            kernel.layout.size - count_true(self.mask_value(kernel))
+            for kernel in self.kernels
+        )
 
     # A mask update. The first four methods are compiled, pure functions of one unit.
 

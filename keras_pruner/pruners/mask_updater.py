@@ -190,7 +190,8 @@ class MaskUpdater:
         """Whether a unit may have to prune more or less than the ranking says."""
         config = self.pruner.config
         is_capped = config.min_sparsity > 0 or config.max_sparsity < 1
-        return is_capped or config.resume_from_pruned_checkpoint
+        has_idle = bool(self.pruner.plan.idle)
+        return is_capped or has_idle or config.resume_from_pruned_checkpoint
 
     # The results.
 

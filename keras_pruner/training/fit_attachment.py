@@ -5,8 +5,15 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_pruner.backend import Patch, check_strategy, innermost, on_devices_of
-from keras_pruner.training.fit_guard import forget, on_failed_fit
+from keras_pruner.backend import (
+    Patch,
+    check_strategy,
+    innermost,
+    on_devices_of,
+    trains_eagerly,
+    variables_trained_by,
+)
+from keras_pruner.training.fit_guard import running_fit
 from keras_pruner.training.pruning_optimizer import PruningOptimizer
 from keras_pruner.training.saving.atomic_files import (
     load_weights,
@@ -44,20 +51,21 @@ class FitAttachment:
     Args:
         model: Compiled and built Keras model.
         group: `PrunerGroup` of the model.
-        on_failure: Bound method, called with the model if an exception ends `fit`.
         cached_step: `CachedStep` of an earlier run, or `None`.
 
     Attributes:
         optimizer: The `PruningOptimizer`.
     """
 
-    def __init__(self, model, group, on_failure, cached_step=None):
+    def __init__(self, model, group, cached_step=None):
         self.model = model
         self.group = group
         current = model.optimizer
         restored = current if isinstance(current, PruningOptimizer) else None
         user_optimizer = inner_optimizer_for(restored, model) if restored else current
         check_strategy(model, innermost(user_optimizer))
+        if restored is None:
+            _check_optimizer_knows(model.trainable_variables, user_optimizer)
         if cached_step is not None and (
             restored or cached_step.signature != _signature(model, user_optimizer)
         ):
@@ -79,10 +87,9 @@ class FitAttachment:
         model.optimizer = self.optimizer
         methods = {n: functools.partial(f, model) for n, f in _IN_FIT.items()}
         self._patch = Patch(model, **methods)
-        on_failed_fit(model, on_failure)
         if cached_step is not None:
             model.train_function = cached_step.function
-        elif train_function is not None:
+        elif train_function is not None or running_fit(model) is not None:
             model.make_train_function(force=True)
         self._let_gradients_pass(True)
         self.bind()
@@ -108,6 +115,20 @@ class FitAttachment:
             pruner.bind(self.optimizer.step, step, self.optimizer)
             pruner.refresh()
 
+    @property
+    def is_in_place(self):
+        """Whether the model still has the `PruningOptimizer` of this attachment."""
+        return self.model.optimizer is self.optimizer
+
+    @property
+    def is_outdated(self):
+        """Whether an eager step now trains other weights, e.g. because of freezing."""
+        if not trains_eagerly(self.model):
+            # A compiled step trains the same weights until it is compiled again.
+            return False
+        now = self.model.trainable_variables
+        return _Same(self.optimizer.trained_variables) != now
+
     def detach(self):
         """Restores the optimizer, train function and methods of the model.
 
@@ -115,7 +136,6 @@ class FitAttachment:
             `CachedStep`, or `None` if the model now has another optimizer.
         """
         model, cached_step = self.model, None
-        forget(model)
         self._let_gradients_pass(False)
         if model.optimizer is self.optimizer:
             model.optimizer = self.optimizer.inner_optimizer
@@ -126,6 +146,20 @@ class FitAttachment:
         for pruner in self.group.pruners:
             pruner.bind(None, None)
         return cached_step
+
+
+def _check_optimizer_knows(variables, optimizer):
+    """Raises an error if an optimizer was built before variables became trainable."""
+    if not optimizer.built:
+        return
+    known = set(map(id, variables_trained_by(innermost(optimizer))))
+    new = [variable.path for variable in variables if id(variable) not in known]
+    if new:
+        raise ValueError(
+            f"The model's optimizer cannot train '{new[0]}' ({len(new)} variables in "
+            "all), because it was built before they became trainable, or for another "
+            "model. Call `model.compile` with a new optimizer before `fit`."
+        )
 
 
 def _build_optimizer(model, user_optimizer, group):
@@ -189,10 +223,22 @@ def _compile_config(model):
     return config | {"optimizer": optimizer, "auto_scale_loss": False}
 
 
+def _save(model, filepath, *args, **kwargs):
+    """Saves a model; in the legacy format, which has no masks, without pruning."""
+    if not str(filepath).endswith((".h5", ".hdf5")):
+        return save_model(model, filepath, *args, **kwargs)
+    optimizer = model.optimizer
+    model.optimizer = optimizer.inner_optimizer
+    try:
+        return save_model(model, filepath, *args, **kwargs)
+    finally:
+        model.optimizer = optimizer
+
+
 # Methods of a model that are replaced during `fit`.
 _IN_FIT = {
     "get_compile_config": _compile_config,
-    "save": save_model,
+    "save": _save,
     "save_weights": save_weights,
     "load_weights": load_weights,
 }

@@ -1,16 +1,22 @@
-"""Tells callbacks that an exception ended `fit`.
+"""Tells a callback how the `fit` of its model ends.
 
-Keras has no hook for exceptions: it calls `on_train_end` only if a run succeeds. So
-this module wraps `fit` of Keras' trainer in a `try` when the package is imported. For
-other models, without such a callback, the wrapper only raises the exception again.
+Keras calls `on_train_end` only if a run succeeds, and of all callbacks in their order.
+So this module wraps `fit` of Keras' trainer when the package is imported. The wrapper
+tells the callback that watches a model about an exception, or about the end of `fit`
+after every `on_train_end`. For models without such a callback it only checks that
+`fit` does not lose the zeros of a pruned model.
 """
 
 import functools
+import inspect
 import weakref
 
 from keras_pruner.backend import Patch, class_with_fit
+from keras_pruner.training.lost_zeros import warn_of_plain_fit
 
-_hooks = weakref.WeakKeyDictionary()
+# Maps a model to the tokens of its runs of `fit`, the innermost last.
+_running = weakref.WeakKeyDictionary()
+_watchers = weakref.WeakKeyDictionary()
 
 
 def guard_fit():
@@ -21,45 +27,98 @@ def guard_fit():
         Patch(trainer, fit=_guarded(trainer.fit))
 
 
-def on_failed_fit(model, method):
-    """Registers a method that is called when an exception ends the `fit` of a model.
+def watch_fit(model, callback):
+    """Registers the callback that prunes a model.
 
     Args:
         model: Keras model.
-        method: Bound method with the model as argument; it is not kept alive.
+        callback: Object with the methods `on_fit_failed(model)` and
+            `on_fit_end(model)`; it is not kept alive.
     """
     # Another library may have replaced `fit`.
     guard_fit()
-    _hooks[model] = weakref.WeakMethod(method)
+    _watchers[model] = weakref.ref(callback)
+
+
+def watcher_of(model):
+    """Returns the callback that watches a model, or `None`."""
+    return _watchers.get(model, lambda: None)()
 
 
 def forget(model):
-    """Undoes `on_failed_fit`."""
-    _hooks.pop(model, None)
+    """Undoes `watch_fit`."""
+    _watchers.pop(model, None)
+
+
+def running_fit(model):
+    """Returns a token of the run of `fit` that trains a model now, or `None`."""
+    tokens = _running.get(model)
+    return tokens[-1] if tokens else None
 
 
 def _guarded(fit):
+    signature = inspect.signature(fit)
+
     @functools.wraps(fit)
     def guarded(self, *args, **kwargs):
         try:
-            return fit(self, *args, **kwargs)
+            given = signature.bind_partial(self, *args, **kwargs).arguments
+        except TypeError:
+            # `fit` raises the same error.
+            given = {}
+        callbacks = flat(given.get("callbacks"))
+        _detach_if_left(self, callbacks)
+        warn_of_plain_fit(self, callbacks)
+        tokens = _running.setdefault(self, [])
+        tokens.append(object())
+        try:
+            result = fit(self, *args, **kwargs)
         except BaseException as error:
-            _call_hook(self, error)
+            _tell_of_failure(self, error)
             raise
+        finally:
+            tokens.pop()
+        watcher = watcher_of(self)
+        forget(self)
+        if watcher is not None:
+            watcher.on_fit_end(self)
+        return result
 
     guarded.is_guarded = True
     return guarded
 
 
-def _call_hook(model, error):
-    method = _hooks.pop(model, lambda: None)()
-    if method is None:
+def _detach_if_left(model, callbacks):
+    """Detaches a callback that was attached to a model by hand, and never begun."""
+    watcher = watcher_of(model)
+    if watcher is None or watcher in callbacks or running_fit(model) is not None:
+        return
+    forget(model)
+    watcher.on_fit_failed(model)
+
+
+def flat(callbacks):
+    """Returns the callbacks in an argument of `fit` as a list."""
+    if callbacks is None:
+        return []
+    if hasattr(callbacks, "callbacks"):
+        callbacks = callbacks.callbacks
+    if isinstance(callbacks, list | tuple):
+        return [one for part in callbacks for one in flat(part)]
+    return [callbacks]
+
+
+def _tell_of_failure(model, error):
+    watcher = watcher_of(model)
+    forget(model)
+    if watcher is None:
         return
     try:
-        method(model)
+        watcher.on_fit_failed(model)
     except Exception as second:
         # The first error must not be lost.
-        error.add_note(f"Afterwards {method.__qualname__} failed: {second!r}")
+        name = type(watcher).__name__
+        error.add_note(f"Afterwards {name}.on_fit_failed failed: {second!r}")
 
 
 guard_fit()

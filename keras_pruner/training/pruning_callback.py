@@ -4,13 +4,15 @@ import weakref
 
 import keras
 from absl import logging
-from keras import ops
 
-from keras_pruner.backend import innermost
 from keras_pruner.config import merged_config
 from keras_pruner.kernels import check_built, select_in_model
-from keras_pruner.pruners import NonFiniteError, PrunerGroup, refuse_at_init_only
+from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
+from keras_pruner.training.at_target import AtTarget
 from keras_pruner.training.fit_attachment import FitAttachment
+from keras_pruner.training.fit_guard import forget, running_fit, watch_fit, watcher_of
+from keras_pruner.training.lost_zeros import remember_pruned
+from keras_pruner.training.pruning_run import PruningRun
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -23,14 +25,24 @@ class PruningCallback(keras.callbacks.Callback):
     If you set only a target, pruning begins at once and ends after three quarters of
     the run, which leaves a quarter to fine-tune. The callback prints the chosen steps.
     Every pruned weight is exactly zero after every optimizer step, from the first
-    update to the end of training. `logs` have the key `"sparsity"`: list this callback
+    update to the end of training. `logs` have the key `"sparsity"`, or
+    `"kernel_sparsity"` if the model has a metric of that name: list this callback
     before those that should see it.
 
     During `fit`, a `PruningOptimizer` wraps the model's optimizer. At the end, also
-    after an exception, the model has its own optimizer again, with its state. A second
-    `fit` with the same callback continues where the first stopped. During `fit`,
-    `model.save` and `save_weights` write a file completely or not at all, and
-    `load_weights` loads all or nothing.
+    after an exception, the model has its own optimizer again, with its state. During
+    `fit`, `model.save` and `save_weights` write a file completely or not at all, and
+    `load_weights` loads all or nothing. A model that is not built yet is built by the
+    first batch, as Keras does, and pruned from then on.
+
+    A second `fit` with the same callback continues where the first stopped. If other
+    layers are trainable then, the kernels that stay keep their masks. If some are new,
+    pruning begins again at step 0, for all of them. `reset` starts with new masks.
+
+    If another callback assigns weights after the last step, as
+    `EarlyStopping(restore_best_weights=True)` does, the zeros of these weights count.
+    If they are fewer than the masks', a warning at the end of `fit` says so. Wrap such
+    a callback by `at_target` to keep the best epoch at the target sparsity.
 
     If a weight or a criterion state is not finite at a mask update, the masks stay
     unchanged. The callback logs an error, and training continues.
@@ -38,9 +50,13 @@ class PruningCallback(keras.callbacks.Callback):
     If the model has `PrunedLayer`s, only those are pruned, each by its own config, or
     by this one if it has none.
 
+    A copy by `copy.deepcopy` or `pickle` has the settings, and has pruned nothing.
+
     Args:
         config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
-        verbose: Whether to print the chosen steps.
+        verbose: Whether to print the chosen steps. `fit(verbose=0)` prints nothing.
+        reapply_masks: Whether to apply the masks again at the end of `fit`, if another
+            callback assigned weights without their zeros.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
     Attributes:
@@ -49,27 +65,69 @@ class PruningCallback(keras.callbacks.Callback):
 
     Raises:
         ValueError: If a setting is unknown or invalid; in `fit`, before any weight
-            changes, if the model is not compiled or has nothing to prune.
+            changes, if the model is not compiled, has nothing to prune, or another
+            PruningCallback prunes it; after the first batch, if the training step does
+            not use `model.optimizer`.
     """
 
-    def __init__(self, config=None, *, verbose=True, **settings):
+    # `fit` looks for a callback with this attribute.
+    prunes_in_fit = True
+
+    def __init__(self, config=None, *, verbose=True, reapply_masks=False, **settings):
         super().__init__()
         self.config = merged_config(config, settings)
         for part in (self.config, *self.config.local_configs):
             refuse_at_init_only(part)
         self.verbose = verbose
+        self.reapply_masks = reapply_masks
+        self._forget_all()
+
+    def _forget_all(self):
         self._group = None
-        self._pruned_model = lambda: None
+        self._run = None
+        self._pruned_model = None
         self._attachment = None
         self._cached_step = None
-        self._plan_of_run = {}
+        # Token of the `fit` in which the attachment was made.
+        self._fit = None
         self._training = False
-        self._first_epoch = True
-        # Of a run of unknown length: its first step, and the epochs after the first.
-        self._measured = None
-        # Most optimizer updates possible so far, and the step of the next mask update.
-        self._ceiling = 0
-        self._next_update = None
+        self._has_begun = False
+        self._log_key = None
+
+    def reset(self):
+        """Forgets masks and counts, so that the next `fit` starts with new ones.
+
+        Call it after you set the weights back, e.g. for the next fold of a
+        cross-validation. The weights of a model are not changed.
+
+        Raises:
+            ValueError: If `fit` runs with this callback.
+        """
+        if self._is_busy:
+            raise ValueError(
+                "This PruningCallback is in use by a running `fit`. Call `reset` "
+                "between two calls of `fit`."
+            )
+        self._detach()
+        self._forget_all()
+
+    def at_target(self, callback):
+        """Makes another callback ignore the epochs before the target sparsity.
+
+        ```python
+        pruning = PruningCallback(target_sparsity=0.9)
+        best = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
+        model.fit(x, y, epochs=40, callbacks=[pruning, pruning.at_target(best)])
+        ```
+
+        Args:
+            callback: `keras.callbacks.Callback`, e.g. `EarlyStopping`, or
+                `ModelCheckpoint` with `save_best_only`.
+
+        Returns:
+            Callback to list in place of the given one.
+        """
+        return AtTarget(self, callback)
 
     @property
     def pruners(self):
@@ -78,8 +136,16 @@ class PruningCallback(keras.callbacks.Callback):
 
     @property
     def sparsity(self):
-        """Zeroed weights / weights, over all kernels that are pruned; in [0, 1)."""
-        return 0.0 if self._group is None else self._group.current_sparsity_ratio
+        """Weights that are zero now / weights, over all pruned kernels; in [0, 1]."""
+        if self._group is None:
+            return 0.0
+        self._synchronise()
+        return self._group.count_zeros() / self._group.num_weights
+
+    @property
+    def is_done(self):
+        """Whether the last mask update, which reaches the target, was made."""
+        return self._group is not None and self._group.is_done
 
     @property
     def skipped(self):
@@ -89,13 +155,25 @@ class PruningCallback(keras.callbacks.Callback):
     def __repr__(self):
         return f"PruningCallback({self.config!r}, sparsity {self.sparsity:.4f})"
 
+    def __getstate__(self):
+        new = PruningCallback.__new__(PruningCallback)
+        new._forget_all()
+        # Keras' own attributes belong to a run, too.
+        own = set(vars(new)) | set(vars(keras.callbacks.Callback()))
+        return {key: value for key, value in vars(self).items() if key not in own}
+
+    def __setstate__(self, state):
+        keras.callbacks.Callback.__init__(self)
+        self._forget_all()
+        self.__dict__.update(state)
+
     # The hooks of a run.
 
     def set_model(self, model):
         super().set_model(model)
         # `fit` calls this for all callbacks before it begins. So the masks exist when
         # another callback restores a checkpoint, in any order of callbacks.
-        if getattr(model, "optimizer", None) is not None:
+        if getattr(model, "optimizer", None) is not None and model.built:
             self._attach(model)
 
     def on_train_begin(self, logs=None):
@@ -103,11 +181,14 @@ class PruningCallback(keras.callbacks.Callback):
         if getattr(model, "optimizer", None) is None:
             raise ValueError(
                 "PruningCallback needs a compiled model. Call `model.compile` with an "
-                "optimizer before `fit`."
+                "optimizer before `fit`; in a loop of your own, also "
+                "`callback.set_model(model)`."
             )
-        self._attach(model)
+        if model.built:
+            self._attach(model)
         self._training = True
-        self._first_epoch = True
+        self._has_begun = False
+        self._log_key = None
 
     def on_test_begin(self, logs=None):
         self._detach_if_idle()
@@ -121,183 +202,191 @@ class PruningCallback(keras.callbacks.Callback):
             self._detach()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._first_epoch:
-            return
-        self._first_epoch = False
-        self._synchronise()
-        # Another callback may have restored the masks and the counts.
-        self._attachment.bind()
-        params = self.params or {}
-        steps = params.get("steps")
-        epochs = params.get("epochs", epoch + 1) - epoch
-        for pruner, counts in zip(
-            self.pruners, self._saved("pinned", ()), strict=False
-        ):
-            pruner.updater.pinned = counts
-        if self._resumes():
-            self._plan(None)
-        elif steps is None and epochs > 1:
-            # For a generator, the first epoch measures the number of steps.
-            self._measured = self._read_step(), epochs - 1
-        else:
-            # A frozen model counts every batch.
-            accumulated = 1
-            if not self._group.freezes_weights:
-                optimizer = innermost(self.model.optimizer)
-                accumulated = optimizer.gradient_accumulation_steps or 1
-            self._plan(None if steps is None else epochs * steps // accumulated)
-        self._group.begin()
-        self._remember_plan()
-        self._update()
+        self._ensure_run(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._ensure_run(0, batch)
 
     def on_train_batch_end(self, batch, logs=None):
-        # Reading the optimizer's count waits for the device, so it is read only when
-        # an update may be due. Each step applies at most one update.
-        self._ceiling += getattr(self._attachment.model, "steps_per_execution", 1)
-        if self._next_update is not None and self._ceiling >= self._next_update:
-            self._update()
-        if logs is not None:
-            logs["sparsity"] = self.sparsity
+        if self._has_begun:
+            self._run.after_batch(self._synchronise)
+        else:
+            # The batch was trained without pruning, and may have built the model.
+            self._ensure_run(0, batch + 1)
+        # The step that just ended has set the pruned weights to zero.
+        group = self._group
+        self._log(logs, 0.0 if group is None else group.current_sparsity_ratio)
 
     def on_epoch_end(self, epoch, logs=None):
-        replanned = not self._group.is_scheduled
-        if replanned:
-            self._synchronise()
-            begin, epochs_left = self._measured
-            now = self._read_step()
-            self._plan((now - begin) * epochs_left, first_step=now)
-            self._remember_plan()
-        # A data set of unknown length may end in a step without a callback.
-        if self._next_update is not None or replanned:
-            self._update()
-        if logs is not None:
-            logs["sparsity"] = self.sparsity
+        self._ensure_run(epoch)
+        if self._has_begun:
+            self._run.after_epoch(self._synchronise)
+        self._log(logs, self.sparsity)
+
+    def _log(self, logs, sparsity):
+        if logs is None:
+            return
+        if self._log_key is None:
+            # A metric of the model may have the name.
+            self._log_key = "kernel_sparsity" if "sparsity" in logs else "sparsity"
+        logs[self._log_key] = sparsity
 
     def on_train_end(self, logs=None):
         self._training = False
-        if self._first_epoch:
-            # The restored run had already ended.
-            self._synchronise()
-            self._attachment.bind()
-            self._detach()
+        if self._attachment is None:
             return
         self._synchronise()
+        if not self._has_begun:
+            # The restored run had already ended.
+            self._attachment.bind()
+        model = self._attachment.model
         self._detach()
-        self._group.warn_if_short()
+        remember_pruned(model)
+        if self._has_begun:
+            self._group.warn_if_short()
+        if running_fit(model) is None:
+            # A loop calls the hooks, and no `fit` tells of its end.
+            forget(model)
+            self.on_fit_end(model)
 
-    # Parts of the hooks.
+    def on_fit_end(self, model):
+        """Compares the zeros with the masks, after `on_train_end` of all callbacks."""
+        group = self._group
+        zeros, pruned = group.count_zeros(), group.num_pruned
+        if zeros >= pruned:
+            return
+        weights = group.num_weights
+        if self.reapply_masks:
+            group.take_over_weights()
+            group.apply_masks()
+            logging.info(
+                "Weights were assigned after the last training step, with a sparsity "
+                "of %.4f. The masks were applied again: %.4f.",
+                zeros / weights,
+                group.count_zeros() / weights,
+            )
+            return
+        logging.warning(
+            "The model ends with a sparsity of %.4f, though the masks have %.4f: "
+            "weights were assigned after the last training step, e.g. by "
+            "`EarlyStopping(restore_best_weights=True)`. To restore the best epoch at "
+            "the target sparsity, wrap that callback: "
+            "`callbacks=[pruning, pruning.at_target(EarlyStopping(...))]`. Or let "
+            "`PruningCallback(reapply_masks=True)` prune the assigned weights.",
+            zeros / weights,
+            pruned / weights,
+        )
 
-    @property
-    def _optimizer(self):
-        return self._attachment.optimizer
-
-    def _attach(self, model):
-        """Creates the pruners and puts them into the model, unless they are there."""
-        if self._attachment is not None:
-            is_attached = self._attachment.model is model
-            if is_attached and model.optimizer is self._optimizer:
-                return
-            self._detach()
-        group, cached_step = self._group, self._cached_step
-        if self._pruned_model() is not model:
-            check_built(model)
-            selections = select_in_model(model, self.config)
-            group, cached_step = PrunerGroup(self.config, selections), None
-        self._attachment = FitAttachment(model, group, self._abandon, cached_step)
-        if group is not self._group:
-            self._plan_of_run = {}
-        self._group = group
-        self._pruned_model = weakref.ref(model)
-
-    def _detach(self):
-        if self._attachment is not None:
-            self._cached_step = self._attachment.detach()
-            self._attachment = None
-
-    def _abandon(self, model):
+    def on_fit_failed(self, model):
         """Detaches after an exception ended the run."""
         self._training = False
         self._detach()
         # The exception may have interrupted the step anywhere.
         self._cached_step = None
 
-    def _read_step(self):
-        return int(ops.convert_to_numpy(self._optimizer.step))
+    # Parts of the hooks.
 
-    def _saved(self, key, default=None):
-        """Returns a value of the saved plan of the run, or the default."""
-        return (self._optimizer.run_state.plan or {}).get(key, default)
+    @property
+    def _is_busy(self):
+        """Whether a `fit`, or a loop of one's own, trains with this callback."""
+        if self._attachment is None or not self._training:
+            return False
+        return running_fit(self._attachment.model) is self._fit
 
-    def _resumes(self):
-        """Whether a saved run continues whose steps were already planned."""
-        return self._read_step() < self._saved("total_steps", 0)
+    def _ensure_run(self, epoch, batches_done=0):
+        """Begins the run, unless it has begun; attaches again if Keras' state changed.
 
-    def _plan(self, updates, first_step=0):
-        """Fixes open steps, given the number of further updates; `None` if unknown."""
+        Args:
+            epoch: Number of the current epoch.
+            batches_done: Batches of this epoch that were trained already.
+        """
+        if not self._training:
+            # A loop calls the hooks, and left this one out.
+            self.on_train_begin()
+        is_attached = self._attachment is not None and self._attachment.is_in_place
+        if is_attached and self._has_begun and not self._attachment.is_outdated:
+            return
+        if is_attached and self._attachment.is_outdated:
+            self._detach()
+            is_attached = False
+        if not is_attached:
+            if not self.model.built:
+                # The first batch builds it.
+                return
+            self._attach(self.model)
         self._synchronise()
-        now = self._read_step()
-        total = now + (updates or 0)
-        if self._resumes():
-            # Batches of an epoch that are repeated must not move the schedule.
-            total, first_step = self._saved("total_steps"), self._saved("first_step")
-            updates = total - now
-        if not self._group.is_scheduled:
-            self._group.schedule_open_steps(total, first_step)
-            self._plan_of_run = {"total_steps": total, "first_step": first_step}
-        end = max(pruner.scheduler.last_update for pruner in self.pruners)
-        if updates is None and any(p.config.end_step is None for p in self.pruners):
-            logging.warning(
-                "The length of the run is unknown and it has one epoch, so pruning is "
-                "done in one shot at its start. To prune step by step, give "
-                "`steps_per_epoch` to fit, or `end_step` to PruningCallback."
-            )
-        elif updates is not None and end > now + updates:
-            logging.warning(
-                "The last mask update is due at step %d, but this run ends at step %d: "
-                "the target sparsity will not be reached in it.",
-                end,
-                now + updates,
-            )
-        self._announce(now, updates)
-
-    def _remember_plan(self):
-        """Passes the plan to the optimizer, which saves it."""
-        pinned = [pruner.updater.pinned for pruner in self.pruners]
-        self._optimizer.set_plan(self._plan_of_run | {"pinned": pinned})
-
-    def _announce(self, now, updates):
-        for pruner in self.pruners:
-            scheduler = pruner.scheduler
-            length = "an unknown number of" if updates is None else now + updates
-            line = (
-                f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
-                f"kernels ({len(pruner.skipped)} skipped), sparsity "
-                f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
-                f"{scheduler.begin} to {scheduler.last_update} every "
-                f"{scheduler.frequency} of {length} steps"
-            )
-            if self.verbose and keras.config.is_interactive_logging_enabled():
-                print(line)
-            else:
-                logging.info(line)
-
-    def _update(self):
-        """Updates the masks that are due, by the optimizer's count of updates."""
-        self._synchronise()
-        self._ceiling = self._read_step()
-        upcoming = []
-        for pruner in self.pruners:
-            try:
-                if pruner.update_if_due():
-                    self._optimizer.enforce()
-                upcoming.append(pruner.next_update)
-            except NonFiniteError as error:
-                # Training continues, as it does in Keras with such weights.
-                logging.error("Step %d: %s", pruner.global_step, error)
-                upcoming.append(pruner.scheduler.next_update(pruner.global_step))
-        self._next_update = min(
-            (step for step in upcoming if step is not None), default=None
+        self._has_begun = True
+        params = self.params or {}
+        self._run.begin(
+            self._attachment,
+            epochs=params.get("epochs", epoch + 1) - epoch,
+            steps=params.get("steps"),
+            batches_done=batches_done,
+            prints=self.verbose and params.get("verbose", 1) != 0,
         )
+
+    def _attach(self, model):
+        """Creates the pruners and puts them into the model, unless they are there."""
+        if self._attachment is not None:
+            if self._attachment.model is model and self._attachment.is_in_place:
+                return
+            if self._attachment.model is not model and self._is_busy:
+                raise ValueError(
+                    f"This PruningCallback prunes '{self._attachment.model.name}' in a "
+                    "`fit` that still runs. Use one callback for each model, e.g. "
+                    "`copy.deepcopy(callback)`."
+                )
+            self._detach()
+        self._make_way(model)
+        check_built(model)
+        selections = select_in_model(model, self.config)
+        group, run, cached_step = self._group, self._run, self._cached_step
+        is_known = self._pruned_model is not None and self._pruned_model() is model
+        if not is_known:
+            group = PrunerGroup(self.config, selections)
+        elif not group.prunes(selections):
+            group = group.moved_to(selections)
+        elif not self._training:
+            self._tell_of_assigned_weights(group)
+        if group is not self._group:
+            run, cached_step = PruningRun(group), None
+        self._attachment = FitAttachment(model, group, cached_step)
+        self._group, self._run = group, run
+        self._pruned_model = weakref.ref(model)
+        self._fit = running_fit(model)
+        watch_fit(model, self)
+
+    def _make_way(self, model):
+        """Detaches what a failed run left in a model; refuses a second callback."""
+        other = watcher_of(model)
+        if other is None or other is self or other._attachment is None:
+            return
+        here = running_fit(model)
+        if other._fit is here and (here is not None or other._training):
+            raise ValueError(
+                "Another PruningCallback prunes this model already. To prune layers "
+                "differently, use one callback with `local_configs`, e.g. "
+                'PruningCallback(target_sparsity=0.5, local_configs=[{"include": '
+                '"head", "target_sparsity": 0.9}]). If a loop of your own was '
+                "interrupted, call `on_train_end()` of its callback."
+            )
+        other.on_fit_failed(model)
+
+    def _tell_of_assigned_weights(self, group):
+        zeros, pruned = group.count_zeros(), group.num_pruned
+        if zeros < pruned:
+            logging.warning(
+                "Since the last `fit`, weights were assigned with a sparsity of %.4f. "
+                "The callback continues with its masks, which have %.4f. To start with "
+                "new masks, call `callback.reset()` before `fit`.",
+                zeros / group.num_weights,
+                pruned / group.num_weights,
+            )
+
+    def _detach(self):
+        if self._attachment is not None:
+            self._cached_step = self._attachment.detach()
+            self._attachment = None
 
     def _synchronise(self):
         """Updates the variables if the backend trains on copies of them."""

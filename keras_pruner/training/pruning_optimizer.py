@@ -39,10 +39,11 @@ from keras_pruner.training.saving.variable_matching import (
     find_again,
     load_what_was_trained,
 )
+from keras_pruner.training.wrapper_optimizer import WrapperOptimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_pruner")
-class PruningOptimizer(keras.optimizers.Optimizer):
+class PruningOptimizer(WrapperOptimizer):
     """Wraps an optimizer so that pruned weights are zero after every step.
 
     The masks and the step count are variables of this optimizer. So they are part of
@@ -71,6 +72,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         last_update_steps: List of int variables: for each pruner the step of its
             latest mask update, -1 before the first.
         run_state: `RunState`.
+        has_stepped: Whether a training step has called `apply`.
+        reached: Set of the indices of variables that had a gradient in a step.
     """
 
     def __init__(
@@ -83,19 +86,15 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         run=None,
         name="pruning_optimizer",
     ):
-        if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
-            raise TypeError(
-                "`inner_optimizer` must be a keras.optimizers.Optimizer. "
-                f"Received: {inner_optimizer!r}"
-            )
-        # As in Keras' own wrapper, the learning rate is the inner optimizer's.
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
+        super().__init__(inner_optimizer, name=name)
         self.masked_variables = tuple(int(index) for index in masked_variables)
         self.packed_variables = tuple(int(index) for index in packed_variables)
         self.num_pruners, self.state_specs = checked_specs(num_pruners, states)
         self.last_update_steps = []
         self.run_state = RunState() if run is None else RunState.from_dict(run)
+        # What the training step has done so far, as Python saw it run or be traced.
+        self.has_stepped = False
+        self.reached = set()
         self._masks = {}
         self._states = {}
         self._rules = {}
@@ -244,31 +243,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for index, mask in self.masks.items()
         }
 
-    # Members of the inner optimizer.
-
-    @property
-    def variables(self):
-        return super().variables + self.inner_optimizer.variables
-
-    @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self):
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    def scale_loss(self, loss):
-        return self.inner_optimizer.scale_loss(loss)
-
     def finalize_variable_values(self, var_list):
         # Averages that become the weights are masked. A frozen model has none.
         if not self._freezes:
-            self.inner_optimizer.finalize_variable_values(var_list)
+            super().finalize_variable_values(var_list)
 
     # One step.
 
@@ -279,6 +257,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 self.build(variables)
         inner = self.inner_optimizer
+        self.has_stepped = True
         step = TrainingStep(self._trained_kernels())
         scale = loss_scale_of(inner)
         # Each replica has a share of the loss; the inner optimizer sums the gradients.
@@ -286,6 +265,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         shaped = []
         for gradient, variable in zip(grads, variables, strict=True):
             index = index_in(self, variable)
+            if gradient is not None:
+                self.reached.add(index)
             if index in step.kernels:
                 gradient = step.before(index, gradient, scale=scale, share=share)
             shaped.append(gradient)
@@ -294,7 +275,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         ticked = applied = None
         if not self._freezes:
             trained = self.trained_variables if self._is_stateless else None
-            ticked, applied = apply_inner(inner, shaped, variables, trained)
+            ticked, applied = apply_inner(
+                inner, shaped, variables, trained, as_pairs=self.gets_pairs
+            )
         count = 1 if applied is None else ops.cast(applied, self.step.dtype)
         self.step.assign_add(count)
         if applied is not None:
@@ -302,7 +285,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         step.after(
             rate,
             is_frozen=self._freezes,
-            averages=moving_averages(self.inner_optimizer),
+            averages=self._averages(),
             ticked=ticked,
             applied=applied,
             accumulated_steps=innermost(inner).gradient_accumulation_steps,
@@ -320,13 +303,18 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def enforce(self):
         """Sets the moving averages of pruned weights to zero, after a mask update."""
-        averages = moving_averages(self.inner_optimizer)
-        masks = self.masks
+        averages, masks = self._averages(), self.masks
         for index in set(averages) & set(masks):
             average = ops.convert_to_tensor(averages[index])
             averages[index].assign(
                 apply_mask_if_dense(average, read_mask(masks[index]))
             )
+
+    def _averages(self):
+        """Returns a dict from the index of a variable to its moving average."""
+        averages = moving_averages(self.inner_optimizer)
+        keys = enumerate(map(id, self.trained_variables))
+        return {index: averages[key] for index, key in keys if key in averages}
 
     # Files.
 

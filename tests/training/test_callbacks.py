@@ -213,12 +213,15 @@ def test_fit_with_unknown_steps_measures_the_first_epoch(data):
 
 
 def test_settings_are_derived_and_said_in_one_line(data, capsys):
-    model = compile_mlp(optimizer=adam())
     x, y = data
-    pruning = PruningCallback(target_sparsity=0.8)
-    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[pruning])
-    lines = capsys.readouterr().out.strip().splitlines()
-    assert lines == [
+    said = {}
+    for verbose in 0, 2:
+        pruning = PruningCallback(target_sparsity=0.8)
+        arguments = {"batch_size": 16, "epochs": 4, "callbacks": [pruning]}
+        compile_mlp(optimizer=adam()).fit(x, y, verbose=verbose, **arguments)
+        said[verbose] = capsys.readouterr().out.strip().splitlines()
+    assert said[0] == []
+    assert [line for line in said[2] if "PruningCallback" in line] == [
         "PruningCallback: 1x1 pattern, 2 kernels (0 skipped), sparsity 0 -> 0.8, "
         "steps 0 to 18 every 1 of 24 steps"
     ]
@@ -321,15 +324,13 @@ def test_callback_on_uncompiled_model_is_an_error():
         callback.on_train_begin()
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX and torch build in fit")
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_model_that_is_not_built_is_an_error(wrapped, data):
-    layer = keras.layers.Dense(3, activation="softmax")
-    layer = keras_pruner.PrunedLayer(layer) if wrapped else layer
-    model = compile_mlp(keras.Sequential([layer]))
-    x, y = data
-    with pytest.raises(ValueError, match="is not built.*keras.Input"):
-        model.fit(x, y, verbose=0, callbacks=[PruningCallback()])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_wrapped_layer_that_is_not_built_is_built_and_pruned(steps, data):
+    layer = keras_pruner.PrunedLayer(keras.layers.Dense(3, activation="softmax"))
+    steps = {} if BACKEND == "torch" else {"steps_per_execution": steps}
+    model = compile_mlp(keras.Sequential([layer]), **steps)
+    pruning, *_ = fit(model, data)
+    assert pruning.sparsity == round(0.8 * 48) / 48
 
 
 def test_failed_attach_leaves_the_model_as_it_was(data):

@@ -1,0 +1,210 @@
+"""Plans and makes the mask updates of a run, by the optimizer's count of steps."""
+
+import keras
+from absl import logging
+from keras import ops
+
+from keras_pruner.backend import innermost
+from keras_pruner.pruners import NonFiniteError
+from keras_pruner.training.trained_check import TrainedCheck
+
+
+class PruningRun:
+    """Plans and makes the mask updates of a `PrunerGroup`, in one `fit` or in several.
+
+    Every decision depends on the optimizer's count of applied updates. On JAX the
+    variables are current only after `synchronise`.
+
+    Args:
+        group: `PrunerGroup`.
+    """
+
+    def __init__(self, group):
+        self.group = group
+        self._prints = True
+        self._latest_step = 0
+        self.attachment = None
+        self._check = None
+        # Steps of the run, as the optimizer saves them.
+        self._chosen = {}
+        # Of a run of unknown length: its first step, and the epochs after the first.
+        self._measured = None
+        # Most optimizer updates possible so far, and the step of the next mask update.
+        self._ceiling = 0
+        self._next_update = None
+
+    @property
+    def _optimizer(self):
+        return self.attachment.optimizer
+
+    def begin(self, attachment, epochs, steps, batches_done=0, prints=True):
+        """Plans the run and makes a mask update that is due at once.
+
+        Args:
+            attachment: `FitAttachment` of the group.
+            epochs: Number of epochs, this one included.
+            steps: Batches of an epoch, or `None` if unknown.
+            batches_done: Batches of the first epoch that were trained already.
+            prints: Whether to print the chosen steps.
+        """
+        self._prints = prints
+        self.attachment, self._measured = attachment, None
+        self._check = TrainedCheck(attachment)
+        self._latest_step = 0
+        # Another callback may have restored the masks and the counts.
+        attachment.bind()
+        for pruner, counts in zip(
+            self.group.pruners, self._saved("pinned", ()), strict=False
+        ):
+            pruner.updater.pinned = counts
+        if self._resumes():
+            self._plan(None)
+        elif steps is None and epochs > 1:
+            # For a generator, the first epoch measures the number of steps.
+            self._measured = self._read_step(), epochs - 1
+        else:
+            # A frozen model counts every batch.
+            accumulated = 1
+            if not self.group.freezes_weights:
+                optimizer = innermost(self._optimizer)
+                accumulated = optimizer.gradient_accumulation_steps or 1
+            batches = None if steps is None else epochs * steps - batches_done
+            self._plan(None if batches is None else batches // accumulated)
+        self.group.begin()
+        self._remember_plan()
+        self.update()
+
+    def after_batch(self, synchronise):
+        """Makes a mask update if one is due.
+
+        Args:
+            synchronise: Function that makes the model's variables current.
+        """
+        # Reading the optimizer's count waits for the device, so it is read only when
+        # an update may be due. Each step applies at most one update.
+        self._ceiling += getattr(self.attachment.model, "steps_per_execution", 1)
+        is_due = self._next_update is not None and self._ceiling >= self._next_update
+        if not self._check.is_over:
+            synchronise()
+            if self._check.after_batch():
+                self._update_again()
+        if is_due:
+            synchronise()
+            self.update()
+
+    def after_epoch(self, synchronise):
+        """Makes an update if one is due; plans a run of unknown length.
+
+        Args:
+            synchronise: Function that makes the model's variables current.
+        """
+        synchronise()
+        self._read_step()
+        if self._check.after_epoch():
+            self._update_again()
+        replanned = not self.group.is_scheduled
+        if replanned:
+            begin, epochs_left = self._measured
+            now = self._read_step()
+            self._plan((now - begin) * epochs_left, first_step=now)
+            self._remember_plan()
+        # A data set of unknown length may end in a step without a callback.
+        if self._next_update is not None or replanned:
+            self.update()
+
+    def _update_again(self):
+        """Repeats the latest update, for the kernels that are left."""
+        for pruner in self.group.pruners:
+            if pruner.updated_at >= 0 and pruner.num_weights:
+                pruner.update_masks(pruner.sparsity_at(pruner.updated_at))
+        self._optimizer.enforce()
+
+    def update(self):
+        """Updates the masks that are due, by the optimizer's count of updates."""
+        self._ceiling = self._read_step()
+        self._check.keep_weights()
+        upcoming = []
+        for pruner in self.group.pruners:
+            try:
+                if pruner.update_if_due():
+                    self._optimizer.enforce()
+                upcoming.append(pruner.next_update)
+            except NonFiniteError as error:
+                # Training continues, as it does in Keras with such weights.
+                logging.error("Step %d: %s", pruner.global_step, error)
+                upcoming.append(pruner.scheduler.next_update(pruner.global_step))
+        self._next_update = min(
+            (step for step in upcoming if step is not None), default=None
+        )
+
+    def _read_step(self):
+        step = int(ops.convert_to_numpy(self._optimizer.step))
+        if step < self._latest_step:
+            # Other code assigned the count: a checkpoint, or zeros.
+            self.attachment.bind()
+            if self.group.num_pruned == self.group.num_weights:
+                raise ValueError(
+                    "Other code assigned zeros to the masks, so every weight was "
+                    "pruned. During `fit`, `model.optimizer.variables` has the masks: to "
+                    "reset the state of your optimizer, assign only "
+                    "`model.optimizer.inner_optimizer.variables`. Load the weights "
+                    "from before this `fit`."
+                )
+        self._latest_step = step
+        return step
+
+    def _saved(self, key, default=None):
+        """Returns a value of the saved plan of the run, or the default."""
+        return (self._optimizer.run_state.plan or {}).get(key, default)
+
+    def _resumes(self):
+        """Whether a saved run continues whose steps were already planned."""
+        return self._read_step() < self._saved("total_steps", 0)
+
+    def _plan(self, updates, first_step=0):
+        """Fixes open steps, given the number of further updates; `None` if unknown."""
+        group, now = self.group, self._read_step()
+        total = now + (updates or 0)
+        if self._resumes():
+            # Batches of an epoch that are repeated must not move the schedule.
+            total, first_step = self._saved("total_steps"), self._saved("first_step")
+            updates = total - now
+        if not group.is_scheduled:
+            group.schedule_open_steps(total, first_step)
+            self._chosen = {"total_steps": total, "first_step": first_step}
+        end = max(pruner.scheduler.last_update for pruner in group.pruners)
+        if updates is None and any(p.config.end_step is None for p in group.pruners):
+            logging.warning(
+                "The length of the run is unknown and it has one epoch, so pruning is "
+                "done in one shot at its start. To prune step by step, give "
+                "`steps_per_epoch` to fit, or `end_step` to PruningCallback."
+            )
+        elif updates is not None and end > now + updates:
+            logging.warning(
+                "The last mask update is due at step %d, but this run ends at step %d: "
+                "the target sparsity will not be reached in it.",
+                end,
+                now + updates,
+            )
+        self._announce(now, updates)
+
+    def _remember_plan(self):
+        """Passes the plan to the optimizer, which saves it."""
+        pinned = [pruner.updater.pinned for pruner in self.group.pruners]
+        self._optimizer.set_plan(self._chosen | {"pinned": pinned})
+
+    def _announce(self, now, updates):
+        for pruner in self.group.pruners:
+            scheduler = pruner.scheduler
+            length = "an unknown number of" if updates is None else now + updates
+            line = (
+                f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
+                f"kernels ({len(pruner.skipped)} skipped), sparsity "
+                f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
+                f"{scheduler.begin} to {scheduler.last_update} every "
+                f"{scheduler.frequency} of {length} steps"
+            )
+            if self._prints and keras.config.is_interactive_logging_enabled():
+                print(line)
+            else:
+                logging.info(line)

@@ -1,0 +1,110 @@
+"""Checks in the first batches that the optimizer trains the pruned kernels."""
+
+from absl import logging
+from keras import ops
+
+from keras_pruner.backend import trains_eagerly
+
+UNTRAINED = "no gradient reaches it in the training step"
+
+# Batches that a training step of the user's own may take before it steps, if it is
+# not compiled.
+_EAGER_BATCHES = 10
+
+
+class TrainedCheck:
+    """Checks in the first batches that the optimizer trains the pruned kernels.
+
+    A compiled step shows at its first batch what it trains. An eager step may train
+    other weights in each batch, so it has ten batches, or one epoch.
+
+    Args:
+        attachment: `FitAttachment`.
+    """
+
+    def __init__(self, attachment):
+        self.attachment = attachment
+        self._is_compiled = not trains_eagerly(attachment.model)
+        self._batches_left = 1 if self._is_compiled else _EAGER_BATCHES
+        self._before = {}
+
+    @property
+    def is_over(self):
+        return self._batches_left <= 0
+
+    def keep_weights(self):
+        """Copies the weights before a mask update, to restore those of no concern."""
+        if not self.is_over and not self._before:
+            kernels = self._unasked()
+            self._before = {id(k): ops.copy(k.variable) for k in kernels}
+
+    def after_batch(self):
+        """Counts a batch; at the last one, looks at what was trained.
+
+        Returns:
+            Whether kernels were released, so that an update is due.
+
+        Raises:
+            ValueError: If a compiled step does not use the model's optimizer.
+        """
+        self._batches_left -= 1
+        return self.is_over and self._end()
+
+    def after_epoch(self):
+        """Looks at what was trained; see `after_batch`."""
+        if self.is_over:
+            return False
+        self._batches_left = 0
+        return self._end()
+
+    def _end(self):
+        optimizer = self.attachment.optimizer
+        before, self._before = self._before, {}
+        if not optimizer.has_stepped:
+            self._tell_of_other_optimizer()
+            return False
+        reached = [optimizer.trained_variables[index] for index in optimizer.reached]
+        ids = set(map(id, reached))
+        idle = [k for k in self._unasked() if id(k.variable) not in ids]
+        group = self.attachment.group
+        if not idle:
+            return False
+        if len(idle) == len(group.kernels):
+            self._tell_of_other_optimizer()
+            return False
+        for kernel in idle:
+            if id(kernel) in before:
+                kernel.variable.assign(before[id(kernel)])
+        group.release(idle, UNTRAINED)
+        logging.warning(
+            "No gradient reaches %s in the training step, so pruning leaves them "
+            "dense. To prune them too, name them by `include`.",
+            ", ".join(f"'{kernel.path}'" for kernel in idle),
+        )
+        return True
+
+    def _unasked(self):
+        """Returns the kernels that no `include` or `layer_types` asks for."""
+        return [
+            kernel
+            for pruner in self.attachment.group.pruners
+            if pruner.config.include is None and pruner.config.layer_types is None
+            for kernel in pruner.kernels
+        ]
+
+    def _tell_of_other_optimizer(self):
+        kernels = [kernel.path for kernel in self.attachment.group.kernels]
+        names = ", ".join(f"'{path}'" for path in kernels[:3])
+        if len(kernels) > 3:
+            names += f" and {len(kernels) - 3} more"
+        message = (
+            "PruningCallback follows `model.optimizer`, but the training step does not "
+            f"train the pruned kernels by it: {names}. If the step has optimizers of "
+            "its own, as in a GAN, pass the one that trains these kernels to "
+            "`super().compile(optimizer=...)` and apply their gradients by "
+            "`self.optimizer`; or call the hooks of a `KerasBasePruner` in the step. "
+            "If you mean other kernels, name them by `include`."
+        )
+        if self._is_compiled:
+            raise ValueError(message)
+        logging.warning(message)
