@@ -47,15 +47,16 @@ DEFAULT_TARGET_SPARSITY = 0.9
 class PruningConfig:
     """Says what to prune, how far and when.
 
-    Every field has a default. The constructor checks all fields and freezes them; use
-    `dataclasses.replace` to make a changed copy.
+    Every field has a default. The constructor takes fields by name, under their own names
+    or those of Intel Neural Compressor. It checks all of them, also against the pruner,
+    and freezes them; use `dataclasses.replace` to make a changed copy.
 
     Example:
 
     >>> PruningConfig(pattern="2:4", exclude="head")
     PruningConfig(target_sparsity=0.5, pattern=NOfM(n=2, m=4), exclude=('head',))
     >>> # With the names of Intel Neural Compressor:
-    >>> PruningConfig.from_dict({"pruning_scope": "local", "start_step": 10})
+    >>> PruningConfig(pruning_scope="local", start_step=10)
     PruningConfig(target_sparsity=0.9, allocation=Uniform(), begin_step=10)
 
     Args:
@@ -84,8 +85,9 @@ class PruningConfig:
             kernel's path, layers, or functions from a `Kernel` to a bool. `None`
             means every prunable kernel.
         exclude: Kernels to leave dense, given like `include`. It wins over `include`.
-        layer_types: Names of layer classes to prune, with their subclasses; `None` for
-            all. Embeddings are pruned only if `"Embedding"` is named.
+        layer_types: Layer classes to prune, or their names, with their subclasses;
+            `None` for all. Embeddings are pruned only if `"Embedding"` is named. A
+            class is kept as its name.
         min_sparsity: Lowest sparsity of any one kernel, in [0, 1].
         max_sparsity: Highest sparsity of any one kernel, in [0, 1].
         group_reduction: How the scores of a group's members become its score:
@@ -102,15 +104,17 @@ class PruningConfig:
         pruning_type: Registered name of the pruner, `"basic"` by default. As in Intel
             Neural Compressor you can also name a gradient criterion, alone or with
             the suffix `"_progressive"`: `"snip_momentum_progressive"`.
-        pruner_options: Dict of settings of the pruner, by name.
+        pruner_options: Dict of settings of the pruner, by name: numbers, strings,
+            bools, lists and dicts.
         resume_from_pruned_checkpoint: Whether zeros that the model already has stay
             pruned, and count.
         local_configs: Configs, or dicts of changed keys, for some of the layers. Each
             names its layers by `include`; this config then skips them.
 
     Raises:
-        ValueError: If a value is out of its range, or two values contradict.
-        TypeError: If a value has the wrong type.
+        ValueError: If a name is unknown, a value is out of its range, two values
+            contradict, or the pruner cannot work with them.
+        TypeError: If a value has the wrong type, or is given without its name.
     """
 
     target_sparsity: float | None = None
