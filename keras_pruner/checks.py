@@ -19,8 +19,8 @@ _SHOWN = 200
 def did_you_mean(name, known):
     """Returns `" Did you mean 'x'?"`, or an empty string if no name is similar.
 
-    Case and the characters `-` and space do not count. Otherwise it names the first
-    that begins with `name`.
+    Case and the characters `-` and space do not count. Otherwise it names one of which
+    `name` is the beginning, or that is the beginning of `name`.
     """
     if not isinstance(name, str):
         return ""
@@ -31,6 +31,7 @@ def did_you_mean(name, known):
     if len(plain) > 2:
         near += [item for item in known if item.lower().startswith(plain)]
     near += difflib.get_close_matches(plain, known, n=1)
+    near += [item for item in known if len(item) > 2 and plain.startswith(item.lower())]
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

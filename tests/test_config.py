@@ -24,7 +24,7 @@ from keras_pruner.config import (
     merged_config,
     takes_settings,
 )
-from keras_pruner.config.foreign_names import FOREIGN_NAMES
+from keras_pruner.config.foreign_names import FOREIGN_NAMES, FOREIGN_VALUES
 from keras_pruner.intel_names import KEY_ALIASES
 from keras_pruner.kernels import matches_path, select_kernels
 from keras_pruner.oneshot import prune_at_init
@@ -491,6 +491,14 @@ def test_advice_for_a_name_of_another_library_is_code_that_runs(name):
     for setting in settings:
         # Alternatives each set one field; the others are at their defaults.
         assert PruningConfig(**eval(f"dict({setting})")) is not None
+
+
+@pytest.mark.parametrize("key", FOREIGN_VALUES)
+def test_word_of_another_library_is_an_error_that_says_what_to_write(key):
+    for word, here in FOREIGN_VALUES[key].items():
+        spelled = word.upper().replace("_", "-")
+        refuses(f"Write `{key}={here!r}`. Known: ", **{key: spelled})
+        PruningConfig(**{key: here})
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def test_error_in_an_argument_names_the_component():
         ("Magnitude", " Did you mean 'magnitude'?"),
         ("top-kast", " Did you mean 'top_kast'?"),
         ("poly", " Did you mean 'polynomial'?"),
+        ("polynomial_decay_of_another", " Did you mean 'polynomial'?"),
         ("xyz", ""),
         (7, ""),
         (["magnitude"], ""),

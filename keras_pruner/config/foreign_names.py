@@ -1,4 +1,4 @@
-"""Says what to write for the setting names of other pruning libraries."""
+"""Says what to write for names and values of other pruning libraries."""
 
 _TARGET = "`target_sparsity=0.9`, a fraction of weights to zero"
 _INITIAL = "`initial_sparsity=0.1`"
@@ -131,4 +131,65 @@ FOREIGN_NAMES = {
     "drop_fraction": _OPTIONS,
     "reduction": '`group_reduction="mean"`',
     "layer_configs": _LOCAL,
+}
+
+# Words of other libraries for a component, by field -> the name here.
+FOREIGN_VALUES = {
+    "pattern": {
+        "unstructured": "1x1",
+        "element": "1x1",
+        "elementwise": "1x1",
+        "fine_grained": "1x1",
+        "structured": "1xchannel",
+        "channel": "1xchannel",
+        "channels": "1xchannel",
+        "filter": "1xchannel",
+        "filters": "1xchannel",
+        "output": "1xchannel",
+        "input": "channelx1",
+        "head": "mha",
+        "heads": "mha",
+        "nm": "2:4",
+        "n:m": "2:4",
+        "block": "4x1",
+    },
+    "criterion": {
+        "l1": "magnitude",
+        "l1_norm": "magnitude",
+        "l1_unstructured": "magnitude",
+        "l2": "magnitude",
+        "l2_norm": "magnitude",
+        "weight": "magnitude",
+        "weights": "magnitude",
+        "abs": "magnitude",
+        "norm": "magnitude",
+        "hessian": "fisher",
+        "sensitivity": "snip",
+    },
+    "allocation": {
+        "layerwise": "uniform",
+        "per_layer": "uniform",
+        "layer": "uniform",
+        "er": "erk",
+        "erdos_renyi": "erk",
+    },
+    "schedule": {
+        "gradual": "polynomial",
+        "agp": "polynomial",
+        "cubic": "polynomial",
+        "step": "linear",
+        "one_shot": "constant",
+        "none": "constant",
+    },
+    "regularizer": {"lasso": "l1", "ridge": "l2", "weight_decay": "l2"},
+    "pruning_type": {
+        "gradual": "basic",
+        "agp": "basic",
+        "iterative": "basic",
+        "unstructured": "basic",
+        "l1_unstructured": "basic",
+        "lth": "lottery_ticket",
+        "sparse_evolutionary_training": "set",
+        "granet": "rigl",
+    },
 }

@@ -6,6 +6,7 @@ import keras
 
 from keras_pruner.checks import shown
 from keras_pruner.components import ALLOCATIONS, CRITERIA, Allocation, Custom
+from keras_pruner.config.foreign_names import FOREIGN_VALUES
 from keras_pruner.intel_names import TYPE_ALIASES
 
 
@@ -20,6 +21,24 @@ def as_tuple(value):
         return tuple(value)
     except TypeError:
         return (value,)
+
+
+def refuse_foreign_value(key, registry, given):
+    """Raises an error that says what to write for a word of another library.
+
+    Args:
+        key: Name of the setting.
+        registry: Its `Registry`, whose names are accepted.
+        given: Value of any type.
+    """
+    if not isinstance(given, str) or registry.knows(given):
+        return
+    word = "_".join(given.lower().replace("-", " ").split())
+    if word in FOREIGN_VALUES[key]:
+        raise ValueError(
+            f"Unknown {registry.family} {given!r} in `{key}`. Write "
+            f"`{key}={FOREIGN_VALUES[key][word]!r}`. Known: {', '.join(registry)}."
+        )
 
 
 def as_allocation(given):

@@ -33,9 +33,10 @@ from keras_pruner.config.forms import (
     as_tuple,
     layer_type_names,
     plain_selector,
+    refuse_foreign_value,
 )
 from keras_pruner.config.pruner_type import PRUNERS
-from keras_pruner.config.settings import rename_keys, takes_every_name
+from keras_pruner.config.settings import FAMILIES, rename_keys, takes_every_name
 from keras_pruner.intel_names import split_pruning_type
 from keras_pruner.kernels import check_selector
 
@@ -47,9 +48,9 @@ DEFAULT_TARGET_SPARSITY = 0.9
 class PruningConfig:
     """Says what to prune, how far and when.
 
-    Every field has a default. The constructor takes fields by name, under their own names
-    or those of Intel Neural Compressor. It checks all of them, also against the pruner,
-    and freezes them; use `dataclasses.replace` to make a changed copy.
+    Every field has a default. The constructor takes fields by name, under their own
+    names or those of Intel Neural Compressor. It checks all of them, also against the
+    pruner, and freezes them; use `dataclasses.replace` to make a changed copy.
 
     Example:
 
@@ -168,6 +169,7 @@ class PruningConfig:
                 f"Received: {shown(self.pruning_type)}"
             )
         name, criterion = split_pruning_type(self.pruning_type, CRITERIA)
+        refuse_foreign_value("pruning_type", PRUNERS, name)
         if name not in PRUNERS:
             raise ValueError(f"`pruning_type`: {PRUNERS.unknown(name)}")
         if criterion is not None:
@@ -209,6 +211,8 @@ class PruningConfig:
         return config
 
     def _normalise_components(self):
+        for key, registry in FAMILIES.items():
+            refuse_foreign_value(key, registry, getattr(self, key))
         self._set("pattern", PATTERNS.get(self.pattern, "1x1"))
         for key, registry in (
             ("criterion", CRITERIA),
@@ -316,13 +320,7 @@ class PruningConfig:
             ValueError: If a selector or allocation is a function.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for key, registry in (
-            ("pattern", PATTERNS),
-            ("criterion", CRITERIA),
-            ("allocation", ALLOCATIONS),
-            ("schedule", SCHEDULES),
-            ("regularizer", REGULARIZERS),
-        ):
+        for key, registry in FAMILIES.items():
             if values[key] is not None:
                 values[key] = registry.serialize(values[key])
         for key in ("include", "exclude"):

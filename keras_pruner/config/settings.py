@@ -25,6 +25,15 @@ from keras_pruner.config.foreign_names import FOREIGN_NAMES
 from keras_pruner.config.pruner_type import PRUNERS
 from keras_pruner.intel_names import KEY_ALIASES, renamed
 
+# The registry of each setting that is a component.
+FAMILIES = {
+    "pattern": PATTERNS,
+    "criterion": CRITERIA,
+    "allocation": ALLOCATIONS,
+    "schedule": SCHEDULES,
+    "regularizer": REGULARIZERS,
+}
+
 Selector = str | keras.layers.Layer | Callable
 
 
@@ -102,15 +111,7 @@ def keyword_for(value):
     """Returns a setting, as you write it, that could be meant by a lone value."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return f"`target_sparsity={shown(value)}`"
-    families = {
-        "pattern": PATTERNS,
-        "criterion": CRITERIA,
-        "pruning_type": PRUNERS,
-        "allocation": ALLOCATIONS,
-        "schedule": SCHEDULES,
-        "regularizer": REGULARIZERS,
-    }
-    for name, registry in families.items():
+    for name, registry in (FAMILIES | {"pruning_type": PRUNERS}).items():
         if isinstance(value, registry.base) or registry.knows(value):
             return f"`{name}={shown(value)}`"
     return "`target_sparsity=0.9`"
