@@ -1,11 +1,101 @@
-"""Checks the numbers that a user sets."""
+"""Checks values that a user sets, and words the errors."""
 
+import contextlib
+import difflib
+import json
 import math
 import numbers
+
+import numpy as np
 
 # A setting without an upper bound must still fit into a tensor.
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 INT64_MAX = 2**63 - 1
+
+# Messages show at most so many characters of a value.
+_SHOWN = 200
+
+
+def did_you_mean(name, known):
+    """Returns `" Did you mean 'x'?"`, or an empty string if no name is similar.
+
+    Case and the characters `-` and space do not count. Otherwise it names one of which
+    `name` is the beginning, or that is the beginning of `name`.
+    """
+    if not isinstance(name, str):
+        return ""
+    known, name = [str(item) for item in known], name[:_SHOWN]
+    plain = "_".join(name.lower().replace("-", " ").split())
+    near = [item for item in known if item.lower() == plain]
+    near += difflib.get_close_matches(name, known, n=1)
+    if len(plain) > 2:
+        near += [item for item in known if item.lower().startswith(plain)]
+    near += difflib.get_close_matches(plain, known, n=1)
+    near += [item for item in known if len(item) > 2 and plain.startswith(item.lower())]
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def shown(value):
+    """Returns any value as text of a bounded length, for a message."""
+    try:
+        text = repr(value)
+    except Exception:
+        # An integer of too many digits, or an object whose `repr` fails.
+        return f"a value of type {type(value).__name__} that cannot be printed"
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[: _SHOWN // 2]}... ({len(text)} characters)"
+
+
+@contextlib.contextmanager
+def naming(what):
+    """Puts a name before the message of a `ValueError` or `TypeError`.
+
+    Args:
+        what: The setting, component or config in which the error is.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}") from error
+
+
+def check_bool(value, name):
+    """Checks that a value is True or False, and returns it as a bool.
+
+    Args:
+        value: Bool of Python or NumPy.
+        name: The setting, written as in a message: "`soft`".
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False. Received: {shown(value)}")
+    return bool(value)
+
+
+def check_choice(value, name, choices):
+    """Raises an error unless a value is one of some strings, or `None` if allowed.
+
+    Args:
+        value: Value of any type.
+        name: The setting, written as in a message: "`group_reduction`".
+        choices: The allowed values: strings, and perhaps `None`.
+
+    Raises:
+        ValueError: If it is none of them; the message suggests the nearest one.
+    """
+    if value is None or isinstance(value, str):
+        if value in choices:
+            return
+    words = [repr(c) if c is None else f"{c}" for c in choices]
+    raise ValueError(
+        f"{name} must be one of {', '.join(words)}."
+        f"{did_you_mean(value, words) if isinstance(value, str) else ''} "
+        f"Received: {shown(value)}"
+    )
 
 
 def check_in_range(
@@ -43,7 +133,9 @@ def check_in_range(
     elif high is None and number > limit and value != math.inf:
         hint = f" ({'int64' if integer else 'float32'} holds at most {limit:g})"
     allowed = _interval(low, high, integer, open_low, open_high)
-    raise ValueError(f"{name} must be {allowed}{hint}. Received: {_shown(value)}")
+    raise ValueError(
+        f"{name} must be {allowed}{hint}. Received: {_number_as_text(value)}"
+    )
 
 
 def check_option(options, name, low, high, *, integer=False):
@@ -61,6 +153,36 @@ def check_option(options, name, low, high, *, integer=False):
     if not isinstance(value, int if integer else int | float):
         raise _wrong_type(value, name, integer)
     check_in_range(value, name, low, high, integer=integer)
+
+
+def plain_dict(value, name):
+    """Returns a dict of options as a file holds it: of plain values only.
+
+    Args:
+        value: Dict from strings to `None`, bools, numbers, strings, lists and dicts.
+            NumPy's scalars become Python's, and tuples become lists.
+        name: The setting, written as in a message: "`pruner_options`".
+
+    Raises:
+        TypeError: If it is no such dict.
+    """
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise TypeError(
+            f"{name} is a dict from names to values. Received: {shown(value)}"
+        )
+    try:
+        return json.loads(json.dumps(value, default=_plain_number))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"{name} holds a value that cannot be saved; use numbers, strings, bools, "
+            f"lists and dicts: {error}. Received: {shown(value)}"
+        ) from error
+
+
+def _plain_number(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{shown(value)} is of type {type(value).__name__}")
 
 
 def check_sparsities(config, assign):
@@ -154,7 +276,7 @@ def _whole(value):
 
 def _wrong_type(value, name, integer):
     kind = "an integer" if integer else "a number"
-    return TypeError(f"{name} must be {kind}. Received: {value!r}")
+    return TypeError(f"{name} must be {kind}. Received: {shown(value)}")
 
 
 def _interval(low, high, integer, open_low, open_high):
@@ -168,7 +290,7 @@ def _interval(low, high, integer, open_low, open_high):
     return bound if integer else f"finite and {bound}"
 
 
-def _shown(value):
+def _number_as_text(value):
     """Returns a number as text of a bounded length."""
     try:
         text = str(value)

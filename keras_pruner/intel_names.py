@@ -1,7 +1,5 @@
 """Maps the setting names of Intel Neural Compressor to the names here."""
 
-from keras_pruner.registry import did_you_mean
-
 # Intel Neural Compressor's key -> the field's name here.
 KEY_ALIASES = {
     "op_names": "include",
@@ -32,32 +30,27 @@ TYPE_ALIASES = {
 }
 
 
-def renamed(config, known):
+def renamed(settings):
     """Returns a copy of a dict of settings with the fields' names as its keys.
 
     Args:
-        config: Dict with fields' names or Intel's as keys.
-        known: Names of the fields.
+        settings: Dict with fields' names or Intel's as keys.
 
     Raises:
-        ValueError: If a key is unknown, or a setting has two names in the dict.
+        ValueError: If a setting has two names in the dict.
     """
     values = {}
-    for key, value in config.items():
+    for key, value in settings.items():
         name = KEY_ALIASES.get(key, key)
-        if name not in known:
-            raise ValueError(
-                f"Unknown pruning config key '{key}'."
-                f"{did_you_mean(key, [*known, *KEY_ALIASES])} "
-                f"Known: {', '.join(sorted(known))}; and Intel's names: "
-                f"{', '.join(sorted(KEY_ALIASES))}."
-            )
         if name in values:
-            raise ValueError(f"'{key}' and '{name}' are the same setting, given twice.")
+            other = next(k for k in settings if KEY_ALIASES.get(k) == name)
+            raise ValueError(
+                f"'{other}' and '{name}' are the same setting, given twice."
+            )
         if isinstance(value, str):
             value = VALUE_ALIASES.get(name, {}).get(value, value)
         values[name] = value
-    if values.get("include") == [] or values.get("include") == ():
+    if isinstance(settings.get("op_names"), list | tuple) and not settings["op_names"]:
         # Intel's empty `op_names` means every layer.
         values["include"] = None
     return values

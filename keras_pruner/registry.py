@@ -1,13 +1,9 @@
 """Registers criteria, patterns, schedules, allocations and pruners by name."""
 
-import difflib
+import inspect
 from collections.abc import Mapping
 
-
-def did_you_mean(name, known):
-    """Returns `" Did you mean 'x'?"`, or an empty string if no name is similar."""
-    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+from keras_pruner.checks import did_you_mean, naming, shown
 
 
 class Component:
@@ -25,7 +21,20 @@ class Component:
 
     @classmethod
     def from_config(cls, config):
-        """Builds the component from a config that `get_config` returned."""
+        """Builds the component from a config that `get_config` returned.
+
+        Raises:
+            ValueError: If the constructor takes other arguments.
+        """
+        parameters = inspect.signature(cls).parameters
+        try:
+            inspect.signature(cls).bind(**config)
+        except TypeError as error:
+            unknown = [name for name in config if name not in parameters]
+            hint = did_you_mean(unknown[0], parameters) if unknown else ""
+            raise ValueError(
+                f"{error}.{hint} Its arguments: {', '.join(parameters) or 'none'}."
+            ) from error
         return cls(**config)
 
     def __eq__(self, other):
@@ -121,11 +130,15 @@ class Registry(Mapping):
     def __repr__(self):
         return f"Registry({self.family}: {', '.join(self._classes)})"
 
+    def knows(self, identifier):
+        """Returns whether `get` makes an instance of a name."""
+        return isinstance(identifier, str) and identifier in self._classes
+
     def unknown(self, identifier):
         """Returns the error for a name that is not registered."""
         return ValueError(
-            f"Unknown {self.family} {identifier!r}. Known: {', '.join(self._classes)}."
-            f"{did_you_mean(identifier, self._classes)}"
+            f"Unknown {self.family} {shown(identifier)}. Known: "
+            f"{', '.join(self._classes)}.{did_you_mean(identifier, self._classes)}"
         )
 
     def get(self, identifier, default=None):
@@ -147,25 +160,32 @@ class Registry(Mapping):
         if isinstance(identifier, str):
             return self._from_name(identifier)
         if isinstance(identifier, dict):
-            if set(identifier) - {"name", "config"} or "name" not in identifier:
-                raise ValueError(
-                    f"{self._one} given as a dict has the keys 'name' and "
-                    f"'config'. Received: {identifier}"
-                )
-            name = identifier["name"]
-            if name not in self._classes:
-                raise self.unknown(name)
-            return self._classes[name].from_config(dict(identifier.get("config") or {}))
+            return self._from_dict(identifier)
         raise TypeError(
             f"{self._one} is given by name, as a dict, or as an instance of "
-            f"`{self.base.__name__}`. Received: {identifier!r} of type "
+            f"`{self.base.__name__}`. Received: {shown(identifier)} of type "
             f"{type(identifier).__name__}"
         )
 
-    def _from_name(self, name):
-        if name not in self._classes:
+    def _from_dict(self, identifier):
+        if set(identifier) - {"name", "config"} or "name" not in identifier:
+            raise ValueError(
+                f"{self._one} given as a dict has the keys 'name' and 'config'. "
+                f"Received: {shown(identifier)}"
+            )
+        name, config = identifier["name"], identifier.get("config")
+        if not isinstance(name, str) or name not in self._classes:
             raise self.unknown(name)
-        return self._classes[name]()
+        if config is not None and not isinstance(config, dict):
+            raise TypeError(
+                f"The 'config' of {self.family} '{name}' is a dict of arguments. "
+                f"Received: {shown(config)}"
+            )
+        with naming(f"{self.family.capitalize()} '{name}'"):
+            return self._classes[name].from_config(dict(config or {}))
+
+    def _from_name(self, name):
+        return self._from_dict({"name": name})
 
     def serialize(self, component):
         """Returns a dict of plain values that `get` turns into an equal instance."""

@@ -10,8 +10,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_pruner"
 
 # From the bottom up. A room may import from the layers below it.
 LAYERS = [
-    ["version", "registry", "checks", "backend"],
-    ["kernels", "comparison", "intel_names"],
+    ["version", "checks", "backend"],
+    ["registry", "kernels", "comparison", "intel_names"],
     ["components"],
     ["config", "masks"],
     ["pruners"],

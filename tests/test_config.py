@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import fractions
+import inspect
 import json
 import re
 
@@ -12,9 +13,18 @@ import pytest
 from conftest import build_mlp
 from keras import layers
 
+from keras_pruner import PrunedLayer, PruningCallback, report, wrap
 from keras_pruner.checks import check_in_range, check_option
 from keras_pruner.components import CRITERIA, SCHEDULES, Custom
-from keras_pruner.config import PruningConfig, as_config, merged_config
+from keras_pruner.components.patterns.block import Block
+from keras_pruner.config import (
+    PruningConfig,
+    Settings,
+    as_config,
+    merged_config,
+    takes_settings,
+)
+from keras_pruner.config.foreign_names import FOREIGN_NAMES, FOREIGN_VALUES
 from keras_pruner.intel_names import KEY_ALIASES
 from keras_pruner.kernels import matches_path, select_kernels
 from keras_pruner.oneshot import prune_at_init
@@ -254,10 +264,28 @@ def test_pruning_type_that_is_no_name_is_an_error():
     refuses(message, TypeError, pruning_type=3)
 
 
-def test_unknown_pruning_type_is_an_error_when_pruners_are_made():
-    config = PruningConfig(pruning_type="basik")
-    with pytest.raises(ValueError, match="Unknown pruner 'basik'.* mean 'basic'"):
-        create_pruners(config, ten_dense())
+def test_unknown_pruning_type_is_an_error_that_names_the_nearest():
+    refuses("Unknown pruner 'basik'. Known: acdc, basic, ", pruning_type="basik")
+    refuses("Did you mean 'basic'?", pruning_type="basik")
+
+
+def test_option_that_the_pruner_does_not_have_is_an_error_that_names_the_nearest():
+    refuses(
+        "Unknown option 'drop_fractoin' of pruner 'rigl'. Did you mean 'drop_fraction'?"
+        " Its options: drop_fraction.",
+        pruning_type="rigl",
+        pruner_options={"drop_fractoin": 0.2},
+    )
+
+
+def test_settings_that_the_pruner_cannot_work_with_are_an_error():
+    refuses(
+        "Option 'drop_fraction' must be in [0, 1]",
+        pruning_type="rigl",
+        pruner_options={"drop_fraction": 2},
+    )
+    refuses("Pruner 'rigl' moves whole groups", pruning_type="rigl", pattern="2:4")
+    refuses("Pruner 'progressive' goes between", pruning_type="progressive")
 
 
 @pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
@@ -388,9 +416,17 @@ def test_selector_of_another_type_is_an_error():
     )
 
 
-def test_layer_type_that_is_a_class_is_an_error():
-    message = "`layer_types` takes names of layer classes. Received: <class"
-    refuses(message, TypeError, layer_types=[layers.Dense])
+@pytest.mark.parametrize("value", [{}, 3, layers.Dense(2), None])
+def test_layer_type_that_is_no_class_and_no_name_is_an_error(value):
+    message = "`layer_types` takes layer classes or their names; `include` takes single"
+    refuses(message, TypeError, layer_types=[value])
+
+
+@pytest.mark.parametrize("given", [layers.Dense, [layers.Dense], "Dense", ("Dense",)])
+def test_layer_types_are_classes_or_names(given):
+    config = PruningConfig(layer_types=given)
+    assert config.layer_types == ("Dense",)
+    assert PruningConfig.from_dict(config.to_dict()) == config
 
 
 def test_layer_types_of_nothing_is_an_error():
@@ -400,10 +436,30 @@ def test_layer_types_of_nothing_is_an_error():
 # Dicts.
 
 
-def test_unknown_key_is_an_error_that_names_the_nearest():
+# The ways to give settings, which differ in nothing.
+TAKERS = {
+    "PruningConfig": lambda settings: PruningConfig(**settings),
+    "from_dict": PruningConfig.from_dict,
+    "PruningCallback": lambda settings: PruningCallback(**settings),
+    "as_config": as_config,
+    "merged_config": lambda settings: merged_config(None, settings),
+    "prune_at_init": lambda settings: prune_at_init(ten_dense(), **settings),
+    "wrap": lambda settings: wrap(ten_dense(), **settings),
+    "report": lambda settings: report(ten_dense(), **settings),
+    "PrunedLayer": lambda settings: PrunedLayer(keras.layers.Dense(2), **settings),
+    "local_configs": lambda settings: PruningConfig(local_configs=[settings]),
+}
+
+
+@pytest.fixture(params=TAKERS)
+def take(request):
+    return TAKERS[request.param]
+
+
+def test_unknown_key_is_an_error_that_names_the_nearest(take):
     with pytest.raises(ValueError) as raised:
-        PruningConfig.from_dict({"targt_sparsity": 0.5})
-    text = str(raised.value)
+        take({"targt_sparsity": 0.5})
+    text = str(raised.value).removeprefix("`local_configs[0]`: ")
     assert text.startswith(
         "Unknown pruning config key 'targt_sparsity'. Did you mean 'target_sparsity'? "
         "Known: allocation, begin_step, criterion, "
@@ -411,9 +467,184 @@ def test_unknown_key_is_an_error_that_names_the_nearest():
     assert "; and Intel's names: criterion_reduce_type, criterion_type, " in text
 
 
-def test_unknown_key_can_be_nearest_to_one_of_intel():
+def test_unknown_key_can_be_nearest_to_one_of_intel(take):
     with pytest.raises(ValueError, match="Did you mean 'pruning_frequency'"):
-        PruningConfig.from_dict({"pruning_frequencies": 5})
+        take({"pruning_frequencies": 5})
+
+
+def test_name_of_another_library_is_an_error_that_says_what_to_write(take):
+    with pytest.raises(ValueError) as raised:
+        take({"final_sparsity": 0.5})
+    assert (
+        "Unknown pruning config key 'final_sparsity'. Write `target_sparsity=0.9`, a "
+        "fraction of weights to zero. Known: "
+    ) in str(raised.value)
+
+
+def test_key_that_is_no_string_is_an_error():
+    with pytest.raises(TypeError, match="names of settings. Received: 3"):
+        PruningConfig.from_dict({3: 0.5})
+
+
+@pytest.mark.parametrize("name", FOREIGN_NAMES)
+def test_advice_for_a_name_of_another_library_is_code_that_runs(name):
+    assert name not in FIELDS and name not in KEY_ALIASES
+    settings = re.findall("`(.*?)`", FOREIGN_NAMES[name])
+    assert settings
+    for setting in settings:
+        # Alternatives each set one field; the others are at their defaults.
+        assert PruningConfig(**eval(f"dict({setting})")) is not None
+
+
+@pytest.mark.parametrize("key", FOREIGN_VALUES)
+def test_word_of_another_library_is_an_error_that_says_what_to_write(key):
+    for word, here in FOREIGN_VALUES[key].items():
+        spelled = word.upper().replace("_", "-")
+        refuses(f"Write `{key}={here!r}`. Known: ", **{key: spelled})
+        PruningConfig(**{key: here})
+
+
+@pytest.mark.parametrize(
+    ("value", "keyword"),
+    [
+        (0.9, "`target_sparsity=0.9`"),
+        (90, "`target_sparsity=90`"),
+        ("2:4", "`pattern='2:4'`"),
+        ("1xchannel", "`pattern='1xchannel'`"),
+        (Block(4, 1), "`pattern=Block(outputs=4, inputs=1)`"),
+        ("snip_momentum", "`criterion='snip_momentum'`"),
+        ("rigl", "`pruning_type='rigl'`"),
+        ("uniform", "`allocation='uniform'`"),
+        ("linear", "`schedule='linear'`"),
+        ("hello", "`target_sparsity=0.9`"),
+        ([0.9], "`target_sparsity=0.9`"),
+        (True, "`target_sparsity=0.9`"),
+    ],
+)
+def test_lone_value_in_place_of_a_config_is_told_its_keyword(value, keyword):
+    for take in (PruningConfig, PruningCallback, as_config):
+        with pytest.raises(TypeError) as raised:
+            take(value)
+        text = str(raised.value)
+        assert f"by name, e.g. {keyword}. Received: {value!r}" in text
+
+
+def test_constructor_takes_the_names_of_intel():
+    assert PruningConfig(start_step=3, op_names="head") == PruningConfig(
+        begin_step=3, include="head"
+    )
+    refuses("'start_step' and 'begin_step' are the same", start_step=1, begin_step=1)
+
+
+def test_empty_include_is_an_error_except_under_the_name_of_intel():
+    for take in (PruningConfig.from_dict, as_config):
+        with pytest.raises(ValueError, match="`include` is empty"):
+            take({"include": []})
+        assert take({"op_names": []}).include is None
+
+
+# What a new user writes.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "poly"}, "Did you mean 'polynomial'?"),
+        ({"criterion": "Magnitude"}, "Did you mean 'magnitude'?"),
+        ({"pruning_type": "SR-STE"}, "Did you mean 'sr_ste'?"),
+        ({"pattern": "4x1x2"}, "Unknown pattern '4x1x2'. Known: 1x1, {n}x{m}, "),
+        ({"pattern": (4, 1)}, "'4x1' for blocks of 4 outputs by 1 inputs"),
+        ({"pattern": "4X1"}, "Did you mean '4x1'?"),
+        ({"group_reduction": ["mean"]}, "`group_reduction` must be one of mean, sum"),
+        (
+            {"include": layers.Dense},
+            "Use `layer_types` to select the layers of a class",
+        ),
+        ({"layer_types": layers.Dense(2)}, "`include` takes single layers."),
+        ({"allocation": layers.Dense(2)}, "An `allocation` is a name, a dict from"),
+        (
+            {"pruning_type": "snip", "criterion": "fisher"},
+            "but `criterion` is 'fisher'",
+        ),
+        ({"pruner_options": ["x"]}, "`pruner_options` is a dict from names to values."),
+    ],
+)
+def test_common_mistake_is_an_error_that_says_what_to_write(settings, message):
+    refuses(message, (ValueError, TypeError), **settings)
+
+
+def test_collections_and_numbers_of_other_types_are_taken():
+    config = PruningConfig(
+        target_sparsity=np.float64(0.75),
+        begin_step=np.int32(3),
+        low_memory_usage=np.True_,
+        include=(name for name in ("a", "b")),
+        exclude=np.array(["c"]),
+        layer_types={"Dense": None}.keys(),
+        pruning_type="set",
+        pruner_options={"seed": np.int64(7), "drop_fraction": np.float32(0.5)},
+    )
+    assert (config.include, config.exclude) == (("a", "b"), ("c",))
+    assert config.layer_types == ("Dense",)
+    assert config.low_memory_usage is True
+    assert config.pruner_options == {"seed": 7, "drop_fraction": 0.5}
+    assert type(config.pruner_options["seed"]) is int
+    assert PruningConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for key in ("exclude", "local_configs", "pruner_options"):
+        assert PruningConfig(**{key: None}) == PruningConfig()
+
+
+def test_options_that_cannot_be_saved_are_an_error():
+    refuses(
+        "`pruner_options` holds a value that cannot be saved",
+        TypeError,
+        pruning_type="set",
+        pruner_options={"seed": object()},
+    )
+
+
+def test_selector_that_python_cannot_compile_is_an_error():
+    for regex in ("a{99999999999999999999}", "(" * 3000):
+        refuses("which is no regular expression", include=regex)
+        refuses("which is no regular expression", allocation={regex: 0.5})
+
+
+def test_default_of_a_dict_does_not_contradict_a_setting():
+    merged = merged_config({"exclude": "head"}, {"pattern": "2:4"})
+    assert merged == PruningConfig(exclude="head", pattern="2:4")
+
+
+# Signatures.
+
+
+def test_settings_name_every_field_in_order():
+    assert list(Settings.__annotations__) == FIELDS
+
+
+@pytest.mark.parametrize(
+    "function",
+    [PruningConfig, PruningCallback, PrunedLayer, prune_at_init, report, wrap],
+)
+def test_signature_shows_every_setting_by_name_type_and_default(function):
+    parameters = inspect.signature(function).parameters
+    assert "settings" not in parameters
+    config = PruningConfig()
+    for name, kind in Settings.__annotations__.items():
+        parameter = parameters[name]
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameter.annotation == kind
+        same = {name: parameter.default}
+        assert dataclasses.replace(config, **same) == config
+
+
+def test_signature_keeps_the_other_arguments():
+    @takes_settings
+    def function(model, config=None, *, name="x", **kwargs):
+        """Takes a model."""
+
+    names = list(inspect.signature(function).parameters)
+    assert names == ["model", "config", "name", *FIELDS, "kwargs"]
+    assert function.__doc__ == "Takes a model."
 
 
 def test_config_that_is_no_dict_is_an_error():
@@ -527,8 +758,11 @@ def test_config_cannot_be_changed():
 
 
 def test_config_is_given_by_keyword():
-    with pytest.raises(TypeError, match="takes 1 positional argument"):
+    with pytest.raises(TypeError) as raised:
         PruningConfig(0.5)
+    assert str(raised.value) == (
+        "Settings are given by name, e.g. `target_sparsity=0.5`. Received: 0.5"
+    )
 
 
 def test_defaults_are_not_shared_or_mutable():
@@ -827,14 +1061,16 @@ def test_local_configs_that_overlap_are_an_error_that_names_both():
 
 def test_local_config_that_would_take_all_is_an_error():
     refuses(
-        "Local config 1 must name its layers by `include` (op_names) or `layer_types`, "
-        "else it would take them all.",
+        "`local_configs[1]`: It must name its layers by `include` (op_names) or "
+        "`layer_types`, else it would take them all.",
         local_configs=[{"include": "head"}, {"target_sparsity": 0.3}],
     )
 
 
 def test_local_config_of_another_type_is_an_error():
-    message = "`local_configs` holds PruningConfigs or dicts. Received: 'head'"
+    message = (
+        "`local_configs[0]`: A local config is a PruningConfig or a dict. Received: "
+    )
     refuses(message, TypeError, local_configs=["head"])
 
 

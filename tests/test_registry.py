@@ -25,8 +25,9 @@ from keras_pruner import (
     register_pruner,
     register_schedule,
 )
+from keras_pruner.checks import did_you_mean
 from keras_pruner.components import REGULARIZERS
-from keras_pruner.registry import Component, Registry, did_you_mean
+from keras_pruner.registry import Component, Registry
 
 FAMILIES = (ALLOCATIONS, CRITERIA, PATTERNS, PRUNERS, REGULARIZERS, SCHEDULES)
 
@@ -206,12 +207,56 @@ def test_identifier_of_another_type_is_an_error(fruits, identifier, kind):
     )
 
 
+@pytest.mark.parametrize("config", [5, [], "sweetness", True])
+def test_config_of_a_dict_that_is_no_dict_is_an_error(fruits, config):
+    message = "The 'config' of fruit 'apple' is a dict of arguments. Received: "
+    with pytest.raises(TypeError, match=message):
+        fruits.get({"name": "apple", "config": config})
+
+
+def test_unknown_argument_is_an_error_that_names_component_and_nearest(fruits):
+    with pytest.raises(ValueError) as raised:
+        fruits.get({"name": "apple", "config": {"sweetnes": 3}})
+    assert str(raised.value) == (
+        "Fruit 'apple': got an unexpected keyword argument 'sweetnes'. Did you mean "
+        "'sweetness'? Its arguments: sweetness."
+    )
+
+
+def test_missing_argument_is_an_error_that_names_it(fruits):
+    @fruits.register("plum")
+    class Plum(Fruit):
+        def __init__(self, stone):
+            self.stone = stone
+
+    message = "Fruit 'plum': missing a required argument: 'stone'. Its arguments: stone"
+    for given in ("plum", {"name": "plum"}):
+        with pytest.raises(ValueError, match=message):
+            fruits.get(given)
+
+
+def test_error_in_an_argument_names_the_component():
+    message = "Schedule 'polynomial': `power` must be a number. Received: '3'"
+    with pytest.raises(TypeError, match=message):
+        SCHEDULES.get({"name": "polynomial", "config": {"power": "3"}})
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("magnitud", " Did you mean 'magnitude'?"), ("xyz", ""), (7, "")],
+    [
+        ("magnitud", " Did you mean 'magnitude'?"),
+        ("Magnitude", " Did you mean 'magnitude'?"),
+        ("top-kast", " Did you mean 'top_kast'?"),
+        ("poly", " Did you mean 'polynomial'?"),
+        ("polynomial_decay_of_another", " Did you mean 'polynomial'?"),
+        ("xyz", ""),
+        (7, ""),
+        (["magnitude"], ""),
+    ],
 )
 def test_suggestion_of_the_nearest_name(name, suggestion):
-    assert did_you_mean(name, ["magnitude", "random"]) == suggestion
+    known = ["magnitude", "random", "top_kast", "polynomial"]
+    assert did_you_mean(name, known) == suggestion
 
 
 # Components.

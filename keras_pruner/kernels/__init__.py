@@ -1,6 +1,6 @@
 """Finds the prunable variables of a model as matrices, and selects among them."""
 
-from keras_pruner.kernels.filters import check_selector, matches_path
+from keras_pruner.kernels.filters import check_regex, check_selector, matches_path
 from keras_pruner.kernels.find import (
     NOT_A_MATRIX,
     check_built,
@@ -35,6 +35,7 @@ __all__ = [
     "Selection",
     "Skipped",
     "check_built",
+    "check_regex",
     "check_selector",
     "conv_layout",
     "conv_transpose_layout",

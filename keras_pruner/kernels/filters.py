@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from keras_pruner.registry import did_you_mean
+from keras_pruner.checks import did_you_mean, shown
 
 
 def matches_path(pattern, path):
@@ -28,19 +28,43 @@ def matches_path(pattern, path):
     )
 
 
+def check_regex(value, key):
+    """Raises an error if `value` is no regular expression.
+
+    Args:
+        value: Value of any type.
+        key: Name of the setting, for the message.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If Python cannot compile it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(
+            f"`{key}` takes regular expressions. Received: {shown(value)} of type "
+            f"{type(value).__name__}"
+        )
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"`{key}` holds {shown(value)}, which is no regular expression: {error}"
+        ) from error
+
+
 def check_selector(selector, key):
     """Raises an error if `selector` is not a regex, a layer or a function."""
     if isinstance(selector, str):
-        try:
-            re.compile(selector)
-        except re.error as error:
-            raise ValueError(
-                f"`{key}` holds '{selector}', which is no regular expression: {error}"
-            ) from error
+        check_regex(selector, key)
+    elif isinstance(selector, type):
+        raise TypeError(
+            f"`{key}` holds the class {selector.__name__}. Use `layer_types` to select "
+            "the layers of a class."
+        )
     elif not isinstance(selector, keras.layers.Layer) and not callable(selector):
         raise TypeError(
             f"`{key}` takes regular expressions, layers, or functions from a kernel to "
-            f"a bool. Received: {selector!r} of type {type(selector).__name__}"
+            f"a bool. Received: {shown(selector)} of type {type(selector).__name__}"
         )
 
 

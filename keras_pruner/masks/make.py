@@ -35,24 +35,31 @@ def are_finite(inputs):
 def score_kernels(config, unit, inputs):
     """Returns a list of the scores of each kernel in a unit."""
     return [
-        score_kernel(config, kernel, rule, weight, state.get("memory"))
+        score_kernel(config, kernel, kernel.pattern, rule, weight, state.get("memory"))
         for kernel, rule, weight, state in zip(
             unit.kernels, unit.rules, inputs.weights, inputs.states, strict=True
         )
     ]
 
 
-def score_kernel(config, kernel, rule, weight, memory=None):
+def score_kernel(config, kernel, pattern, rule, weight, memory=None):
     """Returns the float32 scores of a kernel's weights, (K, N), or of its groups.
 
-    It scores groups if the criterion pools and the pattern chooses no single weights.
+    It scores groups, in the shape of `pattern.pool`, if the criterion pools and the
+    pattern chooses no single weights.
     """
-    matrix = kernel.layout.to_matrix(weight)
+    layout = kernel.layout
+    matrix = layout.to_matrix(weight)
     if not config.criterion.has_memory:
         return config.criterion.scores(matrix, kernel)
-    return config.criterion.scores(
+    scores = config.criterion.scores(
         ops.cast(matrix, "float32"), kernel, rule.memory_matrix(memory)
     )
+    if scores_are_pooled(config):
+        # Criteria may flatten scores that the pattern keeps in two axes.
+        pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
+        scores = ops.reshape(scores, pooled.shape)
+    return scores
 
 
 def weight_scores(config, kernel, rule, weight, memory=None):
@@ -60,12 +67,11 @@ def weight_scores(config, kernel, rule, weight, memory=None):
 
     Weights of one group have one score if the criterion scores groups.
     """
-    scores = score_kernel(config, kernel, rule, weight, memory)
-    if not scores_are_pooled(config):
-        return scores
-    layout, pattern = kernel.layout, config.pattern.groups_of(kernel)
-    pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
-    return pattern.spread(ops.reshape(scores, pooled.shape), layout)
+    pattern = config.pattern.groups_of(kernel)
+    scores = score_kernel(config, kernel, pattern, rule, weight, memory)
+    return (
+        pattern.spread(scores, kernel.layout) if scores_are_pooled(config) else scores
+    )
 
 
 def scores_are_pooled(config):
@@ -77,13 +83,10 @@ def score_groups(config, unit, weights, scores):
     """Returns the scores that rank the groups of a unit."""
     parts = []
     for kernel, part in zip(unit.kernels, scores, strict=True):
-        layout, pattern = kernel.layout, kernel.pattern
-        if scores_are_pooled(config):
-            # Criteria may flatten scores that the pattern keeps in two axes.
-            shape = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
-            part = ops.reshape(part, shape.shape)
-        else:
-            part = pattern.group_scores(part, layout, config.group_reduction)
+        if not scores_are_pooled(config):
+            part = kernel.pattern.group_scores(
+                part, kernel.layout, config.group_reduction
+            )
         parts.append(part)
     groups = sum(parts[1:], parts[0])
     if config.allocation.normalize == "l2":

@@ -1,13 +1,14 @@
 """Prunes in one shot from a few batches, at initialisation or after training."""
 
 import dataclasses
+import typing
 
 import keras
 from keras import ops
 from rich.progress import Progress
 
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import merged_config
+from keras_pruner.config import Settings, merged_config, takes_settings
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.calibration_data import as_batches
 from keras_pruner.oneshot.loss_gradients import Probe
@@ -15,9 +16,10 @@ from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training import plain_copy
 
 
+@takes_settings
 def prune_at_init(
     model, data=None, *, config=None, loss=None, batch_size=32, in_place=False,
-    check=True, verbose=True, **settings,
+    check=True, verbose=True, **settings: typing.Unpack[Settings],
 ):  # fmt: skip
     """Prunes a model in one shot, from a few batches of data.
 

@@ -1,11 +1,7 @@
 """Pruners compose the maths and own the state."""
 
-from keras_pruner.pruners.base import (
-    PRUNERS,
-    BasePruner,
-    refuse_at_init_only,
-    register_pruner,
-)
+from keras_pruner.config import PRUNERS, register_pruner
+from keras_pruner.pruners.base import BasePruner, refuse_at_init_only
 from keras_pruner.pruners.group import PrunerGroup, create_pruners
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.loop.saved_state import load_state, state_of

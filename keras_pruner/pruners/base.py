@@ -4,15 +4,14 @@ import abc
 
 from absl import logging
 
-from keras_pruner.config import as_config
+from keras_pruner.config import PrunerType, as_config
 from keras_pruner.pruners.loop.hook_order import refuse_in_trace
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
-from keras_pruner.registry import Registry, did_you_mean
 
 FRAMEWORKS = ("pytorch", "keras")
 
 
-class BasePruner(abc.ABC):
+class BasePruner(PrunerType, abc.ABC):
     """Decides at each training step whether masks change, and keeps them applied.
 
     A training loop calls the hooks in this order:
@@ -56,19 +55,8 @@ class BasePruner(abc.ABC):
         max_sparsity_ratio_per_op: Highest sparsity of any kernel.
     """
 
-    # Set by `Registry.register`.
-    name = None
     # The framework that a subclass prunes, or `None`.
     framework = None
-    # Defaults of an open `criterion`, `schedule` or `allocation`; `None` leaves the
-    # allocation to the criterion.
-    default_criterion = "magnitude"
-    default_schedule = "polynomial"
-    default_allocation = None
-    # Options that `pruner_options` may set, with their defaults.
-    default_options = {}  # noqa: RUF012
-    # Whether it can keep the zeros of a checkpoint, as a config may ask.
-    keeps_zeros = True
     # How it chooses the steps that the config leaves open.
     pace = Pace()
 
@@ -102,46 +90,8 @@ class BasePruner(abc.ABC):
 
     @classmethod
     def complete(cls, config):
-        """Fills in the fields that a config leaves to the pruner.
-
-        Args:
-            config: `PruningConfig` or dict.
-
-        Returns:
-            Tuple of the complete `PruningConfig` and the dict of options.
-
-        Raises:
-            ValueError: If an option is unknown, or the config does not fit the pruner.
-        """
-        config = as_config(config).completed(
-            cls.default_criterion, cls.default_schedule, cls.default_allocation
-        )
-        for name in config.pruner_options:
-            if name not in cls.default_options:
-                known = ", ".join(cls.default_options) or "none"
-                raise ValueError(
-                    f"Unknown option '{name}' of pruner '{cls.name or cls.__name__}'."
-                    f"{did_you_mean(name, cls.default_options)} Its options: {known}."
-                )
-        if config.resume_from_pruned_checkpoint and not cls.keeps_zeros:
-            raise ValueError(
-                f"Pruner '{cls.name}' lets pruned weights return, so it cannot keep "
-                "the zeros of a checkpoint. Leave out "
-                "`resume_from_pruned_checkpoint`, or use pruning_type 'basic' or "
-                "'pattern_lock'."
-            )
-        options = cls.default_options | config.pruner_options
-        cls.check(config, options)
-        return config, options
-
-    @classmethod  # noqa: B027 (a hook that may stay empty)
-    def check(cls, config, options):
-        """Raises an error if the pruner cannot work with a config.
-
-        Args:
-            config: Complete `PruningConfig`.
-            options: Dict of all options.
-        """
+        """Fills in a config or a dict; see `PrunerType.complete`."""
+        return super().complete(as_config(config))
 
     # Each subclass defines these.
 
@@ -393,9 +343,3 @@ def refuse_at_init_only(config):
             "it returns, and train it with "
             "`PruningCallback(pruning_type='pattern_lock')`."
         )
-
-
-PRUNERS = Registry("pruner", BasePruner)
-
-
-register_pruner = PRUNERS.register

@@ -2,9 +2,9 @@
 
 import contextlib
 
-from keras_pruner.config import as_config
+from keras_pruner.config import PRUNERS, as_config
 from keras_pruner.kernels import Selection, select_kernels
-from keras_pruner.pruners.base import PRUNERS, BasePruner
+from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.kernel_changes import (
     active,
     count_zeros,
@@ -52,8 +52,6 @@ def pruners_of(selections):
     """Returns a pruner for each `Selection`, by its config's `pruning_type`."""
     for selection in selections:
         name = selection.config.pruning_type
-        if name not in PRUNERS:
-            raise PRUNERS.unknown(name)
         if len(selections) > 1 and PRUNERS[name].takes_whole_model:
             raise ValueError(
                 f"Pruner '{name}' acts on the whole model and cannot share it with "
@@ -106,8 +104,6 @@ class PrunerGroup(SavedPruner, BasePruner):
     @classmethod
     def complete(cls, config):
         config = as_config(config)
-        if config.pruning_type not in PRUNERS:
-            raise PRUNERS.unknown(config.pruning_type)
         return PRUNERS[config.pruning_type].complete(config)
 
     def build(self):

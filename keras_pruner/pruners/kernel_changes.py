@@ -5,8 +5,8 @@ import dataclasses
 from keras import ops
 
 from keras_pruner.backend import count_true
+from keras_pruner.config import PRUNERS
 from keras_pruner.masks import assign_mask, read_mask, zero_groups
-from keras_pruner.pruners.base import PRUNERS
 
 
 def ids_in(selections):

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+import typing
 import zlib
 
 import numpy as np
 
-from keras_pruner.config import as_config, merged_config
+from keras_pruner.config import Settings, as_config, merged_config, takes_settings
 from keras_pruner.kernels import (
     NOT_A_MATRIX,
     check_built,
@@ -152,7 +153,8 @@ class Report(Shown):
         return View(self.summary_lines(), columns, lines, self.kernels)
 
 
-def report(model, config=None, **settings):
+@takes_settings
+def report(model, config=None, **settings: typing.Unpack[Settings]):
     """Reports the zeros of each kernel of a model, and why kernels were skipped.
 
     Zeros are counted in the weights that a layer computes with: after masks are

@@ -15,7 +15,12 @@ from keras_pruner.backend import (
     unlocked,
     views_as_stored,
 )
-from keras_pruner.config import PruningConfig, as_config, merged_config
+from keras_pruner.config import (
+    PruningConfig,
+    as_config,
+    merged_config,
+    takes_settings,
+)
 from keras_pruner.kernels import find_all_kernels, select_kernels
 from keras_pruner.masks import (
     apply_mask,
@@ -84,6 +89,7 @@ class PrunedLayer(keras.layers.Wrapper):
     [[1.0, 2.0], [3.0, 4.0]]
     """
 
+    @takes_settings
     def __init__(self, layer, config=None, *, kernels=None, **settings):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(

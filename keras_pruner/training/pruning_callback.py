@@ -1,10 +1,11 @@
 """Drives pruners during `model.fit`."""
 
+import typing
 import weakref
 
 import keras
 
-from keras_pruner.config import merged_config
+from keras_pruner.config import Settings, merged_config, takes_settings
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
 from keras_pruner.training.fit.at_target import AtTarget
@@ -82,7 +83,15 @@ class PruningCallback(keras.callbacks.Callback):
     # `fit` looks for a callback with this attribute.
     prunes_in_fit = True
 
-    def __init__(self, config=None, *, verbose=True, reapply_masks=False, **settings):
+    @takes_settings
+    def __init__(
+        self,
+        config=None,
+        *,
+        verbose=True,
+        reapply_masks=False,
+        **settings: typing.Unpack[Settings],
+    ):
         super().__init__()
         self.config = merged_config(config, settings)
         for part in (self.config, *self.config.local_configs):

@@ -28,6 +28,8 @@ from keras_pruner.pruners import GRADIENT_SUM, TrainedKernel, TrainingStep
 from keras_pruner.training.saving.run_state import (
     RunState,
     check_run,
+    check_state_size,
+    checked_specs,
     load_run,
     save_run,
     take_over,
@@ -88,11 +90,7 @@ class PruningOptimizer(WrapperOptimizer):
         super().__init__(inner_optimizer, name=name)
         self.masked_variables = tuple(int(index) for index in masked_variables)
         self.packed_variables = tuple(int(index) for index in packed_variables)
-        self.num_pruners = num_pruners
-        self.state_specs = [
-            (int(index), key, tuple(shape), dtype)
-            for index, key, shape, dtype in states
-        ]
+        self.num_pruners, self.state_specs = checked_specs(num_pruners, states)
         self.last_update_steps = []
         self.run_state = RunState() if run is None else RunState.from_dict(run)
         # What the training step has done so far, as Python saw it run or be traced.
@@ -149,6 +147,7 @@ class PruningOptimizer(WrapperOptimizer):
         self._plan_sums(variables)
         for index, key, shape, dtype in self.state_specs:
             if f"{index}/{key}" not in self._states:
+                check_state_size(key, shape, variables[index])
                 self._states[f"{index}/{key}"] = self.add_variable(
                     shape=shape,
                     dtype=dtype,

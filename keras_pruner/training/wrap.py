@@ -1,9 +1,16 @@
 """Wraps the prunable layers of a model."""
 
 import dataclasses
+import typing
 
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import PruningConfig, merged_config, rename_keys
+from keras_pruner.config import (
+    PruningConfig,
+    Settings,
+    merged_config,
+    rename_keys,
+    takes_settings,
+)
 from keras_pruner.kernels import (
     check_built,
     find_all_kernels,
@@ -17,7 +24,15 @@ from keras_pruner.training.pruned_layer import PrunedLayer
 _CHOICES = {"include", "exclude", "layer_types"}
 
 
-def wrap(model, config=None, *, check=True, inputs=None, **settings):
+@takes_settings
+def wrap(
+    model,
+    config=None,
+    *,
+    check=True,
+    inputs=None,
+    **settings: typing.Unpack[Settings],
+):
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
     The copy has the same weights and is not compiled; the original model is unchanged.

@@ -351,7 +351,7 @@ def test_custom_dict_that_names_no_kernel_is_an_error():
 @pytest.mark.parametrize("sparsity", [-0.1, 101, float("nan")])
 def test_custom_sparsity_outside_its_range_is_an_error(sparsity):
     message = (
-        r"The sparsity of 'dense/kernel' must be in \[0, 1\]. "
+        r"The sparsity of 'dense/kernel' in `allocation` must be in \[0, 1\]. "
         f"Received: {sparsity}"
     )
     with pytest.raises(ValueError, match=message):
@@ -362,12 +362,24 @@ def test_custom_sparsity_outside_its_range_is_an_error(sparsity):
 
 @pytest.mark.parametrize("sparsity", ["0.5", None, True])
 def test_custom_sparsity_that_is_no_number_is_an_error(sparsity):
-    with pytest.raises(TypeError, match="The sparsity of 'a' must be a number. "):
+    message = "The sparsity of 'a' in `allocation` must be a number. "
+    with pytest.raises(TypeError, match=message):
         Custom({"a": sparsity})
 
 
+@pytest.mark.parametrize(("key", "error"), [("[", ValueError), (1, TypeError)])
+def test_custom_key_that_is_no_regular_expression_is_an_error(key, error):
+    with pytest.raises(error, match="`allocation` .*regular expression"):
+        Custom({key: 0.5})
+
+
+def test_custom_sparsities_become_python_floats():
+    (value,) = Custom({"a": np.float32(0.5)}).get_config()["sparsities"].values()
+    assert (value, type(value)) == (0.5, float)
+
+
 def test_custom_of_another_type_is_an_error():
-    message = r"must be a dict or a function of a KernelPlan. Received: \[0.5\]"
+    message = r"function from a `KernelPlan` to a sparsity. Received: \[0.5\]"
     with pytest.raises(TypeError, match=message):
         Custom([0.5])
 
@@ -598,7 +610,7 @@ def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
 
 
 def test_global_with_another_norm_is_an_error():
-    message = "`normalize` must be None or 'l2'. Received: normalize='l1'"
+    message = "`normalize` must be one of None, l2. Received: 'l1'"
     with pytest.raises(ValueError, match=message):
         Global(normalize="l1")
 

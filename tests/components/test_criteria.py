@@ -300,7 +300,7 @@ def test_low_memory_usage_halves_the_memory(name, arguments, pattern):
 def test_arguments_survive_a_config():
     for name, arguments, _ in ALL:
         criterion = instance(name, arguments)
-        saved = PruningConfig(criterion=criterion).to_dict()
+        saved = PruningConfig(criterion=criterion, pattern="1xchannel").to_dict()
         assert PruningConfig.from_dict(saved).criterion == criterion
         assert criterion.get_config().items() >= arguments.items()
 

@@ -87,14 +87,46 @@ def test_n_of_m_that_prunes_none_or_all_is_an_error(name):
         PATTERNS.get(name)
 
 
-@pytest.mark.parametrize("name", ["0x1", "1x0"])
-def test_block_without_weights_is_an_error(name):
-    message = (
-        "A block pattern 'NxM' needs N >= 1 outputs and M >= 1 inputs. "
-        f"Received: '{name}'"
-    )
+@pytest.mark.parametrize(("name", "side"), [("0x1", "N"), ("1x0", "M")])
+def test_block_without_weights_is_an_error(name, side):
+    message = f"{side} of a block pattern 'NxM' must be >= 1. Received: 0"
     with pytest.raises(ValueError, match=message):
         PATTERNS.get(name)
+
+
+@pytest.mark.parametrize("pattern", [Block, NOfM])
+@pytest.mark.parametrize("value", [True, 1.5, "2", None, [2]])
+def test_size_that_is_no_integer_is_an_error(pattern, value):
+    for sizes in ((value, 4), (1, value)):
+        with pytest.raises(TypeError, match="of a .*pattern '.*' must be an integer"):
+            pattern(*sizes)
+
+
+def test_sizes_may_be_whole_numbers_of_any_type():
+    assert Block(np.int64(4), 1.0) == Block(4, 1)
+    assert str(NOfM(2.0, np.int32(4))) == "2:4"
+
+
+def test_only_plain_digits_are_sizes():
+    # Python's `int` also reads these; nobody types them on purpose.
+    for name in ("\uff14x1", "2:\uff14", "9" * 5000 + "x1", "1:" + "9" * 5000):
+        with pytest.raises(ValueError, match="Unknown pattern"):
+            PATTERNS.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("4 x 1", "4x1"), ("4X1", "4x1"), ("4*1", "4x1"), (" 2:4", "2:4"), ("1,4", "1x4")],
+)
+def test_pattern_written_otherwise_is_an_error_that_names_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f"Did you mean '{nearest}'?"):
+        PATTERNS.get(name)
+
+
+def test_pattern_given_as_sizes_is_an_error_that_says_how_to_write_it():
+    message = "'4x1' for blocks of 4 outputs by 1 inputs, '4:1' to prune 4 of every 1"
+    with pytest.raises(TypeError, match=message):
+        PATTERNS.get((4, 1))
 
 
 @pytest.mark.parametrize(

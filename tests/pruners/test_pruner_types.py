@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import BACKEND, build_mlp, value_of
+from keras import ops
 from keras.optimizers import SGD, Adam
 from linear import (
     PATHS,
@@ -21,6 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_pruner import PruningCallback, create_pruners
 from keras_pruner.backend import moving_average_of
+from keras_pruner.components import CRITERIA
 from keras_pruner.pruners import (
     BasicPruner,
     BlockMaskPruner,
@@ -80,6 +82,7 @@ def test_pruning_type_names_pruner_and_criterion_as_intel_does(name, pruner, cri
             {"num_sub_steps": 2.0},
             "be an integer. Received: 2.0",
         ),
+        ("pattern_lock", {"criterion": "snip"}, {}, "scores no weights: leave `crit"),
         ("block_mask", {"pattern": "1x1"}, {}, "pattern '1x1' chooses single weights"),
         ("block_mask", {"pattern": "1:4"}, {}, "Use a pattern such as '4x1'"),
         ("block_mask", {"criterion": "snip"}, {}, "open. Received: criterion='snip'"),
@@ -147,6 +150,24 @@ def test_progressive_goes_in_even_steps_to_the_exact_end(settings, num_pruned):
         assert np.count_nonzero(value_of(w)) == 64 - pruner.num_pruned
     assert found == num_pruned
     assert pruner.is_done and (value_of(w) == 0).all(0).sum() == 4
+
+
+@pytest.mark.parametrize("pattern", ["2x2", "channelx1", "1xchannel"])
+@pytest.mark.parametrize("criterion", [n for n, c in CRITERIA.items() if c.pools])
+def test_progressive_goes_by_scores_of_groups_in_any_shape(criterion, pattern):
+    # Some criteria score groups in the shape of the pattern, others in one axis.
+    settings = dict(pruning_type="progressive", criterion=criterion, pattern=pattern)
+    settings |= dict(begin_step=1, end_step=5, frequency=4, target_sparsity=0.5)
+    pruner, w = pruner_of({"w": A}, **settings)
+    gradients, found = np.random.default_rng(0), []
+    for _ in range(7):
+        step(pruner, gradients.normal(size=(8, 8)))
+        found.append(pruner.num_pruned)
+    assert found == [0, 0, 8, 16, 24, 32, 32]
+    (kernel,) = pruner.kernels
+    mask = ops.cast(value_of(w) != 0, "float32")
+    shares = pruner.pattern.group_scores(mask, kernel.layout, "mean")
+    assert set(value_of(shares).ravel()) == {0, 1}
 
 
 def test_progressive_in_fit_prunes_the_lowest_of_what_leaves():

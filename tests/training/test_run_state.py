@@ -36,6 +36,11 @@ def test_run_state_survives_json_and_cannot_be_changed():
         {},
         {"plan": None, "trainables": [1], "meanings": {}},
         {"meanings": {"x": 1}},
+        {"plan": 5, "trainables": None, "meanings": {}},
+        {"plan": [1], "trainables": None, "meanings": {}},
+        {"plan": {"total_steps": "9"}, "trainables": None, "meanings": {}},
+        {"plan": {"pinned": 3}, "trainables": None, "meanings": {}},
+        {"plan": {"pinned": [["x"]]}, "trainables": None, "meanings": {}},
     ],
 )
 def test_a_run_state_of_another_form_is_refused(values):

@@ -1,6 +1,8 @@
-from keras_pruner.checks import check_in_range
+import keras
+
+from keras_pruner.checks import check_in_range, shown
 from keras_pruner.components.allocations.base import Allocation, register_allocation
-from keras_pruner.kernels import matches_path
+from keras_pruner.kernels import check_regex, matches_path
 
 
 @register_allocation("custom")
@@ -20,15 +22,18 @@ class Custom(Allocation):
     is_absolute = True
 
     def __init__(self, sparsities):
-        if not callable(sparsities) and not isinstance(sparsities, dict):
-            raise TypeError(
-                "`sparsities` must be a dict or a function of a KernelPlan. "
-                f"Received: {sparsities!r}"
-            )
         if isinstance(sparsities, dict):
-            for key, value in sparsities.items():
-                _check_sparsity(value, key)
-            sparsities = dict(sparsities)
+            for key in sparsities:
+                check_regex(key, "allocation")
+            sparsities = {k: _check_sparsity(v, k) for k, v in sparsities.items()}
+        elif not callable(sparsities) or isinstance(
+            sparsities, keras.layers.Layer | type
+        ):
+            raise TypeError(
+                "An `allocation` is a name, a dict from regular expressions to "
+                "sparsities, or a function from a `KernelPlan` to a sparsity. "
+                f"Received: {shown(sparsities)}"
+            )
         self.sparsities = sparsities
 
     def kernel_sparsities(self, target, plans):
@@ -76,4 +81,4 @@ class Custom(Allocation):
 
 
 def _check_sparsity(value, path):
-    return check_in_range(value, f"The sparsity of '{path}'", 0, 1)
+    return check_in_range(value, f"The sparsity of '{path}' in `allocation`", 0, 1)

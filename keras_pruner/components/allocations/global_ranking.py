@@ -1,3 +1,4 @@
+from keras_pruner.checks import check_choice
 from keras_pruner.components.allocations.base import Allocation, register_allocation
 
 
@@ -13,10 +14,7 @@ class Global(Allocation):
     ranks_jointly = True
 
     def __init__(self, normalize=None):
-        if normalize not in (None, "l2"):
-            raise ValueError(
-                f"`normalize` must be None or 'l2'. Received: normalize={normalize!r}"
-            )
+        check_choice(normalize, "`normalize`", (None, "l2"))
         self.normalize = normalize
 
     def get_config(self):

@@ -1,6 +1,6 @@
 from keras import ops
 
-from keras_pruner.checks import check_in_range
+from keras_pruner.checks import check_bool, check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
 
 
@@ -37,10 +37,8 @@ class Movement(GradientCriterion):
             learning_rate, "`learning_rate`", 0, open_low=True
         )
         self.penalty = check_in_range(penalty, "`penalty`", 0)
-        if not isinstance(soft, bool):
-            raise TypeError(f"`soft` must be True or False. Received: {soft!r}")
-        self.soft = soft
-        if soft:
+        self.soft = check_bool(soft, "`soft`")
+        if self.soft:
             self.default_allocation = "global"
 
     def check(self, config):

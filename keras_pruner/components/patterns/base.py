@@ -1,7 +1,10 @@
 """Defines the base class of patterns, and their registry."""
 
+import re
+
 from keras import ops
 
+from keras_pruner.checks import shown
 from keras_pruner.registry import Component, Registry
 
 
@@ -151,12 +154,38 @@ class Pattern(Component):
 class PatternRegistry(Registry):
     """Builds patterns from names that hold sizes, such as `"4x1"` and `"2:4"`."""
 
+    def knows(self, identifier):
+        return isinstance(identifier, str) and self._parsed(identifier) is not None
+
+    def unknown(self, identifier):
+        error = super().unknown(identifier)
+        if isinstance(identifier, str):
+            plain = "".join(identifier.lower().split())
+            plain = re.sub("[*,;/_-]", "x", plain)
+            if self.knows(plain):
+                return ValueError(f"{error} Did you mean '{plain}'?")
+        return error
+
+    def get(self, identifier, default=None):
+        if isinstance(identifier, list | tuple) and len(identifier) == 2:
+            n, m = map(shown, identifier)
+            raise TypeError(
+                f"A pattern is given by name: '{n}x{m}' for blocks of {n} outputs by "
+                f"{m} inputs, '{n}:{m}' to prune {n} of every {m} inputs. Received: "
+                f"{shown(identifier)}"
+            )
+        return super().get(identifier, default)
+
+    def _parsed(self, name):
+        """Returns the pattern that a string names, or `None`."""
+        parsed = (pattern.parse(name) for pattern in self._classes.values())
+        return next((pattern for pattern in parsed if pattern is not None), None)
+
     def _from_name(self, name):
-        for pattern in self._classes.values():
-            parsed = pattern.parse(name)
-            if parsed is not None:
-                return parsed
-        raise self.unknown(name)
+        pattern = self._parsed(name)
+        if pattern is None:
+            raise self.unknown(name)
+        return pattern
 
 
 PATTERNS = PatternRegistry("pattern", Pattern)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_pruner.backend import reduce_blocks
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 
@@ -25,17 +26,14 @@ class Block(Pattern):
     keeps_outputs = True
 
     def __init__(self, outputs, inputs):
-        if not all(isinstance(n, int) and n >= 1 for n in (outputs, inputs)):
-            raise ValueError(
-                "A block pattern 'NxM' needs N >= 1 outputs and M >= 1 inputs. "
-                f"Received: '{outputs}x{inputs}'"
-            )
-        self.outputs = outputs
-        self.inputs = inputs
+        what = "of a block pattern 'NxM'"
+        self.outputs = check_in_range(outputs, f"N {what}", 1, integer=True)
+        self.inputs = check_in_range(inputs, f"M {what}", 1, integer=True)
 
     @classmethod
     def parse(cls, text):
-        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        # More digits fit no kernel.
+        match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
         # "1x1" is a pattern of its own, which is registered before this one.
         return cls(int(match[1]), int(match[2])) if match else None
 

@@ -3,6 +3,7 @@ import re
 from keras import ops
 
 from keras_pruner.backend import ordered_sum, reduce_groups, rounded_square
+from keras_pruner.checks import check_in_range
 from keras_pruner.components.patterns.base import Pattern, register_pattern
 
 
@@ -27,13 +28,13 @@ class NOfM(Pattern):
     keeps_outputs = True
 
     def __init__(self, n, m):
-        if not 1 <= n < m:
+        self.n = check_in_range(n, "n of a pattern 'n:m'", integer=True)
+        self.m = check_in_range(m, "m of a pattern 'n:m'", integer=True)
+        if not 1 <= self.n < self.m:
             raise ValueError(
                 "An 'n:m' pattern prunes n of every m weights, so 1 <= n < m. "
                 f"Received: '{n}:{m}'"
             )
-        self.n = n
-        self.m = m
 
     @property
     def max_sparsity(self):
@@ -41,7 +42,8 @@ class NOfM(Pattern):
 
     @classmethod
     def parse(cls, text):
-        match = re.fullmatch(r"(\d+):(\d+)", text)
+        # More digits fit no kernel.
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
         return cls(int(match[1]), int(match[2])) if match else None
 
     def reason_to_skip(self, layout):

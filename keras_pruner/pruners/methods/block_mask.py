@@ -1,4 +1,4 @@
-from keras_pruner.pruners.base import register_pruner
+from keras_pruner.config import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 
 

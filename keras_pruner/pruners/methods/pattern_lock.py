@@ -1,7 +1,7 @@
 from keras import ops
 
+from keras_pruner.config import register_pruner
 from keras_pruner.masks import UnitResult, are_finite
-from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import PruningScheduler
 
@@ -19,6 +19,14 @@ class PatternLock(KerasBasePruner):
     """
 
     default_schedule = "constant"
+
+    @classmethod
+    def check(cls, config, options):
+        if config.criterion.has_memory:
+            raise ValueError(
+                "Pruner 'pattern_lock' keeps zeros and scores no weights: leave "
+                f"`criterion` open. Received: criterion='{config.criterion.name}'"
+            )
 
     @property
     def target_sparsity_ratio(self):

@@ -1,8 +1,8 @@
 from keras import ops
 
 from keras_pruner.checks import check_option
+from keras_pruner.config import register_pruner
 from keras_pruner.masks import HIGHEST_SCORE, scores_are_pooled, select_lowest
-from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import PruningScheduler
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule

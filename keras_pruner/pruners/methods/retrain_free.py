@@ -1,7 +1,7 @@
 from keras import ops
 
+from keras_pruner.config import register_pruner
 from keras_pruner.masks import UnitResult, are_finite, select_groups
-from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import PruningScheduler
 

@@ -2,7 +2,7 @@ import math
 
 from keras import ops
 
-from keras_pruner.pruners.base import register_pruner
+from keras_pruner.config import register_pruner
 from keras_pruner.pruners.methods.dynamic import DynamicPruner
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 

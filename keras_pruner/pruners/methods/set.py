@@ -2,7 +2,7 @@ from keras import ops
 
 from keras_pruner.backend import salt_of, uniform_hash
 from keras_pruner.checks import check_option
-from keras_pruner.pruners.base import register_pruner
+from keras_pruner.config import register_pruner
 from keras_pruner.pruners.methods.dynamic import DynamicPruner
 
 

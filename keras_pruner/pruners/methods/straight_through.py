@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_pruner.checks import check_option
-from keras_pruner.pruners.base import register_pruner
+from keras_pruner.config import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.scheduler import Pace
 from keras_pruner.pruners.training_rule import TrainingRule

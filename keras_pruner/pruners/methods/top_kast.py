@@ -2,8 +2,8 @@ from keras import ops
 
 from keras_pruner.backend import clear_slots
 from keras_pruner.checks import check_option
+from keras_pruner.config import register_pruner
 from keras_pruner.masks import apply_mask, select_groups
-from keras_pruner.pruners.base import register_pruner
 from keras_pruner.pruners.keras_base import KerasBasePruner
 from keras_pruner.pruners.training_rule import StateSpec, TrainingRule
 

@@ -47,7 +47,8 @@ class TrainedCheck:
         Raises:
             ValueError: If a compiled step does not use the model's optimizer.
         """
-        self._batches_left -= 1
+        if getattr(self.attachment.model.train_function, "trains", True):
+            self._batches_left -= 1
         return self.is_over and self._end()
 
     def after_epoch(self):

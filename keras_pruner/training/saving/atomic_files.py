@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import pathlib
-import shutil
 import warnings
 import zipfile
 import zlib
@@ -14,6 +12,7 @@ import numpy as np
 
 from keras_pruner.backend import remember_what_to_skip
 from keras_pruner.training.saving.orbax import check_tree, is_orbax, optimizer_config
+from keras_pruner.training.saving.partial_files import write_in_one_step
 
 _DIGEST = "keras_pruner_digest"
 
@@ -25,7 +24,8 @@ def save_model(model, filepath, **arguments):
 
     It writes a temporary file beside the target, flushes it to the disk and moves it to
     the target in one step. If that fails at any point, e.g. because the disk is full or
-    the process is killed, an existing file stays unchanged.
+    the process is killed, an existing file stays unchanged. The next save to the same
+    target removes the temporary files of killed processes.
 
     Args:
         model: Keras model.
@@ -33,10 +33,10 @@ def save_model(model, filepath, **arguments):
         **arguments: Arguments of `model.save`.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; it names the target.
     """
     remember_what_to_skip()
-    with _in_one_step(model, filepath, arguments) as path:
+    with _in_one_step(filepath, arguments) as (path, arguments):
         type(model).save(model, path, **arguments)
 
 
@@ -56,7 +56,7 @@ def save_weights(model, filepath, **arguments):
         OSError: If the file cannot be written.
     """
     remember_what_to_skip()
-    with _in_one_step(model, filepath, arguments) as path:
+    with _in_one_step(filepath, arguments) as (path, arguments):
         type(model).save_weights(model, path, **arguments)
         if str(path) != str(filepath):
             with h5py.File(path, "r+") as file:
@@ -167,55 +167,15 @@ def _digest(file):
 
 
 @contextlib.contextmanager
-def _in_one_step(model, filepath, arguments):
-    """Yields a path to write to, and moves the file to its target afterwards."""
+def _in_one_step(filepath, arguments):
+    """Yields a path to write to and Keras' arguments; moves the file afterwards."""
     if not str(filepath).endswith(_KINDS) or "://" in str(filepath):
-        yield filepath
+        yield filepath, arguments
         return
     if os.path.exists(filepath) and not arguments.get("overwrite", True):
         # Keras asks whether to overwrite the file.
-        yield filepath
+        yield filepath, arguments
         return
     with write_in_one_step(filepath) as path:
-        yield path
-
-
-@contextlib.contextmanager
-def write_in_one_step(filepath):
-    """Yields a path to write to, and moves the file to its target afterwards.
-
-    Args:
-        filepath: Path of the target.
-    """
-    # This replaces the file that a link points to, not the link.
-    target = pathlib.Path(os.path.realpath(filepath))
-    partial = partial_path(target)
-    try:
-        yield partial
-        if target.exists():
-            shutil.copymode(target, partial)
-        _flush(partial, os.O_RDWR)
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        _flush(target.parent, os.O_RDONLY)
-
-
-def partial_path(filepath):
-    """Returns the path of the temporary file for a target.
-
-    It is always the same, so that killed runs leave one such file, not many.
-    """
-    path = pathlib.Path(filepath)
-    return path.with_name(f".partial.{path.name}")
-
-
-def _flush(path, flags):
-    """Waits until a file, or the list of files in a folder, is on the disk."""
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # The temporary file exists already.
+        yield path, arguments | {"overwrite": True}

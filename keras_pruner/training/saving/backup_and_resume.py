@@ -19,8 +19,10 @@ from keras_pruner.backend import (
 from keras_pruner.training.saving.atomic_files import (
     check_file,
     load_weights,
-    partial_path,
     seal,
+)
+from keras_pruner.training.saving.partial_files import (
+    remove_partials,
     write_in_one_step,
 )
 
@@ -161,8 +163,8 @@ class BackupAndResume(keras.callbacks.Callback):
         if not self.delete_checkpoint:
             return
         folder = self.path.parent
-        for path in (self.path, partial_path(self.path)):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+        remove_partials(self.path)
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -206,6 +208,9 @@ class _Replay:
     After `num_batches` it restores the `train_function`, and the state that the
     backend's generator had after these batches.
     """
+
+    # Whether a call trains.
+    trains = False
 
     def __init__(self, model, num_batches, metrics, backend_random):
         self.model = model

@@ -1,9 +1,12 @@
 """Saves the state of a run with its optimizer, and checks it at loading."""
 
 import dataclasses
+import math
 
+import keras
 from keras import ops
 
+from keras_pruner.checks import check_in_range, shown
 from keras_pruner.masks import (
     check_provenance,
     check_variables,
@@ -58,7 +61,7 @@ class RunState:
             provenance = {
                 int(index): dict(made) for index, made in values["meanings"].items()
             }
-            return cls(values["plan"], trainables, provenance)
+            return cls(_checked_plan(values["plan"]), trainables, provenance)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"The state of a pruning run has another form: {error!r}."
@@ -72,6 +75,69 @@ class RunState:
         """
         provenance = {positions[i]: made for i, made in self.provenance.items()}
         return dataclasses.replace(self, provenance=provenance)
+
+
+def _checked_plan(plan):
+    """Returns a copy of a saved plan after it checked the steps and counts in it."""
+    if plan is None:
+        return None
+    for key in ("total_steps", "first_step"):
+        if key in plan:
+            check_in_range(plan[key], f"`{key}`", 0, integer=True)
+    for counts in plan.get("pinned", ()):
+        for count in counts or ():
+            check_in_range(count, "`pinned`", 0, integer=True)
+    return dict(plan)
+
+
+def checked_specs(num_pruners, states):
+    """Returns two arguments of a `PruningOptimizer`, which may come from a file.
+
+    Args:
+        num_pruners: Number of pruners.
+        states: List of `(index, name, shape, dtype)`.
+
+    Raises:
+        TypeError: If `num_pruners` is no integer.
+        ValueError: If it is negative, or `states` have another form.
+    """
+    num_pruners = check_in_range(num_pruners, "`num_pruners`", 0, integer=True)
+    try:
+        specs = [
+            (
+                int(index),
+                str(key),
+                tuple(check_in_range(n, "a size", 0, integer=True) for n in shape),
+                keras.backend.standardize_dtype(dtype),
+            )
+            for index, key, shape, dtype in states
+        ]
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            "The `states` of a PruningOptimizer are lists of an index, a name, a shape "
+            f"and a dtype: {error}. Received: {shown(states)}"
+        ) from error
+    return num_pruners, specs
+
+
+def check_state_size(key, shape, variable):
+    """Raises a `ValueError` if a saved state is far larger than its variable.
+
+    Loading a damaged or hostile file must not fill the memory. A criterion may keep
+    some numbers for each weight, or one for each pair of groups.
+
+    Args:
+        key: Name of the state.
+        shape: Its shape.
+        variable: The variable that it belongs to.
+    """
+    size = math.prod(variable.shape)
+    is_of_pairs = len(shape) == 2 and shape[0] == shape[1] <= size
+    if math.prod(shape) > max(1024, 64 * size) and not is_of_pairs:
+        raise ValueError(
+            f"State '{key}' of '{variable.path}' has the shape {shown(shape)}, which "
+            f"does not fit a variable of {size} numbers. The file is damaged."
+        )
 
 
 def save_run(optimizer, store):

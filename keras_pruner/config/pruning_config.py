@@ -1,16 +1,19 @@
 """Defines `PruningConfig`: what to prune, how far and when."""
 
+import copy
 import dataclasses
-import re
-
-import keras
 
 from keras_pruner.backend import REDUCTIONS
 from keras_pruner.checks import (
+    check_bool,
+    check_choice,
     check_in_range,
     check_mask_bits,
     check_sparsities,
     check_steps,
+    naming,
+    plain_dict,
+    shown,
 )
 from keras_pruner.components import (
     ALLOCATIONS,
@@ -20,31 +23,41 @@ from keras_pruner.components import (
     SCHEDULES,
     Allocation,
     Criterion,
-    Custom,
     Pattern,
     Regularizer,
     Schedule,
 )
-from keras_pruner.intel_names import TYPE_ALIASES, renamed, split_pruning_type
+from keras_pruner.config.forms import (
+    agrees,
+    as_allocation,
+    as_tuple,
+    layer_type_names,
+    plain_selector,
+    refuse_foreign_value,
+)
+from keras_pruner.config.pruner_type import PRUNERS
+from keras_pruner.config.settings import FAMILIES, rename_keys, takes_every_name
+from keras_pruner.intel_names import split_pruning_type
 from keras_pruner.kernels import check_selector
-from keras_pruner.registry import did_you_mean
 
 DEFAULT_TARGET_SPARSITY = 0.9
 
 
+@takes_every_name
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PruningConfig:
     """Says what to prune, how far and when.
 
-    Every field has a default. The constructor checks all fields and freezes them; use
-    `dataclasses.replace` to make a changed copy.
+    Every field has a default. The constructor takes fields by name, under their own
+    names or those of Intel Neural Compressor. It checks all of them, also against the
+    pruner, and freezes them; use `dataclasses.replace` to make a changed copy.
 
     Example:
 
     >>> PruningConfig(pattern="2:4", exclude="head")
     PruningConfig(target_sparsity=0.5, pattern=NOfM(n=2, m=4), exclude=('head',))
     >>> # With the names of Intel Neural Compressor:
-    >>> PruningConfig.from_dict({"pruning_scope": "local", "start_step": 10})
+    >>> PruningConfig(pruning_scope="local", start_step=10)
     PruningConfig(target_sparsity=0.9, allocation=Uniform(), begin_step=10)
 
     Args:
@@ -73,8 +86,9 @@ class PruningConfig:
             kernel's path, layers, or functions from a `Kernel` to a bool. `None`
             means every prunable kernel.
         exclude: Kernels to leave dense, given like `include`. It wins over `include`.
-        layer_types: Names of layer classes to prune, with their subclasses; `None` for
-            all. Embeddings are pruned only if `"Embedding"` is named.
+        layer_types: Layer classes to prune, or their names, with their subclasses;
+            `None` for all. Embeddings are pruned only if `"Embedding"` is named. A
+            class is kept as its name.
         min_sparsity: Lowest sparsity of any one kernel, in [0, 1].
         max_sparsity: Highest sparsity of any one kernel, in [0, 1].
         group_reduction: How the scores of a group's members become its score:
@@ -91,15 +105,17 @@ class PruningConfig:
         pruning_type: Registered name of the pruner, `"basic"` by default. As in Intel
             Neural Compressor you can also name a gradient criterion, alone or with
             the suffix `"_progressive"`: `"snip_momentum_progressive"`.
-        pruner_options: Dict of settings of the pruner, by name.
+        pruner_options: Dict of settings of the pruner, by name: numbers, strings,
+            bools, lists and dicts.
         resume_from_pruned_checkpoint: Whether zeros that the model already has stay
             pruned, and count.
         local_configs: Configs, or dicts of changed keys, for some of the layers. Each
             names its layers by `include`; this config then skips them.
 
     Raises:
-        ValueError: If a value is out of its range, or two values contradict.
-        TypeError: If a value has the wrong type.
+        ValueError: If a name is unknown, a value is out of its range, two values
+            contradict, or the pruner cannot work with them.
+        TypeError: If a value has the wrong type, or is given without its name.
     """
 
     target_sparsity: float | None = None
@@ -132,22 +148,15 @@ class PruningConfig:
         self._normalise_selection()
         check_sparsities(self, self._set)
         check_steps(self, self._set)
-        if self.group_reduction not in REDUCTIONS:
-            raise ValueError(
-                f"`group_reduction` must be one of {', '.join(REDUCTIONS)}."
-                f"{did_you_mean(self.group_reduction, REDUCTIONS)} "
-                f"Received: {self.group_reduction!r}"
-            )
+        check_choice(self.group_reduction, "`group_reduction`", REDUCTIONS)
         strength = check_in_range(
             self.regularizer_strength, "`regularizer_strength`", 0
         )
         self._set("regularizer_strength", strength)
         for key in ("low_memory_usage", "resume_from_pruned_checkpoint"):
-            if not isinstance(getattr(self, key), bool):
-                raise TypeError(
-                    f"`{key}` must be True or False. Received: {getattr(self, key)!r}"
-                )
+            self._set(key, check_bool(getattr(self, key), f"`{key}`"))
         check_mask_bits(self, self._set)
+        PRUNERS[self.pruning_type].complete(self)
         self._normalise_local_configs()
 
     def _set(self, name, value):
@@ -157,26 +166,23 @@ class PruningConfig:
         if not isinstance(self.pruning_type, str):
             raise TypeError(
                 "`pruning_type` is the registered name of a pruner. "
-                f"Received: {self.pruning_type!r}"
+                f"Received: {shown(self.pruning_type)}"
             )
         name, criterion = split_pruning_type(self.pruning_type, CRITERIA)
+        refuse_foreign_value("pruning_type", PRUNERS, name)
+        if name not in PRUNERS:
+            raise ValueError(f"`pruning_type`: {PRUNERS.unknown(name)}")
         if criterion is not None:
-            if self.criterion not in (None, criterion):
+            if not agrees(self.criterion, criterion):
                 raise ValueError(
                     f"`pruning_type='{self.pruning_type}'` says the criterion "
-                    f"'{criterion}', but `criterion` is {self.criterion!r}. Give one."
+                    f"'{criterion}', but `criterion` is {shown(self.criterion)}. Give "
+                    "one."
                 )
             self._set("criterion", criterion)
         self._set("pruning_type", name)
-        options = self.pruner_options
-        if not isinstance(options, dict) or not all(
-            isinstance(k, str) for k in options
-        ):
-            raise TypeError(
-                "`pruner_options` is a dict from names to values. "
-                f"Received: {options!r}"
-            )
-        self._set("pruner_options", dict(options))
+        options = {} if self.pruner_options is None else self.pruner_options
+        self._set("pruner_options", plain_dict(options, "`pruner_options`"))
 
     def completed(self, criterion, schedule, allocation=None):
         """Returns a config with the pruner's defaults in place of `None`.
@@ -195,17 +201,18 @@ class PruningConfig:
         if allocation is None and self.pattern.is_unstructured:
             # The most accurate of docs/accuracy.md.
             allocation = "global" if criterion.is_comparable else "global_l2"
-        config = dataclasses.replace(
-            self,
-            criterion=criterion,
-            schedule=SCHEDULES.get(self.schedule, schedule),
-            allocation=ALLOCATIONS.get(self.allocation, allocation or "erk"),
-        )
+        # The constructor calls this, so it makes the copy without it.
+        config = copy.copy(self)
+        config._set("criterion", criterion)
+        config._set("schedule", SCHEDULES.get(self.schedule, schedule))
+        config._set("allocation", ALLOCATIONS.get(self.allocation, allocation or "erk"))
         criterion.check(config)
         config.allocation.check(config)
         return config
 
     def _normalise_components(self):
+        for key, registry in FAMILIES.items():
+            refuse_foreign_value(key, registry, getattr(self, key))
         self._set("pattern", PATTERNS.get(self.pattern, "1x1"))
         for key, registry in (
             ("criterion", CRITERIA),
@@ -214,14 +221,8 @@ class PruningConfig:
         ):
             if getattr(self, key) is not None:
                 self._set(key, registry.get(getattr(self, key)))
-        allocation = self.allocation
-        is_spec = isinstance(allocation, dict) and set(allocation) <= {"name", "config"}
-        if not isinstance(allocation, Allocation) and (
-            callable(allocation) or (isinstance(allocation, dict) and not is_spec)
-        ):
-            allocation = Custom(allocation)
-        if allocation is not None:
-            self._set("allocation", ALLOCATIONS.get(allocation))
+        if self.allocation is not None:
+            self._set("allocation", as_allocation(self.allocation))
         if self.target_sparsity is None:
             highest = self.pattern.max_sparsity
             default = highest if highest < 1 else DEFAULT_TARGET_SPARSITY
@@ -232,54 +233,63 @@ class PruningConfig:
             value = getattr(self, key)
             if value is None and key == "include":
                 continue
-            selectors = _as_tuple(value)
+            selectors = as_tuple(value)
             for selector in selectors:
                 check_selector(selector, key)
             self._set(key, selectors)
         if self.include == ():
             raise ValueError("`include` is empty, so nothing would be pruned.")
         if self.layer_types is not None:
-            names = []
-            for name in _as_tuple(self.layer_types):
-                names += TYPE_ALIASES.get(name, (name,))
+            names = layer_type_names(self.layer_types)
             if not names:
                 raise ValueError("`layer_types` is empty, so nothing would be pruned.")
-            for name in names:
-                _check_layer_type(name)
-            self._set("layer_types", tuple(dict.fromkeys(names)))
+            self._set("layer_types", names)
 
     def _normalise_local_configs(self):
         made = []
-        for number, local in enumerate(_as_tuple(self.local_configs)):
-            if isinstance(local, dict):
-                changes = rename_keys(local)
-                own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-                own |= {"local_configs": (), "include": None, "exclude": ()}
-                if "pruning_type" in changes:
-                    own |= {"criterion": None, "pruner_options": {}}
-                if "target_sparsity" not in changes:
-                    own["target_sparsity"] = self._target_for(changes.get("pattern"))
-                local = PruningConfig(**(own | changes))
-            if not isinstance(local, PruningConfig):
-                raise TypeError(
-                    "`local_configs` holds PruningConfigs or dicts. "
-                    f"Received: {local!r}"
-                )
-            if local.local_configs:
-                raise ValueError("A local config has no local configs of its own.")
-            if local.include is None and local.layer_types is None:
-                raise ValueError(
-                    f"Local config {number} must name its layers by `include` "
-                    "(op_names) or `layer_types`, else it would take them all."
-                )
-            made.append(local)
+        for number, local in enumerate(as_tuple(self.local_configs)):
+            with naming(f"`local_configs[{number}]`"):
+                made.append(self._local_config(local))
         self._set("local_configs", tuple(made))
+
+    def _local_config(self, local):
+        if isinstance(local, dict):
+            changes = rename_keys(local)
+            if as_tuple(changes.get("local_configs")):
+                raise ValueError("A local config has no local configs of its own.")
+            own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+            own |= {"local_configs": (), "include": None, "exclude": ()}
+            if "pruning_type" in changes:
+                own |= {"criterion": None, "pruner_options": {}}
+            if "target_sparsity" not in changes:
+                own["target_sparsity"] = self._target_for(changes.get("pattern"))
+            local = PruningConfig(**(own | changes))
+        if not isinstance(local, PruningConfig):
+            raise TypeError(
+                f"A local config is a PruningConfig or a dict. Received: {shown(local)}"
+            )
+        if local.local_configs:
+            raise ValueError("A local config has no local configs of its own.")
+        if local.include is None and local.layer_types is None:
+            raise ValueError(
+                "It must name its layers by `include` (op_names) or `layer_types`, "
+                "else it would take them all."
+            )
+        return local
 
     def _target_for(self, pattern):
         """Returns this target, or `None` if a local pattern cannot meet it."""
         pattern = PATTERNS.get(pattern, self.pattern)
         meets = self.target_sparsity <= pattern.max_sparsity
         return self.target_sparsity if meets else None
+
+    @classmethod
+    def defaults(cls):
+        """Returns a dict from the name of each field to its default."""
+        return {
+            field.name: {} if field.name == "pruner_options" else field.default
+            for field in dataclasses.fields(cls)
+        }
 
     @classmethod
     def from_dict(cls, config):
@@ -297,7 +307,7 @@ class PruningConfig:
         """
         if not isinstance(config, dict):
             raise TypeError(
-                f"A pruning config is given as a dict. Received: {config!r}"
+                f"A pruning config is given as a dict. Received: {shown(config)}"
             )
         return cls(**rename_keys(config))
 
@@ -310,18 +320,12 @@ class PruningConfig:
             ValueError: If a selector or allocation is a function.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for key, registry in (
-            ("pattern", PATTERNS),
-            ("criterion", CRITERIA),
-            ("allocation", ALLOCATIONS),
-            ("schedule", SCHEDULES),
-            ("regularizer", REGULARIZERS),
-        ):
+        for key, registry in FAMILIES.items():
             if values[key] is not None:
                 values[key] = registry.serialize(values[key])
         for key in ("include", "exclude"):
             if values[key] is not None:
-                values[key] = [_plain_selector(s, key) for s in values[key]]
+                values[key] = [plain_selector(s, key) for s in values[key]]
         if values["layer_types"] is not None:
             values["layer_types"] = list(values["layer_types"])
         values["local_configs"] = [local.to_dict() for local in self.local_configs]
@@ -336,56 +340,3 @@ class PruningConfig:
             or getattr(self, field.name) != getattr(defaults, field.name)
         ]
         return f"PruningConfig({', '.join(changed)})"
-
-
-def as_config(config):
-    """Returns a `PruningConfig` for a config, a dict, or `None` (all defaults)."""
-    if config is None:
-        return PruningConfig()
-    if isinstance(config, PruningConfig):
-        return config
-    return PruningConfig.from_dict(config)
-
-
-def merged_config(config, settings):
-    """Returns a config with some of its fields changed.
-
-    Args:
-        config: `PruningConfig`, dict, or `None` for the defaults.
-        settings: Dict of fields, under their own names or Intel's. They win.
-    """
-    if config is None:
-        return as_config(settings)
-    return dataclasses.replace(as_config(config), **rename_keys(settings))
-
-
-def _as_tuple(value):
-    if value is None:
-        return ()
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(value)
-    return (value,)
-
-
-def _check_layer_type(name):
-    if not isinstance(name, str):
-        raise TypeError(
-            f"`layer_types` takes names of layer classes. Received: {name!r}"
-        )
-
-
-def _plain_selector(selector, key):
-    if isinstance(selector, str):
-        return selector
-    if isinstance(selector, keras.layers.Layer):
-        return re.escape(selector.name)
-    raise ValueError(
-        f"`{key}` holds a function, which cannot be saved. Use a regular expression. "
-        f"Received: {selector!r}"
-    )
-
-
-def rename_keys(config):
-    """Returns a copy of a dict of settings with the fields' names as its keys."""
-    known = [field.name for field in dataclasses.fields(PruningConfig)]
-    return renamed(config, known)
