@@ -72,7 +72,9 @@ class PruningOptimizer(WrapperOptimizer):
         last_update_steps: List of int variables: for each pruner the step of its
             latest mask update, -1 before the first.
         run_state: `RunState`.
-        shows_all: Whether `variables` has the masks and counts, too.
+        shows_all: Whether `variables` has masks, counts and states, too. During `fit`
+            it has not: code that resets an optimizer assigns zeros to all variables,
+            and masks of zeros would prune all. JAX needs them in a step.
         has_stepped: Whether a training step has called `apply`.
         reached: Set of the indices of variables that had a gradient in a step.
     """
@@ -95,7 +97,7 @@ class PruningOptimizer(WrapperOptimizer):
         self.run_state = RunState() if run is None else RunState.from_dict(run)
         # What the training step has done so far, as Python saw it run or be traced.
         self.has_stepped = False
-        self.shows_all = False
+        self.shows_all = True
         self.reached = set()
         self._masks = {}
         self._states = {}
@@ -247,11 +249,14 @@ class PruningOptimizer(WrapperOptimizer):
 
     @property
     def variables(self):
-        # Code that resets an optimizer assigns zeros to all of these, and a mask of
-        # zeros prunes all. JAX needs all variables, to run a step without side effects.
-        if keras.backend.backend() == "jax" or self.shows_all:
-            return super().variables
+        if self.shows_all or keras.backend.backend() == "jax":
+            return self.all_variables
         return self.inner_optimizer.variables
+
+    @property
+    def all_variables(self):
+        """List of the inner optimizer's variables, masks, counts and states."""
+        return super().variables
 
     def finalize_variable_values(self, var_list):
         # Averages that become the weights are masked. A frozen model has none.

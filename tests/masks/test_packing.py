@@ -144,7 +144,7 @@ def test_kernels_that_are_no_multiple_of_eight(pruning_type, jit_compile, reques
 def test_optimizer_of_fit_holds_the_bits_alone(data):
     class Look(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            variables = self.model.optimizer.variables
+            variables = self.model.optimizer.all_variables
             sizes.append(sum(value_of(variable).nbytes for variable in variables))
 
     sizes = []

@@ -85,6 +85,7 @@ class FitAttachment:
         # A function that was compiled with an earlier wrapper is useless afterwards.
         self._user_train_function = None if restored else train_function
         model.optimizer = self.optimizer
+        self.optimizer.shows_all = False
         methods = {n: functools.partial(f, model) for n, f in _IN_FIT.items()}
         self._patch = Patch(model, **methods)
         if cached_step is not None:

@@ -110,7 +110,9 @@ def load_weights(model, filepath, **arguments):
 def all_variables(model):
     """Returns the variables of a model and of its optimizer, each once."""
     optimizer = getattr(model, "optimizer", None)
-    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    variables = list(model.variables)
+    if optimizer is not None:
+        variables += getattr(optimizer, "all_variables", optimizer.variables)
     return list({id(variable): variable for variable in variables}.values())
 
 
