@@ -218,6 +218,7 @@ def test_a_frozen_model_stays_whole_under_ema_and_accumulation(data):
     callback = PruningCallback(
         pruning_type="retrain_free",
         pattern="1xchannel",
+        include=".*",
         target_sparsity=0.5,
         verbose=False,
     )

@@ -500,7 +500,8 @@ def test_global_prunes_the_lowest_of_all_kernels():
 
 
 def test_global_takes_all_of_a_kernel_of_small_weights():
-    masks, counts = joint_masks(0.5, FOUR, FOUR * 64, allocation="global")
+    config = {"allocation": "global", "max_sparsity": 1.0}
+    masks, counts = joint_masks(0.5, FOUR, FOUR * 64, **config)
     assert counts == [4, 0]
     assert not masks[0].any()
     assert masks[1].all()

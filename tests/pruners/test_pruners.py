@@ -205,6 +205,7 @@ def test_eager_and_compiled_masks_are_equal(pattern, allocation, reduction):
         "allocation": allocation,
         "group_reduction": reduction,
         "target_sparsity": 0.4,
+        "include": ".*",
     }
     pruner = KerasBasePruner(config | ONE_SHOT, model)
     for sparsity in (0.1, 0.4):
@@ -318,7 +319,12 @@ def test_quantized_layer_is_refused():
 
 def test_fully_pruned_kernel_warns(caplog):
     pruner = KerasBasePruner(
-        {"pattern": "1xchannel", "target_sparsity": 0.9, **ONE_SHOT},
+        {
+            "pattern": "1xchannel",
+            "target_sparsity": 0.9,
+            "max_sparsity": 1.0,
+            **ONE_SHOT,
+        },
         {"fc": dense_of(np.ones((3, 3)))},
     )
     pruner.update_masks(0.9)
