@@ -156,7 +156,7 @@ def scale_to_one(*tensors):
     1.0164395367051604
     """
     blocks = [sum_blocks(ops.abs, as_rows(x), add=ops.maximum)[0] for x in tensors]
-    largest = ops.max(ops.stack(list(map(ops.max, blocks))), keepdims=True)
+    largest = ops.reshape(ops.max(ops.stack(list(map(ops.max, blocks)))), (1,))
     exponent = ops.bitwise_and(ops.view(largest, "int32"), 0x7F800000)
     power = ops.clip(ops.view(exponent, "float32"), 2.0**-126, 2.0**126)
     return (1.0 / power)[0]

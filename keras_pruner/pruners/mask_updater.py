@@ -172,8 +172,7 @@ class MaskUpdater:
         num_bits = self.pruner.config.mask_bits
         made += [as_stored(mask, num_bits) for mask in result.masks]
         made = [
-            ops.where(is_right, new, old)
-            for new, old in zip(made, values, strict=True)
+            ops.where(is_right, new, old) for new, old in zip(made, values, strict=True)
         ]
         return made, result._replace(masks=[])
 
@@ -256,8 +255,9 @@ class MaskUpdater:
         if empty and not self._warned_about_empty:
             self._warned_about_empty = True
             logging.warning(
-                "Every weight is pruned in %s: nothing passes through. Lower "
-                "`max_sparsity` or `target_sparsity`, or exclude the layer.",
+                "Every weight is pruned in %s: nothing passes through. The config asks "
+                "for it, or the checkpoint has these zeros. To keep some weights, "
+                "leave `max_sparsity` open, or exclude the layer.",
                 ", ".join(empty),
             )
 
