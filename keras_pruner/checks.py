@@ -198,19 +198,21 @@ def check_sparsities(config, assign):
         ("min_sparsity", False),
         ("max_sparsity", False),
     ):
-        value = check_in_range(
-            getattr(config, key), f"`{key}`", 0, 1, open_high=highest_is_open
-        )
+        value = getattr(config, key)
+        if key == "max_sparsity" and value is None:
+            continue
+        value = check_in_range(value, f"`{key}`", 0, 1, open_high=highest_is_open)
         assign(key, value)
     if config.initial_sparsity > config.target_sparsity:
         raise ValueError(
             "`initial_sparsity` must not exceed `target_sparsity`. Received: "
             f"{config.initial_sparsity} > {config.target_sparsity}"
         )
-    if config.min_sparsity > config.max_sparsity:
+    most = 1.0 if config.max_sparsity is None else config.max_sparsity
+    if config.min_sparsity > most:
         raise ValueError(
             "`min_sparsity` must not exceed `max_sparsity`. Received: "
-            f"{config.min_sparsity} > {config.max_sparsity}"
+            f"{config.min_sparsity} > {most}"
         )
     highest = config.pattern.max_sparsity
     for key in ("target_sparsity", "min_sparsity"):
@@ -221,12 +223,10 @@ def check_sparsities(config, assign):
                 f"another pattern. Received: {getattr(config, key)}"
             )
     is_absolute = config.allocation is not None and config.allocation.is_absolute
-    if not is_absolute and not (
-        config.min_sparsity <= config.target_sparsity <= config.max_sparsity
-    ):
+    if not is_absolute and not (config.min_sparsity <= config.target_sparsity <= most):
         raise ValueError(
             "The caps cannot meet the target: kernels that each have a sparsity in "
-            f"[{config.min_sparsity}, {config.max_sparsity}] cannot have "
+            f"[{config.min_sparsity}, {most}] cannot have "
             f"{config.target_sparsity} together. Change `min_sparsity`, "
             "`max_sparsity` or `target_sparsity`."
         )

@@ -44,16 +44,21 @@ LOCKED = 56 / 320
 
 # What a name needs in place of the defaults; a name that is not here just runs.
 SETTINGS = {
+    "pattern 1xchannel": {"include": ".*"},
     "pattern {n}x{m}": {"pattern": "4x1"},
     "pattern {n}:{m}": {"pattern": "2:4"},
     "allocation custom": {"allocation": {"hidden": 0.4}},
     "criterion block_mask": {"pattern": "4x1"},
-    "criterion retrain_free": {"pattern": "1xchannel"},
+    "criterion retrain_free": {"pattern": "1xchannel", "include": ".*"},
     "criterion taylor": {"pattern": "4x1"},
     "pruning_type block_mask": {"pattern": "4x1"},
     "pruning_type progressive": {"pattern": "4x1"},
     # It prunes once, here after the run was cut.
-    "pruning_type retrain_free": {"pattern": "1xchannel", "begin_step": 8},
+    "pruning_type retrain_free": {
+        "pattern": "1xchannel",
+        "include": ".*",
+        "begin_step": 8,
+    },
 }
 
 

@@ -73,7 +73,7 @@ def test_defaults():
     assert complete.schedule.power == 3.0
     assert (config.begin_step, config.end_step, config.frequency) == (None, None, None)
     assert (config.include, config.exclude, config.local_configs) == (None, (), ())
-    assert (config.min_sparsity, config.max_sparsity) == (0.0, 1.0)
+    assert (config.min_sparsity, config.max_sparsity) == (0.0, None)
     assert repr(config) == "PruningConfig(target_sparsity=0.9)"
 
 

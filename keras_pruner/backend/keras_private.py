@@ -28,6 +28,12 @@ def sublayers_of(layer):
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def producer_of(tensor):
+    """Returns the operation that made a symbolic tensor, and its symbolic inputs."""
+    operation, node_index, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node_index].input_tensors
+
+
 def trainables_in(layer):
     """Returns a layer's own variables that can be trained, also if it is frozen."""
     return layer._trainable_variables

@@ -5,6 +5,8 @@ differently. Scores that differ in the last bit can prune different groups. The
 functions here add halves elementwise, because every backend rounds that alike.
 """
 
+import operator
+
 from keras import ops
 
 REDUCTIONS = ("mean", "sum", "max", "l2")
@@ -56,7 +58,7 @@ def as_rows(x):
     return ops.reshape(x, (-1, x.shape[-1]))
 
 
-def sum_blocks(function, matrix, first=0):
+def sum_blocks(function, matrix, first=0, add=operator.add):
     """Applies a function to a matrix and sums the results over blocks of rows.
 
     It adds pairs of neighbouring rows, then pairs of these sums.
@@ -66,6 +68,7 @@ def sum_blocks(function, matrix, first=0):
         matrix: Tensor (rows, columns).
         first: Zero, or an int tensor () that is zero but seems to change in a loop. The
             compiler then keeps the calls of `function` inside the loop.
+        add: Elementwise function of two tensors that replaces the addition.
 
     Returns:
         Tuple of a tensor (blocks, columns) and the number of rows in a block, at most
@@ -86,7 +89,7 @@ def sum_blocks(function, matrix, first=0):
     ]
     while len(parts) > 1:
         odd = parts[len(parts) // 2 * 2 :]
-        parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
+        parts = [*map(add, parts[::2], parts[1::2]), *odd]
     (total,) = parts
     if whole < rows:
         total = ops.concatenate([total, function(matrix[whole:])])
@@ -133,6 +136,30 @@ def sum_of_all(x, function=lambda x: x):
         x = ops.concatenate([folded, x[-1:]]) if size % 2 else folded
         size = x.shape[0]
     return ordered_sum(x[0], 0)
+
+
+def scale_to_one(*tensors):
+    """Returns a power of two that brings the largest magnitude into [1, 2).
+
+    Squares of scaled values neither overflow nor vanish as a whole. A power of two
+    changes no digit, so a ratio of scaled values has the same bits.
+
+    Args:
+        *tensors: Float32 tensors, finite, with at least one axis.
+
+    Returns:
+        Float32 tensor (). It is 2^126 if all values are zero, and at least 2^-126.
+
+    Example:
+
+    >>> float(scale_to_one(ops.array([[0.0, -3e20], [5.0, 1e-20]]))) * 3e20
+    1.0164395367051604
+    """
+    blocks = [sum_blocks(ops.abs, as_rows(x), add=ops.maximum)[0] for x in tensors]
+    largest = ops.reshape(ops.max(ops.stack(list(map(ops.max, blocks)))), (1,))
+    exponent = ops.bitwise_and(ops.view(largest, "int32"), 0x7F800000)
+    power = ops.clip(ops.view(exponent, "float32"), 2.0**-126, 2.0**126)
+    return (1.0 / power)[0]
 
 
 def all_finite(x):

@@ -90,7 +90,9 @@ class PruningConfig:
             `None` for all. Embeddings are pruned only if `"Embedding"` is named. A
             class is kept as its name.
         min_sparsity: Lowest sparsity of any one kernel, in [0, 1].
-        max_sparsity: Highest sparsity of any one kernel, in [0, 1].
+        max_sparsity: Highest sparsity of any one kernel, in [0, 1]. With `None` no
+            kernel becomes empty: each keeps a floor, as `docs/algorithms.md` defines
+            it. With 1.0 kernels may become empty.
         group_reduction: How the scores of a group's members become its score:
             `"mean"`, `"sum"`, `"max"` or `"l2"`.
         regularizer: Draws weights towards zero after every step: `None` (default);
@@ -131,7 +133,7 @@ class PruningConfig:
     exclude: tuple = ()
     layer_types: tuple | None = None
     min_sparsity: float = 0.0
-    max_sparsity: float = 1.0
+    max_sparsity: float | None = None
     group_reduction: str = "mean"
     regularizer: Regularizer | str | None = None
     regularizer_strength: float = 1e-4

@@ -57,7 +57,7 @@ class Settings(typing.TypedDict, total=False):
     exclude: Selector | Sequence[Selector] | None
     layer_types: str | type | Sequence[str | type] | None
     min_sparsity: float
-    max_sparsity: float
+    max_sparsity: float | None
     group_reduction: str
     regularizer: str | Regularizer | dict | None
     regularizer_strength: float

@@ -9,6 +9,7 @@ from keras import layers
 from keras_pruner.backend import all_layers, is_view, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
 from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch
+from keras_pruner.kernels.outputs import output_variables
 from keras_pruner.kernels.rules import (
     own_variables,
     registered_layouts,
@@ -31,6 +32,7 @@ _NO_MATRICES = {
 }
 
 _MAX_KERNEL_SIZE = 2**31 - 1
+NO_WEIGHTS = "the kernel has no weights: an axis has size 0"
 # Part of an attention layer -> axis of its matrix along which the heads lie.
 _HEAD_AXES = {"query": 1, "key": 1, "value": 1, "gate": 1, "attention_output": 0}
 _EMBEDDING = "embeddings are pruned only when asked for: add 'Embedding' to layer_types"
@@ -138,6 +140,8 @@ def find_all_kernels(model, *, name=None):
                 reason = None
                 if math.prod(shape) > _MAX_KERNEL_SIZE:
                     reason = "more than 2^31 - 1 weights in one kernel"
+                elif math.prod(shape) == 0:
+                    reason = NO_WEIGHTS
             elif len(shape) < 2 or (layouts is not None and layout is None):
                 continue
             else:
@@ -162,6 +166,11 @@ def find_all_kernels(model, *, name=None):
     if name is None and not isinstance(model, keras.Model):
         prefix = _own_name(model)
     visit(model, prefix, None)
+    outputs = output_variables(model, found)
+    found = [
+        dataclasses.replace(kernel, is_output=id(kernel.variable) in outputs)
+        for kernel in found
+    ]
     return KernelSearch(
         _with_unique_paths(found),
         tuple(kernel.skip(reason) for kernel, reason in skipped),

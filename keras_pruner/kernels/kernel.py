@@ -46,6 +46,8 @@ class Kernel:
         couplings: Tuple of `Coupling`s: how other kernels lose groups with it.
         on_request: Reason to skip the kernel unless a config asks for it by its layer
             class, or `None`.
+        is_output: Whether the model returns the outputs of the kernel, perhaps through
+            layers without kernels.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Kernel:
     wrapper: keras.layers.Layer | None = None
     couplings: tuple = ()
     on_request: str | None = None
+    is_output: bool = False
 
     @property
     def wrapper_mask(self):

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_pruner.kernels.filters import select
-from keras_pruner.kernels.find import find_all_kernels
+from keras_pruner.kernels.find import NO_WEIGHTS, find_all_kernels
 from keras_pruner.kernels.kernel import Kernel, KernelSearch
 from keras_pruner.kernels.layouts import conv_layout, dense_layout
 
@@ -159,7 +159,9 @@ def _find(modules):
             if id(kernel.variable) in seen:
                 continue
             seen.add(id(kernel.variable))
-            if kernel.variable.trainable:
+            if not kernel.layout.size:
+                skipped.append(kernel.skip(NO_WEIGHTS))
+            elif kernel.variable.trainable:
                 kernels.append(kernel)
             else:
                 skipped.append(kernel.skip(FROZEN))
@@ -253,10 +255,21 @@ def _of_types(kernels, names):
 
 def _fit_pattern(config, kernels, modules):
     """Returns the `Selection` of the kernels that take the config's pattern."""
-    reasons = [(kernel, config.pattern.refusal(kernel)) for kernel in kernels]
+    reasons = [(kernel, _refusal(kernel, config)) for kernel in kernels]
     return Selection(
         config,
         tuple(kernel for kernel, reason in reasons if reason is None),
         tuple(k.skip(reason) for k, reason in reasons if reason is not None),
         modules,
     )
+
+
+def _refusal(kernel, config):
+    """Returns why a kernel stays dense under the config's pattern, or `None`."""
+    is_asked_for = config.include is not None or kernel.wrapper_mask is not None
+    if kernel.is_output and config.pattern.removes_outputs and not is_asked_for:
+        return (
+            f"pattern '{config.pattern}' would remove outputs of the model: to prune "
+            "them too, name the layer in `include`"
+        )
+    return config.pattern.refusal(kernel)

@@ -7,6 +7,7 @@ from keras_pruner.masks.joint_ranking import (
     Forecast,
     check_total,
     cuts_of,
+    is_unbounded,
     rank_jointly,
 )
 from keras_pruner.masks.kth_lowest import as_counts, demand_of
@@ -76,6 +77,7 @@ __all__ = [
     "expand_groups",
     "finite_or",
     "is_packed",
+    "is_unbounded",
     "mask_variable_spec",
     "ordered_keys",
     "pack",

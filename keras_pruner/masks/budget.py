@@ -3,7 +3,12 @@
 import dataclasses
 import math
 
+from absl import logging
+
 from keras_pruner.components import KernelPlan
+
+# The share of the remaining weights that the floors of all kernels may take together.
+_FLOOR_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Demand:
 
 
 class PruningPlan:
-    """Divides sparsities over kernels, within the caps of a config.
+    """Divides sparsities over kernels, within the caps or the floor of a config.
 
     Args:
         config: `PruningConfig`.
@@ -34,7 +39,8 @@ class PruningPlan:
         kernels: List of `KernelPlan`, one per unit: a kernel, or several that the
             pattern couples.
         idle: Set of the positions in `kernels` of units that stay dense; see `release`.
-        final_sparsity: Final sparsity over all kernels.
+        final_sparsity: Final sparsity over all kernels. It is below the target if the
+            floor leaves no other way.
 
     Raises:
         ValueError: If the caps contradict each other or cannot meet the target.
@@ -57,9 +63,7 @@ class PruningPlan:
             _plan_unit(config.pattern, [kernels[index] for index in unit])
             for unit in config.pattern.couple(kernels)
         ]
-        lower, upper = group_bounds(
-            self.kernels, config.min_sparsity, config.max_sparsity
-        )
+        lower, upper = self._bounds(config.min_sparsity, config.target_sparsity)
         self._check_bounds(lower, upper)
         if config.allocation.is_absolute:
             self.final_sparsity = self._check_given(lower, upper)
@@ -92,8 +96,7 @@ class PruningPlan:
         config, plans = self.config, self.kernels
         share = sparsity / self.final_sparsity if self.final_sparsity else 1.0
         # Lower caps grow with the schedule, so that they never contradict it.
-        floor = config.min_sparsity * share
-        lower, upper = group_bounds(plans, floor, config.max_sparsity)
+        lower, upper = self._bounds(config.min_sparsity * share, sparsity)
         for index in self.idle:
             lower[index] = upper[index] = 0
         if pinned is not None:
@@ -115,6 +118,19 @@ class PruningPlan:
             counts = [0 if i in self.idle else next(made) for i in range(len(plans))]
         return Demand(counts, target, lower, upper)
 
+    def _bounds(self, min_sparsity, sparsity):
+        """Returns the fewest and most groups of each kernel at a sparsity in all."""
+        plans, cap = self.kernels, self.config.max_sparsity
+        lower, upper = group_bounds(plans, min_sparsity, 1.0 if cap is None else cap)
+        if cap is None and not self.config.allocation.is_absolute:
+            floors = iter(floor_groups(self._of_active(plans), sparsity))
+            kept = [0 if i in self.idle else next(floors) for i in range(len(plans))]
+            upper = [
+                max(low, high - groups)
+                for low, high, groups in zip(lower, upper, kept, strict=True)
+            ]
+        return lower, upper
+
     def _weights_in(self, counts):
         return sum(k * p.group_size for k, p in zip(counts, self.kernels, strict=True))
 
@@ -123,10 +139,14 @@ class PruningPlan:
         given = self.config.allocation.kernel_sparsities(
             self.config.target_sparsity, self.kernels
         )
-        return [
-            sparsity * plan.num_weights / plan.group_size
-            for sparsity, plan in zip(given, self.kernels, strict=True)
-        ]
+        groups = []
+        for sparsity, plan in zip(given, self.kernels, strict=True):
+            wanted = sparsity * plan.num_weights / plan.group_size
+            if self.config.max_sparsity is None and sparsity < 1 and plan.can_be_empty:
+                # Rounding empties no kernel; a sparsity of 1 does.
+                wanted = min(wanted, plan.num_groups - 1)
+            groups.append(wanted)
+        return groups
 
     def _check_bounds(self, lower, upper):
         for plan, low, high in zip(self.kernels, lower, upper, strict=True):
@@ -157,6 +177,10 @@ class PruningPlan:
         least, most = self._weights_in(lower), self._weights_in(upper)
         # Whole groups may miss any target by half a group.
         slack = max(plan.group_size for plan in self.kernels) / 2
+        if target - most > slack and config.max_sparsity is None:
+            without_floor = sum(p.num_groups * p.group_size for p in self.kernels)
+            if target - without_floor <= slack:
+                return self._limited_by_floor(most / self.num_weights)
         if target - most > slack or least - target > slack:
             raise ValueError(
                 f"The caps and pattern '{config.pattern}' allow a sparsity between "
@@ -165,6 +189,17 @@ class PruningPlan:
                 f"Received: target_sparsity={config.target_sparsity}"
             )
         return config.target_sparsity
+
+    def _limited_by_floor(self, sparsity):
+        logging.warning(
+            "Every kernel keeps at least one group of pattern '%s', so pruning ends at "
+            "a sparsity of %.4f, below the target of %s. Lower `target_sparsity`, or "
+            "set `max_sparsity=1.0` to let kernels become empty.",
+            self.config.pattern,
+            sparsity,
+            self.config.target_sparsity,
+        )
+        return sparsity
 
 
 def _plan_unit(pattern, kernels):
@@ -217,6 +252,35 @@ def group_bounds(plans, min_sparsity, max_sparsity):
         lower.append(min(plan.num_groups, math.ceil(min_sparsity * groups - slack)))
         upper.append(min(plan.num_groups, math.floor(max_sparsity * groups + slack)))
     return lower, upper
+
+
+def floor_groups(plans, sparsity):
+    """Returns the fewest groups that each kernel keeps, so that none becomes empty.
+
+    The floor of a kernel is 1 % of its groups, rounded up. All floors together take at
+    most half of the weights that the sparsity leaves. Otherwise they shrink by one
+    factor, but not below one group.
+
+    Args:
+        plans: List of `KernelPlan`.
+        sparsity: Target over all kernels, in [0, 1).
+
+    Returns:
+        List of integers; 0 for a kernel that no pattern can empty, as under `n:m`.
+
+    Example:
+
+    >>> layout = KernelLayout((50, 20), window=(), inputs=50, outputs=20)
+    >>> kernel = KernelPlan("dense/kernel", layout, num_groups=1000, group_size=1)
+    >>> [floor_groups([kernel], sparsity) for sparsity in (0.8, 0.98, 0.99, 0.9999)]
+    [[10], [10], [5], [1]]
+    """
+    # Integers, because 0.01 * 700 exceeds 7 in floating point.
+    floors = [-(-p.num_groups // 100) if p.can_be_empty else 0 for p in plans]
+    left = total_weights(plans) - target_weights(sparsity, plans)
+    taken = sum(k * p.group_size for k, p in zip(floors, plans, strict=True))
+    shrink = min(1.0, _FLOOR_SHARE * left / max(1, taken))
+    return [max(min(k, 1), int(shrink * k)) for k in floors]
 
 
 def allocate_counts(allocation, sparsity, plans, lower, upper):

@@ -111,7 +111,8 @@ def cuts_of(scores, counts, bracket, call=call_directly):
     """Returns the `Cut` of each tensor for a ranking's bracket.
 
     Outside a trace it searches only tensors that a bound limited or that have ties to
-    cut. Inside a trace it cannot read the counts, so no bound may limit a tensor.
+    cut. Inside a trace it cannot read the counts. The cuts are then right only if no
+    bound limited a tensor; see `is_unbounded`.
 
     Args:
         scores: See `rank_jointly`.
@@ -144,6 +145,17 @@ def cuts_of(scores, counts, bracket, call=call_directly):
             cut = call(cut_ties, score, own, k)
         cuts.append(cut)
     return cuts
+
+
+def is_unbounded(counts, bracket):
+    """Returns whether no bound limited a tensor in a ranking, as a bool tensor ().
+
+    Args:
+        counts: Counts from `rank_jointly`.
+        bracket: `Bracket` from `rank_jointly`.
+    """
+    is_inside = ops.logical_and(bracket.below <= counts, counts <= bracket.reached)
+    return ops.all(is_inside)
 
 
 def _serves(bracket, count):

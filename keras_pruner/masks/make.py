@@ -7,7 +7,12 @@ one unit, so that equal units share compiled code.
 
 from keras import ops
 
-from keras_pruner.backend import all_finite, rounded_square, sum_of_all
+from keras_pruner.backend import (
+    all_finite,
+    rounded_square,
+    scale_to_one,
+    sum_of_all,
+)
 from keras_pruner.masks.select_lowest import (
     Cut,
     PerOutput,
@@ -22,14 +27,26 @@ LOWEST_SCORE = -3e38
 HIGHEST_SCORE = 3e38
 
 
-def are_finite(inputs):
-    """Returns which kernels have finite weights, and which finite criterion states."""
+def are_finite(inputs, groups=None):
+    """Returns which kernels have finite weights, criterion states and scores.
+
+    Args:
+        inputs: `UnitInputs`.
+        groups: Float tensor of the groups' scores, or `None` if nothing is ranked.
+
+    Returns:
+        Bool tensor (3, kernels).
+    """
     weights, memories = [], []
     for weight, state in zip(inputs.weights, inputs.states, strict=True):
         weights.append(all_finite(weight))
         memory = state.get("memory", ops.zeros(()))
         memories.append(all_finite(ops.cast(memory, "float32")))
-    return ops.stack([ops.stack(weights), ops.stack(memories)])
+    is_ranked_well = ops.convert_to_tensor(True)
+    if groups is not None:
+        is_ranked_well = all_finite(ops.cast(groups, "float32"))
+    scores = [is_ranked_well] * len(weights)
+    return ops.stack([ops.stack(weights), ops.stack(memories), ops.stack(scores)])
 
 
 def score_kernels(config, unit, inputs):
@@ -90,7 +107,7 @@ def score_groups(config, unit, weights, scores):
         parts.append(part)
     groups = sum(parts[1:], parts[0])
     if config.allocation.normalize == "l2":
-        groups = groups / _l2_norm(weights)
+        groups = _over_norm(groups, weights)
     if config.resume_from_pruned_checkpoint:
         groups = ops.where(zero_groups(unit, weights), LOWEST_SCORE, groups)
     if config.low_memory_usage:
@@ -143,9 +160,10 @@ def zero_groups(unit, weights):
     return marks
 
 
-def _l2_norm(weights):
-    total = 0.0
+def _over_norm(scores, weights):
+    """Divides scores by the L2 norm of weights, at any size of the weights."""
+    weights = [ops.cast(weight, "float32") for weight in weights]
+    scale, total = scale_to_one(*weights), 0.0
     for weight in weights:
-        weight = ops.cast(weight, "float32")
-        total = total + sum_of_all(weight, rounded_square)
-    return ops.maximum(ops.sqrt(total), 1e-30)
+        total = total + sum_of_all(weight, lambda x: rounded_square(x * scale))
+    return scores * scale / ops.maximum(ops.sqrt(total), 1e-30)

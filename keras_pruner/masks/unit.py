@@ -104,8 +104,8 @@ class UnitResult(NamedTuple):
     Args:
         masks: List of bool masks, each of its kernel's shape; `True` = keep.
         states: List of dicts of the states that change.
-        finite: Bool tensor (2, kernels): whether a kernel's weights, and its criterion
-            state, are finite.
+        finite: Bool tensor (3, kernels): whether a kernel's weights, its criterion
+            state, and its scores are finite.
     """
 
     masks: list

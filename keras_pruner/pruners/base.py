@@ -158,7 +158,8 @@ class BasePruner(PrunerType, abc.ABC):
 
     @property
     def max_sparsity_ratio_per_op(self):
-        return self.config.max_sparsity
+        cap = self.config.max_sparsity
+        return 1.0 if cap is None else cap
 
     def schedule_steps(self, total_steps=None, first_step=0):
         """Fixes the steps of the schedule.

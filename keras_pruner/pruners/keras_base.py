@@ -219,7 +219,7 @@ class KerasBasePruner(SavedPruner, BasePruner):
             doomed = select_groups(groups, inputs, "doomed")
             kept = self.expand_unit(unit, inputs, doomed)
             states = [{"doomed": ops.logical_not(mask)} for mask in kept]
-        return UnitResult(masks, states, are_finite(inputs))
+        return UnitResult(masks, states, are_finite(inputs, groups))
 
     def expand_unit(self, unit, inputs, pruned):
         """Turns the chosen groups of a unit into the masks of its kernels."""

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_pruner.backend import call_directly
-from keras_pruner.masks import PerOutput, Unit, UnitInputs, cuts_of, rank_jointly
+from keras_pruner.masks import (
+    PerOutput,
+    Unit,
+    UnitInputs,
+    cuts_of,
+    is_unbounded,
+    rank_jointly,
+)
 
 
 class UpdateInputs(NamedTuple):
@@ -37,11 +44,13 @@ class UpdateResult(NamedTuple):
     Args:
         masks: List of bool masks, each of its kernel's shape; `True` = keep.
         counts: Int tensor (units,): groups pruned in each unit.
-        finite: Bool tensor (2, kernels): whether all of a kernel's weights, and all of
-            its criterion state, are finite.
+        finite: Bool tensor (3, kernels): whether all of a kernel's weights, all of its
+            criterion state, and all of its scores are finite.
         states: List of dicts of the states that change.
         thresholds: Dict from a result to the threshold of its joint ranking, a float32
             tensor ().
+        is_exact: Bool tensor (): whether the masks prune `counts`. If a bound limited a
+            unit of a joint ranking, masks made inside a trace do not.
     """
 
     masks: list
@@ -49,6 +58,7 @@ class UpdateResult(NamedTuple):
     finite: Any
     states: list
     thresholds: dict
+    is_exact: Any
 
 
 class MaskMaker:
@@ -82,7 +92,7 @@ class MaskMaker:
 
         Args:
             inputs: `UpdateInputs`.
-            call: See `rank_jointly`. With caps, the whole function cannot be compiled.
+            call: See `rank_jointly`.
 
         Returns:
             `UpdateResult`.
@@ -90,9 +100,10 @@ class MaskMaker:
         pruner = self.pruner
         units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
         if pruner.config.allocation.ranks_jointly:
-            counts, thresholds = self._rank_jointly(units, inputs, call)
+            counts, thresholds, is_exact = self._rank_jointly(units, inputs, call)
         else:
             counts, thresholds = self._count_alone(units, inputs), {}
+            is_exact = ops.convert_to_tensor(True)
         masks, states = [None] * len(pruner.kernels), [None] * len(pruner.kernels)
         places = [0] * len(pruner.kernels)
         results = []
@@ -110,7 +121,7 @@ class MaskMaker:
             num_placed += len(unit.indices)
         finite = ops.concatenate([result.finite for result in results], axis=1)
         finite = ops.take(finite, places, axis=1)
-        return UpdateResult(masks, counts, finite, states, thresholds)
+        return UpdateResult(masks, counts, finite, states, thresholds, is_exact)
 
     def unit_inputs(self, number, inputs):
         """Returns the `UnitInputs` of one unit.
@@ -193,23 +204,27 @@ class MaskMaker:
 
         Returns:
             Tuple of an int tensor (units,), the number of groups that each unit's masks
-            prune, and a dict from a result to its threshold.
+            prune; of a dict from a result to its threshold; and of
+            `UpdateResult.is_exact`.
         """
         groups = [
             call(self.pruner.group_unit, unit_inputs, about=unit)
             for unit, unit_inputs in zip(self.units, units, strict=True)
         ]
         all_counts, thresholds = {}, {}
+        is_exact = ops.convert_to_tensor(True)
         for what, demand in inputs.demands.items():
             counts, bracket, threshold = rank_jointly(
                 groups, demand, inputs.guesses[what], call
             )
             all_counts[what], thresholds[what] = counts, threshold
             cuts = cuts_of(groups, counts, bracket, call)
+            if not call.sees_numbers:
+                is_exact = ops.logical_and(is_exact, is_unbounded(counts, bracket))
             for unit_inputs, cut in zip(units, cuts, strict=True):
                 unit_inputs.targets[what] = cut
         units[:] = [
             unit_inputs._replace(groups=[scores])
             for unit_inputs, scores in zip(units, groups, strict=True)
         ]
-        return all_counts["masks"], thresholds
+        return all_counts["masks"], thresholds, is_exact

@@ -28,7 +28,7 @@ from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
 
 
 class NonFiniteError(ValueError):
-    """Raised if a weight or a criterion state is not finite."""
+    """Raised if a weight, a criterion state or a score is not finite."""
 
 
 class MaskUpdater:
@@ -72,6 +72,8 @@ class MaskUpdater:
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
         self._warned_about_empty = False
+        # Whether a bound limited a kernel in an update at once.
+        self._is_bounded = False
 
     @property
     def trace_count(self):
@@ -90,8 +92,8 @@ class MaskUpdater:
             sparsity: Target over all kernels, in [0, 1).
 
         Raises:
-            NonFiniteError: If a kernel or a criterion state holds NaN or infinity. No
-                mask and no weight changes.
+            NonFiniteError: If a kernel, a criterion state or the scores hold NaN or
+                infinity. No mask and no weight changes.
             ValueError: If the pruner needs gradients and has seen none.
         """
         if self._lacks_gradients:
@@ -100,11 +102,14 @@ class MaskUpdater:
                 # Nothing is pruned yet, so nothing needs a score.
                 return
             self._raise_without_gradients()
-        if self._is_updated_at_once:
-            self._take_in(self._update_at_once(sparsity), sparsity)
-        else:
-            self._take_in(self._update_by_units(sparsity), sparsity)
-            self.pruner.apply_masks()
+        if self._is_updated_at_once and not self._is_bounded:
+            result = self._update_at_once(sparsity)
+            self._is_bounded = not ops.convert_to_numpy(result.is_exact)
+            if not self._is_bounded:
+                self._take_in(result, sparsity)
+                return
+        self._take_in(self._update_by_units(sparsity), sparsity)
+        self.pruner.apply_masks()
 
     @property
     def _lacks_gradients(self):
@@ -171,7 +176,9 @@ class MaskUpdater:
         return result
 
     def _update_values(self, values, inputs):
-        """Computes new values of the kernels and mask variables, if all are finite.
+        """Computes new values of the kernels and mask variables.
+
+        They stay as they were if a value is not finite, or a bound limited a kernel.
 
         Args:
             values: List of the kernels' values, then those of the mask variables.
@@ -183,13 +190,12 @@ class MaskUpdater:
         if not inputs.weights:
             inputs = inputs._replace(weights=values[: len(self.pruner.kernels)])
         result = self.maker.make_masks(inputs, call_in_trace)
-        is_finite = ops.all(result.finite)
+        is_right = ops.logical_and(ops.all(result.finite), result.is_exact)
         made = list(map(apply_mask, inputs.weights, result.masks))
         num_bits = self.pruner.config.mask_bits
         made += [as_stored(mask, num_bits) for mask in result.masks]
         made = [
-            ops.where(is_finite, new, old)
-            for new, old in zip(made, values, strict=True)
+            ops.where(is_right, new, old) for new, old in zip(made, values, strict=True)
         ]
         return made, result._replace(masks=[])
 
@@ -212,7 +218,8 @@ class MaskUpdater:
     def has_caps(self):
         """Whether a unit may have to prune more or less than the ranking says."""
         config = self.pruner.config
-        is_capped = config.min_sparsity > 0 or config.max_sparsity < 1
+        # The floor of `max_sparsity=None` binds in few models; see `is_exact`.
+        is_capped = config.min_sparsity > 0 or config.max_sparsity not in (None, 1)
         has_idle = bool(self.pruner.plan.idle)
         return is_capped or has_idle or config.resume_from_pruned_checkpoint
 
@@ -223,6 +230,7 @@ class MaskUpdater:
         for row, words, advice in (
             (0, "weights", "Look for a diverging loss, e.g. a learning rate too high."),
             (1, "gradients, as the criterion remembers them,", "Look at the loss."),
+            (2, "scores", "They exceed float32: scale weights or loss down."),
         ):
             kernels = zip(self.pruner.kernels, finite[row], strict=True)
             bad = [kernel.path for kernel, is_finite in kernels if not is_finite]
@@ -271,8 +279,9 @@ class MaskUpdater:
         if empty and not self._warned_about_empty:
             self._warned_about_empty = True
             logging.warning(
-                "Every weight is pruned in %s: nothing passes through. Lower "
-                "`max_sparsity` or `target_sparsity`, or exclude the layer.",
+                "Every weight is pruned in %s: nothing passes through. The config asks "
+                "for it, or the checkpoint has these zeros. To keep some weights, "
+                "leave `max_sparsity` open, or exclude the layer.",
                 ", ".join(empty),
             )
 

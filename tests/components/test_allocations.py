@@ -24,6 +24,7 @@ from keras_pruner.kernels import Kernel, conv_layout, dense_layout
 from keras_pruner.masks import PruningPlan, Unit, score_groups
 from keras_pruner.masks.budget import (
     allocate_counts,
+    floor_groups,
     group_bounds,
     target_weights,
     total_weights,
@@ -94,6 +95,85 @@ def test_bounds_are_not_lost_to_floating_point():
 
 def test_bounds_without_caps_are_none_and_all():
     assert group_bounds([plan_of((2, 5)), plan_of((3, 4))], 0, 1) == ([0, 0], [10, 12])
+
+
+# The floor.
+
+
+def test_floor_is_a_hundredth_of_the_groups_rounded_up():
+    plans = [plan_of((70, 10)), plan_of((70, 10), 70), plan_of((3, 3)), plan_of((1, 1))]
+    assert floor_groups(plans, 0.8) == [7, 1, 1, 1]
+
+
+def test_floors_take_at_most_half_of_what_the_target_leaves():
+    # 1 % is 100 and 300; half of 800, 400 and 40 weights is left for both.
+    plans = [plan_of((100, 100)), plan_of((300, 100))]
+    found = [floor_groups(plans, sparsity) for sparsity in (0.98, 0.99, 0.999, 0.9999)]
+    assert found == [[100, 300], [50, 150], [5, 15], [1, 1]]
+
+
+def test_floor_is_none_for_groups_that_cannot_empty_a_kernel():
+    layout = dense_layout((8, 4))
+    assert floor_groups([KernelPlan("a", layout, 8, 2)], 0.4) == [0]
+
+
+@pytest.mark.parametrize("allocation", ["erk", "uniform", "per_output", "global"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98, 0.99])
+def test_floor_bounds_every_allocation(allocation, sparsity):
+    config = {"target_sparsity": sparsity, "allocation": allocation}
+    plan = planned(config, (2, 2), (4, 100), (100, 100))
+    demand, floors = plan.demand(sparsity), floor_groups(plan.kernels, sparsity)
+    assert demand.target == target_weights(sparsity, plan.kernels)
+    sizes = [4, 400, 10000]
+    assert demand.upper == [n - k for n, k in zip(sizes, floors, strict=True)]
+    if allocation != "global":
+        pairs = zip(demand.counts, demand.upper, strict=True)
+        assert all(count <= most for count, most in pairs)
+        assert sum(demand.counts) == demand.target
+
+
+def test_rounding_empties_no_kernel_of_a_uniform_allocation():
+    config = {"target_sparsity": 0.9, "allocation": "uniform"}
+    # 3.6 of 4 weights round to all of them; the others give one more.
+    assert planned(config, (2, 2), (10, 10)).demand(0.9).counts == [3, 91]
+    open_config = config | {"max_sparsity": 1.0}
+    assert planned(open_config, (2, 2), (10, 10)).demand(0.9).counts == [4, 90]
+
+
+@pytest.mark.parametrize("allocation", ["erk", "uniform", "global_l2"])
+def test_target_that_leaves_nothing_keeps_a_weight_a_kernel(allocation, caplog):
+    config = {"target_sparsity": 0.9999, "allocation": allocation}
+    plan = planned(config, (10, 5), (10, 5))
+    assert plan.final_sparsity == 0.98
+    assert "ends at a sparsity of 0.9800, below the target of 0.9999" in caplog.text
+    demand = plan.demand(plan.final_sparsity)
+    assert demand.upper == [49, 49] and demand.target == 98
+    assert planned(config | {"max_sparsity": 1.0}, (10, 10)).final_sparsity == 0.9999
+
+
+def test_floor_of_channels_is_one_channel(caplog):
+    config = {"target_sparsity": 0.9, "pattern": "1xchannel", "allocation": "erk"}
+    assert planned(config, (10, 2), (10, 2)).final_sparsity == 0.5
+    assert "at least one group of pattern '1xchannel'" in caplog.text
+
+
+def test_cap_of_the_user_replaces_the_floor():
+    for cap, most in ((None, 990), (1.0, 1000), (0.999, 999), (0.95, 950)):
+        config = {"target_sparsity": 0.9, "max_sparsity": cap, "allocation": "global"}
+        assert planned(config, (100, 10)).demand(0.9).upper == [most]
+
+
+def test_pinned_zeros_win_over_the_floor():
+    config = {"target_sparsity": 0.8, "allocation": "global"}
+    plan = planned(config, (10, 10), (10, 10))
+    demand = plan.demand(0.8, pinned=[100, 0])
+    assert (demand.lower, demand.upper) == ([100, 0], [100, 99])
+
+
+def test_custom_sparsity_of_one_empties_a_kernel_and_no_other_does():
+    config = {"allocation": {"a": 1.0, "b": 0.95, "c": 0.99}}
+    plan = planned(config, (2, 2), (2, 2), (100, 10))
+    assert plan.demand(plan.final_sparsity).counts == [4, 3, 990]
 
 
 # Uniform.
@@ -512,7 +592,8 @@ def test_global_prunes_the_lowest_of_all_kernels():
 
 
 def test_global_takes_all_of_a_kernel_of_small_weights():
-    masks, counts = joint_masks(0.5, FOUR, FOUR * 64, allocation="global")
+    config = {"allocation": "global", "max_sparsity": 1.0}
+    masks, counts = joint_masks(0.5, FOUR, FOUR * 64, **config)
     assert counts == [4, 0]
     assert not masks[0].any()
     assert masks[1].all()
@@ -571,6 +652,38 @@ def test_global_ranks_blocks_by_their_mean():
     assert counts == [1, 2]
     assert masks[0].tolist() == [[False, False, True, True]]
     assert masks[1].tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2]
+
+
+def test_global_keeps_the_floor_of_a_kernel_of_small_weights():
+    generator = np.random.default_rng(0)
+    first = generator.standard_normal((20, 10)).astype("float32")
+    second = 100 * generator.standard_normal((10, 20)).astype("float32")
+    masks, counts = joint_masks(0.6, first, second, allocation="global")
+    # 1 % of 200 weights stays, and the second kernel gives the surplus.
+    assert counts == [198, 42]
+    for mask, weights, count in zip(masks, (first, second), counts, strict=True):
+        (expected,) = lowest_of_all([abs(weights)], count)
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e-19, 1.0, 2e19, 1e37])
+@pytest.mark.parametrize("config", [{}, {"criterion": "lamp"}])
+def test_ranking_holds_at_any_size_of_the_weights(scale, config):
+    generator = np.random.default_rng(4)
+    first = generator.standard_normal((16, 8)).astype("float32")
+    second = generator.standard_normal((8, 4)).astype("float32")
+    expected, _ = joint_masks(0.5, first, second, **config)
+    scaled = (first * np.float32(scale)).astype("float32")
+    masks, _ = joint_masks(0.5, scaled, second, **config)
+    for mask, other in zip(masks, expected, strict=True):
+        np.testing.assert_array_equal(mask, other)
+
+
+def test_one_huge_weight_does_not_hide_the_others():
+    weights = np.full((16, 8), 1e-3, "float32")
+    weights[3, 3] = 2e19
+    masks, counts = joint_masks(0.3, weights, weights[:8, :4].copy())
+    assert masks[0][3, 3] and sum(counts) == 48
 
 
 @pytest.mark.parametrize("name", ["global", "global_l2"])

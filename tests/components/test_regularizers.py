@@ -80,6 +80,7 @@ def test_runs_equal_numpy(name, accumulated):
         regularizer=name,
         regularizer_strength=0.2 / RATE,
         pattern="1xchannel" if name == "group_lasso" else "1x1",
+        include=".*",
         allocation="uniform",
         target_sparsity=target,
         schedule="linear",

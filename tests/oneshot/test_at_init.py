@@ -180,7 +180,7 @@ def test_zeros_are_locked_in_fit(data):
 def test_other_criteria_prune_from_a_few_batches(settings, data):
     x, y = data
     model = compile_mlp(build_mlp(units=16))
-    settings = {"target_sparsity": 0.5} | settings
+    settings = {"target_sparsity": 0.5, "include": ".*"} | settings
     pruned = prune_at_init(model, (x, y), verbose=False, **settings)
     zeros = (kernels_of(pruned) == 0).sum()
     # 304 weights; whole units take 16 each.

@@ -172,7 +172,7 @@ def test_progressive_goes_by_scores_of_groups_in_any_shape(criterion, pattern):
 
 def test_progressive_in_fit_prunes_the_lowest_of_what_leaves():
     settings = dict(pruning_type="progressive", pattern="1xchannel", frequency=4)
-    settings |= dict(begin_step=0, end_step=12, target_sparsity=0.5)
+    settings |= dict(begin_step=0, end_step=12, target_sparsity=0.5, include=".*")
     model = linear_model(SGD(0.05))
     _, before, after = train(model, 14, allocation="uniform", **settings)
     # Columns that are gone at steps 4, 8 and 12: of 8, and of 4.
@@ -200,7 +200,7 @@ def test_progressive_in_fit_prunes_the_lowest_of_what_leaves():
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras runs single steps on torch")
 def test_progressive_passes_no_goal_over_when_a_batch_has_many_steps():
     settings = dict(pruning_type="progressive", pattern="1xchannel", frequency=4)
-    settings |= dict(begin_step=0, end_step=12, target_sparsity=0.5)
+    settings |= dict(begin_step=0, end_step=12, target_sparsity=0.5, include=".*")
     model = linear_model(SGD(0.05), steps_per_execution=5)
     settings |= dict(schedule="linear", allocation="uniform")
     pruning, _, after = train(model, 20, **settings)

@@ -205,6 +205,7 @@ def test_eager_and_compiled_masks_are_equal(pattern, allocation, reduction):
         "allocation": allocation,
         "group_reduction": reduction,
         "target_sparsity": 0.4,
+        "include": ".*",
     }
     pruner = KerasBasePruner(config | ONE_SHOT, model)
     for sparsity in (0.1, 0.4):
@@ -318,11 +319,49 @@ def test_quantized_layer_is_refused():
 
 def test_fully_pruned_kernel_warns(caplog):
     pruner = KerasBasePruner(
-        {"pattern": "1xchannel", "target_sparsity": 0.9, **ONE_SHOT},
+        {
+            "pattern": "1xchannel",
+            "target_sparsity": 0.9,
+            "max_sparsity": 1.0,
+            **ONE_SHOT,
+        },
         {"fc": dense_of(np.ones((3, 3)))},
     )
     pruner.update_masks(0.9)
     assert "Every weight is pruned in fc" in caplog.text
+
+
+def test_scores_that_exceed_float32_are_an_error_and_change_nothing():
+    weights = np.full((4, 4), 3e38, "float32")
+    layer = dense_of(weights)
+    config = {"pattern": "2x1", "group_reduction": "sum", **ONE_SHOT}
+    pruner = KerasBasePruner(config, {"fc": layer})
+    with pytest.raises(ValueError, match="NaN or infinite scores in fc.*float32"):
+        pruner.update_masks(0.5)
+    np.testing.assert_array_equal(value_of(layer.kernel), weights)
+    assert pruner.num_pruned == 0
+
+
+def test_update_at_once_yields_to_the_floor():
+    generator = np.random.default_rng(5)
+    shapes = {"a": (20, 10), "b": (10, 20)}
+    weights = {name: generator.standard_normal(s) for name, s in shapes.items()}
+    modules = {name: dense_of(weights[name]) for name in shapes}
+    config = {"allocation": "global", "begin_step": 0, "end_step": 40, "frequency": 1}
+    pruner = KerasBasePruner({"target_sparsity": 0.6} | config, modules)
+    pruner.update_masks(0.1)
+    assert pruner.updater.trace_count == pruner.updater.num_compiled == 1
+    # Now all weights of the first are among the lowest.
+    modules["b"].kernel.assign(100 * value_of(modules["b"].kernel))
+    pruner.update_masks(0.6)
+    kept = {name: int(value_of(mask).sum()) for name, mask in pruner.masks.items()}
+    assert kept == {"a": 2, "b": 158} and pruner.num_pruned == 240
+    for name, layer in modules.items():
+        assert np.count_nonzero(value_of(layer.kernel)) == kept[name]
+        lowest_kept = np.sort(abs(weights[name]).ravel())[-kept[name]]
+        np.testing.assert_array_equal(
+            value_of(pruner.masks[name]), abs(weights[name]) >= lowest_kept
+        )
 
 
 @pytest.mark.parametrize(

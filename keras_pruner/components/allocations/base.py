@@ -33,6 +33,11 @@ class KernelPlan:
     def num_weights(self):
         return sum(layout.size for layout in self.layouts)
 
+    @property
+    def can_be_empty(self):
+        """Whether no weight is left if all groups are pruned."""
+        return self.num_groups * self.group_size == self.num_weights
+
 
 class Allocation(Component):
     """Divides a global sparsity over the kernels.

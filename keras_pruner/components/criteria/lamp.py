@@ -1,6 +1,6 @@
 from keras import ops
 
-from keras_pruner.backend import rounded_square, running_sum
+from keras_pruner.backend import rounded_square, running_sum, scale_to_one
 from keras_pruner.components.criteria.base import Criterion, register_criterion
 
 
@@ -29,7 +29,8 @@ class Lamp(Criterion):
     default_allocation = "global"
 
     def scores(self, weight, kernel):
-        squares = rounded_square(ops.cast(weight, "float32"))
+        weight = ops.cast(weight, "float32")
+        squares = rounded_square(weight * scale_to_one(weight))
         flat = ops.reshape(squares, (-1,))
         order = ops.argsort(-flat)
         largest_first = ops.take(flat, order)

@@ -44,6 +44,8 @@ class Pattern(Component):
     is_unstructured = False
     # Whether a group is a whole channel or head.
     prunes_channels = False
+    # Whether a group is a whole output of the kernel.
+    removes_outputs = False
     # Whether the last axis of the groups' scores runs along the outputs.
     keeps_outputs = False
     # Kind of `Coupling` that a kernel needs to take the pattern, or `None`.

@@ -40,9 +40,14 @@ class InputChannel(Pattern):
 
 @register_pattern("1xchannel")
 class OutputChannel(Pattern):
-    """Prunes whole output units or filters: columns of the matrix."""
+    """Prunes whole output units or filters: columns of the matrix.
+
+    The kernels that compute the outputs of a model stay dense, unless a config names
+    them in `include`.
+    """
 
     prunes_channels = True
+    removes_outputs = True
 
     def num_groups(self, layout):
         return layout.outputs

@@ -91,12 +91,10 @@ class DynamicPruner(KerasBasePruner):
 
     def make_unit(self, unit, inputs):
         count = inputs.targets["masks"]
+        groups = self.group_unit(unit, inputs)
         # Pruned groups rank lowest, followed by the lowest active ones.
-        ranked = ops.where(
-            self._active(unit.kernels[0], inputs),
-            self.group_unit(unit, inputs),
-            LOWEST_SCORE,
-        )
+        is_active = self._active(unit.kernels[0], inputs)
+        ranked = ops.where(is_active, groups, LOWEST_SCORE)
         free = select_lowest(ranked, count + inputs.extra["drop"])
         growth = [
             self.growth_scores(kernel, states, inputs.extra)
@@ -105,7 +103,7 @@ class DynamicPruner(KerasBasePruner):
         growth = sum(growth[1:], growth[0])
         pruned = select_groups(ops.where(free, growth, HIGHEST_SCORE), inputs)
         masks = self.expand_unit(unit, inputs, pruned)
-        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs, groups))
 
     def _active(self, kernel, inputs):
         mask = kernel.layout.to_matrix(ops.cast(inputs.masks[0], "float32"))

@@ -59,13 +59,14 @@ class RetrainFreePruner(KerasBasePruner):
         )
 
     def make_unit(self, unit, inputs):
-        lowest = select_groups(self.group_unit(unit, inputs), inputs)
+        groups = self.group_unit(unit, inputs)
+        lowest = select_groups(groups, inputs)
         fisher = [ops.cast(state["memory"], "float32") for state in inputs.states]
         fisher = sum(fisher[1:], fisher[0])
         pruned = rearrange(ops.reshape(lowest, (-1,)), fisher)
         pruned = ops.reshape(pruned, lowest.shape)
         masks = self.expand_unit(unit, inputs, pruned)
-        return UnitResult(masks, [{} for _ in masks], are_finite(inputs))
+        return UnitResult(masks, [{} for _ in masks], are_finite(inputs, groups))
 
 
 def rearrange(pruned, fisher):
