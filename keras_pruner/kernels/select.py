@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_pruner.checks import did_you_mean
 from keras_pruner.kernels.filters import select
 from keras_pruner.kernels.find import NO_WEIGHTS, find_all_kernels
 from keras_pruner.kernels.kernel import Kernel, KernelSearch
@@ -217,10 +218,13 @@ def _choose(kernels, config, skipped):
         Tuple of the list of chosen kernels, and of a list of pairs of a kernel that is
         left out and its `Skipped`.
     """
-    left_out = []
-    if "Embedding" not in (config.layer_types or ()):
-        left_out = [(k, k.skip(k.on_request)) for k in kernels if k.on_request]
-        kernels = [kernel for kernel in kernels if not kernel.on_request]
+    names = set(config.layer_types or ())
+    unasked = [k for k in kernels if k.on_request and not names & _classes(k)]
+    left_out = [(kernel, kernel.skip(kernel.on_request)) for kernel in unasked]
+    if config.layer_types is not None:
+        _check_types(kernels, config.layer_types)
+    ids = set(map(id, unasked))
+    kernels = [kernel for kernel in kernels if id(kernel) not in ids]
     chosen = kernels
     if config.layer_types is not None:
         chosen = _of_types(kernels, config.layer_types)
@@ -237,20 +241,36 @@ def _choose(kernels, config, skipped):
     return [kernel for kernel in chosen if id(kernel) in picked], left_out
 
 
+def _classes(kernel):
+    """Returns the names of the classes of a kernel's layer."""
+    classes = type(kernel.layer).__mro__
+    if kernel.on_request:
+        # Their common base, `Layer`, asks for no table.
+        classes = [cls for cls in classes if issubclass(cls, keras.layers.Embedding)]
+    return {cls.__name__ for cls in classes}
+
+
 def _of_types(kernels, names):
-    chosen, matched = [], set()
-    for kernel in kernels:
-        classes = {cls.__name__ for cls in type(kernel.layer).__mro__}
-        if classes & set(names):
-            matched |= classes & set(names)
-            chosen.append(kernel)
-    if not matched:
-        present = sorted({type(kernel.layer).__name__ for kernel in kernels})
+    return [kernel for kernel in kernels if _classes(kernel) & set(names)]
+
+
+def _check_types(kernels, names):
+    """Raises an error if no layer has one of the classes, or a name is misspelt."""
+    present = sorted({type(kernel.layer).__name__ for kernel in kernels})
+    known = {name for kernel in kernels for name in _classes(kernel)}
+    if not known & set(names):
         raise ValueError(
             f"`layer_types` has {', '.join(names)}, but the prunable layers are of the "
             f"classes: {', '.join(present) or 'none'}."
         )
-    return chosen
+    for name in names:
+        if name in known or hasattr(keras.layers, name):
+            continue
+        hint = did_you_mean(name, known)
+        if hint:
+            raise ValueError(
+                f"`layer_types` has '{name}', a class that no prunable layer has.{hint}"
+            )
 
 
 def _fit_pattern(config, kernels, modules):

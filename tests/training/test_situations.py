@@ -455,10 +455,6 @@ def test_clone_of_a_wrapped_model_computes_the_same(data):
 # Situations that are told.
 
 
-def failing(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.mark.parametrize("how", ["compile", "assign"])
 def test_optimizer_replaced_in_fit_is_told(how, data):
     """Afterwards the callback says the sparsity that the weights have."""
@@ -502,7 +498,6 @@ def test_legacy_file_saved_in_fit_loads(data, tmp_path):
     assert zeros_of(keras.models.load_model(path)) == TARGET
 
 
-@failing("only 'Embedding' itself is a name of embeddings")
 def test_embedding_of_ones_own_is_named_by_its_class():
     class Table(layers.Embedding):
         pass
@@ -518,7 +513,6 @@ def test_embedding_of_ones_own_is_named_by_its_class():
     )
 
 
-@failing("a name that no layer has is taken beside one that a layer has")
 def test_misspelt_layer_type_beside_a_right_one_is_told(data):
     with pytest.raises(ValueError, match="Desne"):
         prune(compile_mlp(), data, settings={"layer_types": ["Dense", "Desne"]})
