@@ -27,6 +27,7 @@ from keras_pruner.backend.keras_private import (
     inputs_structure_of,
     layout_of,
     own_non_trainables_of,
+    recomputes,
     remember_what_to_skip,
     set_initial_epoch,
     sublayers_of,
@@ -64,6 +65,7 @@ from keras_pruner.backend.patch import Patch
 from keras_pruner.backend.random_state import random_state, set_random_state
 from keras_pruner.backend.variable_view import (
     VariableView,
+    computed_once,
     holders_of,
     is_view,
     show_view,
@@ -88,6 +90,7 @@ __all__ = [
     "check_strategy",
     "class_with_fit",
     "clear_slots",
+    "computed_once",
     "count_of",
     "count_true",
     "derivative",
@@ -110,6 +113,7 @@ __all__ = [
     "ordered_sum",
     "own_non_trainables_of",
     "random_state",
+    "recomputes",
     "reduce_blocks",
     "reduce_groups",
     "remember_what_to_skip",
