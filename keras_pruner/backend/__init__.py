@@ -30,6 +30,7 @@ from keras_pruner.backend.keras_private import (
     layout_of,
     own_non_trainables_of,
     producer_of,
+    recomputes,
     remember_what_to_skip,
     set_initial_epoch,
     sublayers_of,
@@ -76,6 +77,7 @@ from keras_pruner.backend.tracing import (
 )
 from keras_pruner.backend.variable_view import (
     VariableView,
+    computed_once,
     holders_of,
     is_view,
     show_view,
@@ -102,6 +104,7 @@ __all__ = [
     "checkpointed_base",
     "class_with_fit",
     "clear_slots",
+    "computed_once",
     "count_of",
     "count_true",
     "derivative",
@@ -127,6 +130,7 @@ __all__ = [
     "own_non_trainables_of",
     "producer_of",
     "random_state",
+    "recomputes",
     "reduce_blocks",
     "reduce_groups",
     "reference_to_value",

@@ -79,6 +79,11 @@ def track_for_tensorflow(layer, variable, name):
         layer._track_trackable(variable, name=name, overwrite=True)
 
 
+def recomputes(layer):
+    """Returns whether a layer was made in a `keras.RematScope`."""
+    return getattr(layer, "_remat_mode", None) is not None
+
+
 @contextlib.contextmanager
 def unlocked(layer):
     """Lets a layer that is built add weights."""

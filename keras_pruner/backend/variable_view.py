@@ -47,8 +47,10 @@ class VariableView(keras.Variable):
 
     @property
     def value(self):
-        value = self.variable.value
-        return value if getattr(_STATE, "as_stored", False) else self.function(value)
+        if getattr(_STATE, "as_stored", False):
+            return self.variable.value
+        known = getattr(_STATE, "values", {}).get(id(self))
+        return self.function(self.variable.value) if known is None else known
 
     def numpy(self):
         return np.array(self)
@@ -74,6 +76,21 @@ def views_as_stored():
         yield
     finally:
         _STATE.as_stored = before
+
+
+@contextlib.contextmanager
+def computed_once(views):
+    """Computes the values of views now, and lets them keep these in this thread.
+
+    A loop that reads a view in every step, with gradients, otherwise keeps a value in
+    memory for every step.
+    """
+    before = getattr(_STATE, "values", {})
+    _STATE.values = before | {id(view): view.value for view in views}
+    try:
+        yield
+    finally:
+        _STATE.values = before
 
 
 def is_view(variable):

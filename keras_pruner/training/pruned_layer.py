@@ -8,8 +8,10 @@ from keras_pruner.backend import (
     VariableView,
     all_layers,
     call_like,
+    computed_once,
     holders_of,
     is_view,
+    recomputes,
     show_view,
     track_for_tensorflow,
     unlocked,
@@ -243,7 +245,8 @@ class PrunedLayer(keras.layers.Wrapper):
         )
         track_for_tensorflow(self, mask, f"mask_{len(self._masked.views)}")
         view = VariableView(variable, functools.partial(self._masked_value, mask))
-        self._masked.views.append((view, mask))
+        owners = {id(owner) for owner, _ in holders}
+        self._masked.views.append((view, mask, owners))
         show_view(view, holders)
         regularizer = variable.regularizer
         if regularizer is not None:
@@ -268,7 +271,7 @@ class PrunedLayer(keras.layers.Wrapper):
     def mask_of(self, variable):
         """Returns the mask of one of the layer's kernels, or `None`."""
         variable = variable.variable if is_view(variable) else variable
-        for view, mask in self._masked.views:
+        for view, mask, _ in self._masked.views:
             if view.variable is variable:
                 return as_mask(mask, variable.shape)
         return None
@@ -300,7 +303,19 @@ class PrunedLayer(keras.layers.Wrapper):
             mask.assign(masks[name])
 
     def call(self, *args, **kwargs):
-        return self.layer(*args, **kwargs)
+        with computed_once(self._views_in_loops()):
+            return self.layer(*args, **kwargs)
+
+    def _views_in_loops(self):
+        """Returns the views that cells of recurrent layers read in every step."""
+        layers = all_layers(self.layer)
+        rnns = [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
+        if any(recomputes(part) or part.compute_dtype != part.dtype for part in layers):
+            # A recomputed layer has to read its variables itself. With mixed precision
+            # a plain layer, too, casts its kernels in every step.
+            return []
+        looped = {id(part) for rnn in rnns for part in all_layers(rnn)}
+        return [view for view, _, owners in self._masked.views if owners & looped]
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """Returns the call unchanged: the layer recomputes itself in a `RematScope`."""
@@ -328,7 +343,8 @@ class _MaskedKernels:
     """Holds the views of a wrapper where Keras and TensorFlow do not track them.
 
     Attributes:
-        views: List of pairs of a `VariableView` and the variable of its mask.
+        views: List of tuples of a `VariableView`, the variable of its mask, and the set
+            of the ids of the layers that read it.
     """
 
     def __init__(self):
