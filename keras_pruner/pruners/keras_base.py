@@ -74,6 +74,14 @@ class KerasBasePruner(BasePruner):
     freezes_weights = False
     # Whether it cannot share a model with other pruners.
     takes_whole_model = False
+    # Whether `demands` determine what an update prunes, and an update that prunes
+    # nothing has no other effect; unset for every subclass with its own `make_unit`.
+    prunes_by_demand = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "make_unit" in vars(cls):
+            cls.prunes_by_demand = False
 
     def build(self):
         selection = self._select()

@@ -86,13 +86,18 @@ class MaskUpdater:
         """Makes masks of a sparsity from the weights, and applies them.
 
         Args:
-            sparsity: Target over all kernels, in [0, 1).
+            sparsity: Target over all kernels, in [0, 1). If it prunes nothing and
+                nothing is pruned, no weight is read.
 
         Raises:
             NonFiniteError: If a kernel or a criterion state holds NaN or infinity. No
                 mask and no weight changes.
             ValueError: If the pruner needs gradients and has seen none.
         """
+        if self._changes_nothing(sparsity):
+            self._set_growth(sparsity)
+            self._copy_to_wrappers()
+            return
         if self.pruner.lacks_gradients:
             demand = self.pruner.plan.demand(sparsity, self.pinned_groups())
             if demand.target == 0:
@@ -104,6 +109,19 @@ class MaskUpdater:
         else:
             self._take_in(self._update_by_units(sparsity), sparsity)
             self.pruner.apply_masks()
+
+    def _changes_nothing(self, sparsity):
+        """Whether an update would keep all weights, as the masks do already.
+
+        Such an update compiles nothing. Schedules begin with one.
+        """
+        pruner = self.pruner
+        if pruner.num_pruned or not pruner.prunes_by_demand:
+            return False
+        return not any(
+            demand.target or any(demand.counts) or any(demand.lower)
+            for demand in pruner.demands(sparsity).values()
+        )
 
     def _raise_without_gradients(self):
         pruner = self.pruner
@@ -212,11 +230,8 @@ class MaskUpdater:
         """Assigns the results of an update, except masks and weights."""
         pruner = self.pruner
         self._set_growth(sparsity)
+        self._copy_to_wrappers()
         for kernel, states in zip(pruner.kernels, result.states, strict=True):
-            if kernel.wrapper_mask is not None:
-                # A copy, because JAX donates each buffer only once.
-                mask = ops.copy(pruner.mask_value(kernel))
-                assign_mask(kernel.wrapper_mask, mask, self.call)
             for name, value in states.items():
                 pruner.state_variables[kernel.path][name].assign(value)
         for what, threshold in result.thresholds.items():
@@ -224,6 +239,13 @@ class MaskUpdater:
         counts = ops.convert_to_numpy(result.counts).tolist()
         pruner.count_pruned(counts)
         self._warn_about_empty(counts)
+
+    def _copy_to_wrappers(self):
+        for kernel in self.pruner.kernels:
+            if kernel.wrapper_mask is not None:
+                # A copy, because JAX donates each buffer only once.
+                mask = ops.copy(self.pruner.mask_value(kernel))
+                assign_mask(kernel.wrapper_mask, mask, self.call)
 
     def _set_growth(self, sparsity):
         """Sets the progress of the schedule, 0 to 1, for a regularizer that grows."""
