@@ -1,6 +1,7 @@
 """Holds the code that depends on TensorFlow, JAX, torch or Keras' private names."""
 
 from keras_pruner.backend.compile import (
+    LARGEST_WITHOUT_XLA,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -25,6 +26,7 @@ from keras_pruner.backend.keras_private import (
     index_in,
     inputs_structure_of,
     layout_of,
+    of_session,
     own_non_trainables_of,
     remember_what_to_skip,
     set_call_signature,
@@ -65,6 +67,7 @@ __all__ = [
     "CompiledFunction",
     "CompiledUpdate",
     "FunctionCache",
+    "LARGEST_WITHOUT_XLA",
     "Patch",
     "REDUCTIONS",
     "all_finite",
@@ -93,6 +96,7 @@ __all__ = [
     "moving_averages",
     "no_gradients",
     "num_replicas",
+    "of_session",
     "on_devices_of",
     "ordered_sum",
     "own_non_trainables_of",

@@ -74,14 +74,6 @@ class KerasBasePruner(BasePruner):
     freezes_weights = False
     # Whether it cannot share a model with other pruners.
     takes_whole_model = False
-    # Whether `demands` determine what an update prunes, and an update that prunes
-    # nothing has no other effect; unset for every subclass with its own `make_unit`.
-    prunes_by_demand = True
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        if "make_unit" in vars(cls):
-            cls.prunes_by_demand = False
 
     def build(self):
         selection = self._select()
@@ -199,7 +191,7 @@ class KerasBasePruner(BasePruner):
         kept = sum(count_true(self.mask_value(kernel)) for kernel in self.kernels)
         self._num_pruned = self.num_weights - kept
 
-    # A mask update. The first four methods are compiled, pure functions of one unit.
+    # A mask update. The methods with a `unit` are compiled, pure functions of it.
 
     def score_unit(self, unit, inputs):
         """Scores the kernels of a unit.
@@ -238,6 +230,8 @@ class KerasBasePruner(BasePruner):
             kept = self.expand_unit(unit, inputs, doomed)
             states = [{"doomed": ops.logical_not(mask)} for mask in kept]
         return UnitResult(masks, states, are_finite(inputs))
+
+    make_unit.does_what_is_demanded = True
 
     def expand_unit(self, unit, inputs, pruned):
         """Turns the chosen groups of a unit into the masks of its kernels."""

@@ -213,3 +213,22 @@ class MaskMaker:
             for unit_inputs, scores in zip(units, groups, strict=True)
         ]
         return all_counts["masks"], thresholds
+
+
+def signature_of(pruner):
+    """Returns a hashable of all that the functions of a unit read from a pruner.
+
+    Pruners of one signature share compiled functions. It is `None` if a class from
+    outside of this package takes part, because such a class may read more.
+    """
+    config, package = pruner.config, __name__.partition(".")[0]
+    components = (config.criterion, config.pattern, config.allocation)
+    for part in (pruner, *components):
+        if type(part).__module__.partition(".")[0] != package:
+            return None
+    switches = (
+        config.group_reduction,
+        config.low_memory_usage,
+        config.resume_from_pruned_checkpoint,
+    )
+    return type(pruner), repr(sorted(pruner.options.items())), components, switches

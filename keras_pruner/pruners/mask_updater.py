@@ -1,11 +1,15 @@
 """Makes the masks of a pruner and writes them into its variables."""
 
 import collections
+import contextlib
+import math
+import threading
 
 from absl import logging
 from keras import ops
 
 from keras_pruner.backend import (
+    LARGEST_WITHOUT_XLA,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -23,7 +27,10 @@ from keras_pruner.masks import (
     variable_of,
     zero_groups,
 )
-from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
+from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs, signature_of
+
+# An update that compiles says so after this time.
+PATIENCE_SECONDS = 3.0
 
 
 class NonFiniteError(ValueError):
@@ -45,6 +52,7 @@ class MaskUpdater:
         call: `FunctionCache` of the compiled functions.
         pinned: List with the number of groups of each unit that were zero before
             pruning began; `None` until they are counted.
+        tell: Function that shows a line of text to the user; logs it by default.
 
     Example:
 
@@ -62,11 +70,12 @@ class MaskUpdater:
     def __init__(self, pruner):
         self.pruner = pruner
         self.maker = MaskMaker(pruner)
-        self.call = FunctionCache(CompiledFunction)
+        self.call = FunctionCache(CompiledFunction, signature_of(pruner))
         variables = [kernel.variable for kernel in pruner.kernels]
         variables += map(variable_of, pruner.mask_variables.values())
         self._at_once = CompiledUpdate(self._update_values, variables)
         self.pinned = None
+        self.tell = logging.info
         # Maps the integers that updates need to tensors.
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
@@ -104,11 +113,25 @@ class MaskUpdater:
                 # Nothing is pruned yet, so nothing needs a score.
                 return
             self._raise_without_gradients()
-        if self._is_updated_at_once:
-            self._take_in(self._update_at_once(sparsity), sparsity)
-        else:
-            self._take_in(self._update_by_units(sparsity), sparsity)
-            self.pruner.apply_masks()
+        with self._telling_what_takes_long():
+            if self._is_updated_at_once:
+                self._take_in(self._update_at_once(sparsity), sparsity)
+            else:
+                self._take_in(self._update_by_units(sparsity), sparsity)
+                self.pruner.apply_masks()
+
+    @contextlib.contextmanager
+    def _telling_what_takes_long(self):
+        """Context that says if the first update takes some seconds, and why."""
+        line = "Compiling the mask update. Later updates reuse the compiled code."
+        timer = threading.Timer(PATIENCE_SECONDS, self.tell, [line])
+        timer.daemon = True
+        if not self.num_compiled:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _changes_nothing(self, sparsity):
         """Whether an update would keep all weights, as the masks do already.
@@ -116,7 +139,9 @@ class MaskUpdater:
         Such an update compiles nothing. Schedules begin with one.
         """
         pruner = self.pruner
-        if pruner.num_pruned or not pruner.prunes_by_demand:
+        # A subclass with its own function may do more.
+        obeys = getattr(pruner.make_unit, "does_what_is_demanded", False)
+        if pruner.num_pruned or not obeys:
             return False
         return not any(
             demand.target or any(demand.counts) or any(demand.lower)
@@ -192,11 +217,16 @@ class MaskUpdater:
     def _is_updated_at_once(self):
         """Whether one function updates all masks: few small kernels, many updates.
 
-        Otherwise each kind of kernel has its own function.
+        Otherwise each kind of kernel has its own functions, which pruners share. XLA
+        compiles these much faster.
         """
         pruner = self.pruner
         plan = pruner.scheduler
-        if plan is None or plan.last_update - plan.begin < 20 * plan.frequency:
+        largest = max(math.prod(kernel.variable.shape) for kernel in pruner.kernels)
+        fewest_updates = 20 if largest <= LARGEST_WITHOUT_XLA else 500
+        if plan is None or plan.last_update - plan.begin < (
+            fewest_updates * plan.frequency
+        ):
             return False
         is_small = len(self.maker.units) <= 8 and pruner.num_weights <= 2**24
         clears = pruner.clears_slots and pruner.optimizer is not None

@@ -40,7 +40,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     Args:
         config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
-        verbose: Whether to print the chosen steps.
+        verbose: Whether to print the chosen steps, and that an update compiles.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.
 
     Attributes:
@@ -265,21 +265,24 @@ class PruningCallback(keras.callbacks.Callback):
         pinned = [pruner.updater.pinned for pruner in self.pruners]
         self._optimizer.set_plan(self._plan_of_run | {"pinned": pinned})
 
+    def _tell(self, line):
+        if self.verbose and keras.config.is_interactive_logging_enabled():
+            print(line)
+        else:
+            logging.info(line)
+
     def _announce(self, now, updates):
         for pruner in self.pruners:
+            pruner.updater.tell = self._tell
             scheduler = pruner.scheduler
             length = "an unknown number of" if updates is None else now + updates
-            line = (
+            self._tell(
                 f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
                 f"kernels ({len(pruner.skipped)} skipped), sparsity "
                 f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
                 f"{scheduler.begin} to {scheduler.last_update} every "
                 f"{scheduler.frequency} of {length} steps"
             )
-            if self.verbose and keras.config.is_interactive_logging_enabled():
-                print(line)
-            else:
-                logging.info(line)
 
     def _update(self):
         """Updates the masks that are due, by the optimizer's count of updates."""

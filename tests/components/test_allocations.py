@@ -561,6 +561,7 @@ def test_global_ranks_blocks_by_their_mean():
     assert masks[1].tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize("name", ["global", "global_l2"])
 def test_global_compiled_equals_eager(name):
     generator = np.random.default_rng(2)
@@ -575,6 +576,7 @@ def test_global_compiled_equals_eager(name):
     assert [m.tolist() for m in compiled] == [m.tolist() for m in eager]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
     # A norm that rounds differently ranks the kernel's weights differently.
     generator = np.random.default_rng(0)

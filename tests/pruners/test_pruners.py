@@ -210,6 +210,7 @@ def test_low_memory_usage_prunes_exactly_as_many():
     assert (value_of(layer.kernel) == 0).sum() == 730
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize(
     "allocation, reduction, pattern",
@@ -356,6 +357,7 @@ def test_fully_pruned_kernel_warns(caplog):
     assert "Every weight is pruned in fc" in caplog.text
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize(
     ("allocation", "pattern", "mask_bits"),
     [
