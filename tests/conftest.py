@@ -42,6 +42,21 @@ def eager_masks():
 
 
 @pytest.fixture
+def always_xla(monkeypatch):
+    """Lets XLA compile also functions of tensors so small that it does not pay."""
+    monkeypatch.setattr("keras_pruner.backend.compile.LARGEST_WITHOUT_XLA", -1)
+
+
+@pytest.fixture(params=["xla", "no xla"])
+def with_and_without_xla(request):
+    """Compiles small functions in both ways in which TensorFlow can."""
+    if request.param == "xla":
+        request.getfixturevalue("always_xla")
+    elif BACKEND != "tensorflow":
+        pytest.skip("compiles in one way")
+
+
+@pytest.fixture
 def data():
     """96 samples of 16 features in 3 classes: 6 batches of 16."""
     generator = np.random.default_rng(0)

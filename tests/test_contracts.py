@@ -26,6 +26,9 @@ from keras import ops
 from keras_pruner import PruningConfig
 from keras_pruner.pruners import PruningScheduler, create_pruners
 
+# Other tests, of small models, compile without it.
+pytestmark = pytest.mark.usefixtures("always_xla")
+
 TRAINED = trained_cases()
 
 

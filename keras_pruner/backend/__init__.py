@@ -1,6 +1,7 @@
 """Holds the code that depends on TensorFlow, JAX, torch or Keras' private names."""
 
 from keras_pruner.backend.compile import (
+    LARGEST_WITHOUT_XLA,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -28,6 +29,7 @@ from keras_pruner.backend.keras_private import (
     index_in,
     inputs_structure_of,
     layout_of,
+    of_session,
     own_non_trainables_of,
     producer_of,
     recomputes,
@@ -88,6 +90,7 @@ __all__ = [
     "CompiledFunction",
     "CompiledUpdate",
     "FunctionCache",
+    "LARGEST_WITHOUT_XLA",
     "Patch",
     "REDUCTIONS",
     "VariableView",
@@ -125,6 +128,7 @@ __all__ = [
     "moving_averages",
     "no_gradients",
     "num_replicas",
+    "of_session",
     "on_devices_of",
     "ordered_sum",
     "own_non_trainables_of",

@@ -1,42 +1,72 @@
 """Compiles and calls functions of tensors with the current backend."""
 
+import collections
+import contextlib
 import functools
+import math
 
 import keras
 
 from keras_pruner.backend.gradients import no_gradients
+from keras_pruner.backend.keras_private import of_session
+
+# TensorFlow runs a function without XLA if no tensor has more elements. XLA takes
+# longer to compile it than all its calls together, and never frees the code.
+LARGEST_WITHOUT_XLA = 2**14
+
+# Number of compiled functions that a Keras session keeps for further pruners.
+NUM_SHARED = 512
 
 
 class CompiledFunction:
     """Compiles a function of tensors with the current backend.
 
-    TensorFlow uses `tf.function(jit_compile=True)` and JAX uses `jax.jit`. torch runs
-    the function eagerly, without gradients.
+    TensorFlow uses `tf.function`, with `jit_compile=True` if a tensor is large or not
+    on a CPU. JAX uses `jax.jit`. torch runs the function eagerly, without gradients.
 
     Args:
         function: Pure function from (nested lists of) tensors to the same.
         eager: Whether to run the function without compiling, e.g. to debug it.
         use_xla: Whether TensorFlow compiles with XLA. XLA does not support every
             operation that a user's model may contain.
+        variables: List of the `keras.Variable`s that the function reads.
     """
 
-    def __init__(self, function, *, eager=False, use_xla=True):
-        self.function = function
+    def __init__(self, function, *, eager=False, use_xla=True, variables=()):
+        # A function from `functools.partial` has the name of the one that it calls.
+        self.name = getattr(function, "func", function).__qualname__
         self.trace_count = 0
 
         def traced(*arguments):
             self.trace_count += 1
             return function(*arguments)
 
-        self._call = traced if eager else _compile(traced, use_xla)
+        self._call = traced if eager else _compile(traced, use_xla, variables)
 
     def __call__(self, *arguments):
         with no_gradients():
             return self._call(*arguments)
 
+    @property
+    def is_cheap(self):
+        """Whether it takes little time to compile, and memory that is freed with it."""
+        return isinstance(self._call, _ConcreteFunctions) and not self._call.uses_xla
+
+    def forget_function(self):
+        """Drops the Python function, and all that it refers to, if it is traced.
+
+        Later calls must have arguments of a shape that was traced.
+
+        Returns:
+            Whether the function was dropped, which only TensorFlow allows.
+        """
+        if not isinstance(self._call, _ConcreteFunctions):
+            return False
+        self._call.function = None
+        return True
+
     def __repr__(self):
-        name = getattr(self.function, "__qualname__", repr(self.function))
-        return f"<CompiledFunction {name}, traced {self.trace_count} times>"
+        return f"<CompiledFunction {self.name}, traced {self.trace_count} times>"
 
 
 class CompiledUpdate:
@@ -54,7 +84,9 @@ class CompiledUpdate:
     def __init__(self, function, variables):
         self.variables = variables
         if all(map(_is_plain_tensorflow, variables)):
-            self._compiled = self._call = CompiledFunction(self._renewing(function))
+            self._compiled = self._call = CompiledFunction(
+                self._renewing(function), variables=variables
+            )
         else:
             self._compiled = CompiledFunction(function)
             self._call = self._renewing(self._compiled)
@@ -92,19 +124,26 @@ class FunctionCache:
     """Calls pure functions of tensors and compiles each once for all equal calls.
 
     Two calls are equal if they agree in the function, its other inputs, and the shapes
-    and dtypes of the tensors. So kernels of one shape share compiled code. All caches
-    of a process share functions that depend on tensors alone.
+    and dtypes of the tensors. So kernels of one shape share compiled code.
+
+    The caches of one Keras session also share functions: those that depend on tensors
+    alone, and on TensorFlow methods of owners with one `signature`. The session keeps
+    the latest `NUM_SHARED`, until `keras.backend.clear_session()`. JAX frees the code
+    of functions that are dropped. TensorFlow never frees the code that XLA made, and
+    frees all of the others, which are not shared.
 
     Args:
         compile: Function that compiles a function; `CompiledFunction` by default.
+        signature: Hashable of all that functions with an `about` read from the object
+            that they are methods of. `None` if they may read more.
     """
 
-    _of_process = {}  # noqa: RUF012
     # Whether the caller may read the values of returned tensors.
     sees_numbers = True
 
-    def __init__(self, compile=CompiledFunction):
+    def __init__(self, compile=CompiledFunction, signature=None):
         self._compile = compile
+        self._signature = signature
         self._functions = {}
 
     def __call__(self, function, *arguments, about=None, **settings):
@@ -118,20 +157,32 @@ class FunctionCache:
                 from it. The first call may change the signature by reading more.
             **settings: Further hashable arguments.
         """
-        static = (function, tuple(sorted(settings.items())), _signature(arguments))
-        cached = self._functions.get((static, _signature_of(about)))
-        if cached is not None:
-            return cached(*arguments)
-        if about is None:
-            made = self._of_process.get((self._compile, static))
-            if made is None:
-                made = self._compile(functools.partial(function, **settings))
-                self._of_process[self._compile, static] = made
-            self._functions[static, None] = made
+        static = (tuple(sorted(settings.items())), _signature(arguments))
+        made = self._functions.get((function, static, _signature_of(about)))
+        if made is not None:
             return made(*arguments)
-        made = self._compile(functools.partial(function, about, **settings))
-        result = made(*arguments)
-        self._functions[static, about.signature] = made
+        of_all = function, None
+        if about is not None and self._signature is not None:
+            of_all = getattr(function, "__func__", function), self._signature
+        shared = of_session("keras_pruner_functions", collections.OrderedDict)
+        place = (self._compile, of_all, static)
+        made = shared.get((*place, _signature_of(about)))
+        if made is None:
+            leading = () if about is None else (about,)
+            made = self._compile(functools.partial(function, *leading, **settings))
+            result = made(*arguments)
+            is_shared = not made.is_cheap and (
+                about is None
+                or (self._signature is not None and made.forget_function())
+            )
+        else:
+            result, is_shared = made(*arguments), True
+        if is_shared:
+            shared[*place, _signature_of(about)] = made
+            shared.move_to_end((*place, _signature_of(about)))
+            while len(shared) > NUM_SHARED:
+                shared.popitem(last=False)
+        self._functions[function, static, _signature_of(about)] = made
         return result
 
     def repeat(self, condition, body, state):
@@ -193,14 +244,10 @@ def _signature(arguments):
     return tuple((path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat)
 
 
-def _compile(function, use_xla):
+def _compile(function, use_xla, variables=()):
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        return _ConcreteFunctions(
-            tf.function(function, jit_compile=use_xla, autograph=False)
-        )
+        return _ConcreteFunctions(function, use_xla, variables)
     if backend == "jax":
         import jax
 
@@ -215,16 +262,67 @@ class _ConcreteFunctions:
     models, although TensorFlow traces each once.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, use_xla, variables):
         self.function = function
+        self.use_xla = use_xla
+        # Whether a function was compiled with XLA.
+        self.uses_xla = False
+        self.variables = variables
         self.concrete = {}
 
     def __call__(self, *arguments):
         arguments = keras.tree.map_structure(_as_tensor, arguments)
         signature = _signature(arguments)
         if signature not in self.concrete:
-            self.concrete[signature] = self.function.get_concrete_function(*arguments)
+            self.concrete[signature] = self._trace(arguments)
         return self.concrete[signature](*arguments)
+
+    def _trace(self, arguments):
+        import tensorflow as tf
+
+        tensors = [*keras.tree.flatten(arguments), *(v.value for v in self.variables)]
+        is_small = all(
+            math.prod(tensor.shape) <= LARGEST_WITHOUT_XLA
+            and tensor.device.rpartition(":")[0].endswith("CPU")
+            for tensor in tensors
+        )
+        jit_compile = self.use_xla and not is_small
+        self.uses_xla |= jit_compile
+        function = tf.function(self.function, jit_compile=jit_compile, autograph=False)
+        if not self.use_xla or jit_compile:
+            return function.get_concrete_function(*arguments)
+        with _as_traced():
+            # Loops are traced for the executor of the context.
+            concrete = function.get_concrete_function(*arguments)
+        return _as_traced()(concrete)
+
+
+@contextlib.contextmanager
+def _as_traced():
+    """Lets TensorFlow run functions as they are traced, on the calling thread.
+
+    Else it would reorder sums, which then round differently.
+    """
+    from tensorflow.python.eager import context
+
+    here = context.context()
+    before = here.function_call_options
+    here.function_call_options = _options()
+    try:
+        yield
+    finally:
+        here.function_call_options = before
+
+
+@functools.cache
+def _options():
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.eager import context
+
+    config = config_pb2.ConfigProto(allow_soft_placement=True)
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    # Handing tiny operations to other threads takes longer than running them.
+    return context.FunctionCallOptions("SINGLE_THREADED_EXECUTOR", config)
 
 
 def _as_tensor(value):

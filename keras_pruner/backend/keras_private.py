@@ -158,6 +158,22 @@ def remember_what_to_skip():
         global_state.set_global_attribute(key, get_attr_skipset("Optimizer"))
 
 
+def of_session(name, make):
+    """Returns an object that lives until `keras.backend.clear_session()`.
+
+    Args:
+        name: Name of the object; each thread has its own.
+        make: Function that makes it.
+    """
+    from keras.src.backend.common import global_state
+
+    value = global_state.get_global_attribute(name)
+    if value is None:
+        value = make()
+        global_state.set_global_attribute(name, value)
+    return value
+
+
 def summary_writer_of(callback):
     """Returns the writer of a `keras.callbacks.TensorBoard` for its training run."""
     return callback._train_writer

@@ -130,7 +130,7 @@ class KerasBasePruner(SavedPruner, BasePruner):
 
     @property
     def scores(self):
-        return self.updater.scores()
+        return self.updater.maker.scores()
 
     @property
     def current_sparsity_ratio(self):
@@ -181,7 +181,7 @@ class KerasBasePruner(SavedPruner, BasePruner):
             for kernel in self.kernels
         )
 
-    # A mask update. The first four methods are compiled, pure functions of one unit.
+    # A mask update. The methods with a `unit` are compiled, pure functions of it.
 
     def score_unit(self, unit, inputs):
         """Scores the kernels of a unit.
@@ -220,6 +220,8 @@ class KerasBasePruner(SavedPruner, BasePruner):
             kept = self.expand_unit(unit, inputs, doomed)
             states = [{"doomed": ops.logical_not(mask)} for mask in kept]
         return UnitResult(masks, states, are_finite(inputs, groups))
+
+    make_unit.does_what_is_demanded = True
 
     def expand_unit(self, unit, inputs, pruned):
         """Turns the chosen groups of a unit into the masks of its kernels."""

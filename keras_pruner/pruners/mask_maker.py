@@ -12,6 +12,7 @@ from keras_pruner.masks import (
     cuts_of,
     is_unbounded,
     rank_jointly,
+    weight_scores,
 )
 
 
@@ -86,6 +87,18 @@ class MaskMaker:
             )
             for indices in pruner.pattern.couple(pruner.kernels)
         ]
+
+    def scores(self):
+        """Returns a dict from a kernel's name to the scores of its weights."""
+        pruner, scores = self.pruner, {}
+        for kernel in pruner.kernels:
+            path = kernel.path
+            weight = pruner.source_value(kernel)
+            memory = pruner.state_variables[path].get("memory")
+            rule = pruner.rules[path]
+            matrix = weight_scores(pruner.config, kernel, rule, weight, memory)
+            scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
+        return scores
 
     def make_masks(self, inputs, call=call_directly):
         """Makes the masks of all kernels.
@@ -228,3 +241,22 @@ class MaskMaker:
             for unit_inputs, scores in zip(units, groups, strict=True)
         ]
         return all_counts["masks"], thresholds, is_exact
+
+
+def signature_of(pruner):
+    """Returns a hashable of all that the functions of a unit read from a pruner.
+
+    Pruners of one signature share compiled functions. It is `None` if a class from
+    outside of this package takes part, because such a class may read more.
+    """
+    config, package = pruner.config, __name__.partition(".")[0]
+    components = (config.criterion, config.pattern, config.allocation)
+    for part in (pruner, *components):
+        if type(part).__module__.partition(".")[0] != package:
+            return None
+    switches = (
+        config.group_reduction,
+        config.low_memory_usage,
+        config.resume_from_pruned_checkpoint,
+    )
+    return type(pruner), repr(sorted(pruner.options.items())), components, switches

@@ -1,11 +1,15 @@
 """Makes the masks of a pruner and writes them into its variables."""
 
 import collections
+import contextlib
+import math
+import threading
 
 from absl import logging
 from keras import ops
 
 from keras_pruner.backend import (
+    LARGEST_WITHOUT_XLA,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -21,10 +25,12 @@ from keras_pruner.masks import (
     check_total,
     demand_of,
     variable_of,
-    weight_scores,
     zero_groups,
 )
-from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs
+from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs, signature_of
+
+# An update that compiles says so after this time.
+PATIENCE_SECONDS = 3.0
 
 
 class NonFiniteError(ValueError):
@@ -46,6 +52,7 @@ class MaskUpdater:
         call: `FunctionCache` of the compiled functions.
         pinned: List with the number of groups of each unit that were zero before
             pruning began; `None` until they are counted.
+        tell: Function that shows a line of text to the user; logs it by default.
 
     Example:
 
@@ -63,11 +70,12 @@ class MaskUpdater:
     def __init__(self, pruner):
         self.pruner = pruner
         self.maker = MaskMaker(pruner)
-        self.call = FunctionCache(CompiledFunction)
+        self.call = FunctionCache(CompiledFunction, signature_of(pruner))
         variables = [kernel.variable for kernel in pruner.kernels]
         variables += map(variable_of, pruner.mask_variables.values())
         self._at_once = CompiledUpdate(self._update_values, variables)
         self.pinned = None
+        self.tell = logging.info
         # Maps the integers that updates need to tensors.
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
@@ -89,27 +97,61 @@ class MaskUpdater:
         """Makes masks of a sparsity from the weights, and applies them.
 
         Args:
-            sparsity: Target over all kernels, in [0, 1).
+            sparsity: Target over all kernels, in [0, 1). If it prunes nothing and
+                nothing is pruned, no weight is read.
 
         Raises:
             NonFiniteError: If a kernel, a criterion state or the scores hold NaN or
                 infinity. No mask and no weight changes.
             ValueError: If the pruner needs gradients and has seen none.
         """
+        if self._changes_nothing(sparsity):
+            self._set_growth(sparsity)
+            self._copy_to_wrappers()
+            return
         if self._lacks_gradients:
             demand = self.pruner.plan.demand(sparsity, self.pinned_groups())
             if demand.target == 0:
                 # Nothing is pruned yet, so nothing needs a score.
                 return
             self._raise_without_gradients()
-        if self._is_updated_at_once and not self._is_bounded:
-            result = self._update_at_once(sparsity)
-            self._is_bounded = not ops.convert_to_numpy(result.is_exact)
-            if not self._is_bounded:
-                self._take_in(result, sparsity)
-                return
-        self._take_in(self._update_by_units(sparsity), sparsity)
-        self.pruner.apply_masks()
+        with self._telling_what_takes_long():
+            if self._is_updated_at_once and not self._is_bounded:
+                result = self._update_at_once(sparsity)
+                self._is_bounded = not ops.convert_to_numpy(result.is_exact)
+                if not self._is_bounded:
+                    self._take_in(result, sparsity)
+                    return
+            self._take_in(self._update_by_units(sparsity), sparsity)
+            self.pruner.apply_masks()
+
+    @contextlib.contextmanager
+    def _telling_what_takes_long(self):
+        """Context that says if the first update takes some seconds, and why."""
+        line = "Compiling the mask update. Later updates reuse the compiled code."
+        timer = threading.Timer(PATIENCE_SECONDS, self.tell, [line])
+        timer.daemon = True
+        if not self.num_compiled:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _changes_nothing(self, sparsity):
+        """Whether an update would keep all weights, as the masks do already.
+
+        Such an update compiles nothing. Schedules begin with one.
+        """
+        pruner = self.pruner
+        # A subclass with its own function may do more.
+        obeys = getattr(pruner.make_unit, "does_what_is_demanded", False)
+        if pruner.num_pruned or not obeys:
+            return False
+        return not any(
+            demand.target or any(demand.counts) or any(demand.lower)
+            for demand in pruner.demands(sparsity).values()
+        )
 
     @property
     def _lacks_gradients(self):
@@ -120,18 +162,6 @@ class MaskUpdater:
         if not (wants or pruner.config.criterion.has_memory):
             return False
         return not pruner.has_seen_gradients
-
-    def scores(self):
-        """Returns a dict from a kernel's name to the scores of its weights."""
-        pruner, scores = self.pruner, {}
-        for kernel in pruner.kernels:
-            path = kernel.path
-            weight = pruner.source_value(kernel)
-            memory = pruner.state_variables[path].get("memory")
-            rule = pruner.rules[path]
-            matrix = weight_scores(pruner.config, kernel, rule, weight, memory)
-            scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
-        return scores
 
     def _raise_without_gradients(self):
         pruner = self.pruner
@@ -203,11 +233,16 @@ class MaskUpdater:
     def _is_updated_at_once(self):
         """Whether one function updates all masks: few small kernels, many updates.
 
-        Otherwise each kind of kernel has its own function.
+        Otherwise each kind of kernel has its own functions, which pruners share. XLA
+        compiles these much faster.
         """
         pruner = self.pruner
         plan = pruner.scheduler
-        if plan is None or plan.last_update - plan.begin < 20 * plan.frequency:
+        largest = max(math.prod(kernel.variable.shape) for kernel in pruner.kernels)
+        fewest_updates = 20 if largest <= LARGEST_WITHOUT_XLA else 500
+        if plan is None or plan.last_update - plan.begin < (
+            fewest_updates * plan.frequency
+        ):
             return False
         is_small = len(self.maker.units) <= 8 and pruner.num_weights <= 2**24
         clears = pruner.clears_slots and pruner.optimizer is not None
@@ -244,11 +279,8 @@ class MaskUpdater:
         """Assigns the results of an update, except masks and weights."""
         pruner = self.pruner
         self._set_growth(sparsity)
+        self._copy_to_wrappers()
         for kernel, states in zip(pruner.kernels, result.states, strict=True):
-            if kernel.wrapper_mask is not None:
-                # A copy, because JAX donates each buffer only once.
-                mask = ops.copy(pruner.mask_value(kernel))
-                assign_mask(kernel.wrapper_mask, mask, self.call)
             for name, value in states.items():
                 pruner.state_variables[kernel.path][name].assign(value)
         for what, threshold in result.thresholds.items():
@@ -256,6 +288,13 @@ class MaskUpdater:
         counts = ops.convert_to_numpy(result.counts).tolist()
         pruner.count_pruned(counts)
         self._warn_about_empty(counts)
+
+    def _copy_to_wrappers(self):
+        for kernel in self.pruner.kernels:
+            if kernel.wrapper_mask is not None:
+                # A copy, because JAX donates each buffer only once.
+                mask = ops.copy(self.pruner.mask_value(kernel))
+                assign_mask(kernel.wrapper_mask, mask, self.call)
 
     def _set_growth(self, sparsity):
         """Sets the progress of the schedule, 0 to 1, for a regularizer that grows."""

@@ -64,7 +64,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     Args:
         config: `PruningConfig`, or dict for `PruningConfig.from_dict`.
-        verbose: Whether to print the chosen steps. `fit(verbose=0)` prints nothing.
+        verbose: Whether to print the chosen steps, and that an update compiles.
+            `fit(verbose=0)` prints nothing.
         reapply_masks: Whether to apply the masks again at the end of `fit`, if another
             callback assigned weights without their zeros.
         **settings: Fields of `PruningConfig`, in place of a config or on top of it.

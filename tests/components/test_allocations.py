@@ -686,6 +686,7 @@ def test_one_huge_weight_does_not_hide_the_others():
     assert masks[0][3, 3] and sum(counts) == 48
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize("name", ["global", "global_l2"])
 def test_global_compiled_equals_eager(name):
     generator = np.random.default_rng(2)
@@ -700,6 +701,7 @@ def test_global_compiled_equals_eager(name):
     assert [m.tolist() for m in compiled] == [m.tolist() for m in eager]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
     # A norm that rounds differently ranks the kernel's weights differently.
     generator = np.random.default_rng(0)

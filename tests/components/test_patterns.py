@@ -463,6 +463,7 @@ def test_group_scores_equal_numpy_on_random_scores(reduction):
         assert np.allclose(made.ravel(), expected.ravel(), rtol=1e-6), name
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize("reduction", REDUCE)
 def test_group_scores_compiled_equal_eager_to_the_last_bit(reduction):
     # A score that rounds differently can prune a different group.

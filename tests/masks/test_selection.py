@@ -179,6 +179,7 @@ def test_select_lowest_of_a_single_score():
     assert lowest([5.0], 1) == [True]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 def test_select_lowest_compiled_equals_sorting_for_every_k_and_traces_once():
     scores = np.random.default_rng(0).integers(-4, 5, (13, 7)).astype("float32")
     select = CompiledFunction(select_lowest)
@@ -334,6 +335,7 @@ def test_jointly_capped_then_selected_equals_sorting_each():
         assert np.array_equal(selected, lowest_by_sorting(score, k))
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 def test_jointly_compiled_equals_sorting_for_every_demand_and_traces_once():
     generator = np.random.default_rng(3)
     scores = [generator.integers(0, 5, size).astype("float32") for size in (11, 6, 8)]

@@ -48,6 +48,37 @@ def test_ties_are_pruned_by_index():
     np.testing.assert_array_equal(value_of(pruner.masks["fc"]), expected)
 
 
+def test_an_update_that_prunes_nothing_compiles_nothing():
+    layer = dense_of([[1, -5, 2], [-3, 4, 0.5]])
+    pruner = KerasBasePruner(ONE_SHOT, {"fc": layer})
+    weights = value_of(layer.kernel)
+    layer.kernel.assign(np.full((2, 3), np.nan))
+    pruner.update_masks(0.0)
+    assert pruner.updater.num_compiled == 0
+    assert value_of(pruner.masks["fc"]).all()
+    # Weights must be finite when they are ranked.
+    with pytest.raises(ValueError, match="NaN or infinite weights in fc"):
+        pruner.update_masks(0.5)
+
+    layer.kernel.assign(weights)
+    pruner.update_masks(0.5)
+    assert pruner.num_pruned == 3
+    # Now the same update frees weights.
+    pruner.update_masks(0.0)
+    assert pruner.num_pruned == 0
+    assert value_of(pruner.masks["fc"]).all()
+
+
+def test_an_update_that_prunes_nothing_still_marks_what_the_target_prunes():
+    layer = dense_of([[1, -5, 2], [-3, 4, 0.5]])
+    config = {"regularizer": "growing_l1", "target_sparsity": 0.5}
+    pruner = KerasBasePruner(config | ONE_SHOT, {"fc": layer})
+    pruner.update_masks(0.0)
+    doomed = pruner.state_variables["fc"]["doomed"]
+    expected = [[True, False, True], [False, False, True]]
+    np.testing.assert_array_equal(value_of(doomed), expected)
+
+
 def test_attributes_are_true_at_every_moment():
     layer = dense_of(np.arange(1, 101).reshape(10, 10))
     modules = {"fc": layer}
@@ -179,6 +210,7 @@ def test_low_memory_usage_prunes_exactly_as_many():
     assert (value_of(layer.kernel) == 0).sum() == 730
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize(
     "allocation, reduction, pattern",
@@ -364,6 +396,7 @@ def test_update_at_once_yields_to_the_floor():
         )
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize(
     ("allocation", "pattern", "mask_bits"),
     [

@@ -193,18 +193,21 @@ class PruningRun:
         pinned = [pruner.updater.pinned for pruner in self.group.pruners]
         self._optimizer.set_plan(self._chosen | {"pinned": pinned})
 
+    def _tell(self, line):
+        if self._prints and keras.config.is_interactive_logging_enabled():
+            print(line)
+        else:
+            logging.info(line)
+
     def _announce(self, now, updates):
         for pruner in self.group.pruners:
+            pruner.updater.tell = self._tell
             scheduler = pruner.scheduler
             length = "an unknown number of" if updates is None else now + updates
-            line = (
+            self._tell(
                 f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
                 f"kernels ({len(pruner.skipped)} skipped), sparsity "
                 f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
                 f"{scheduler.begin} to {scheduler.last_update} every "
                 f"{scheduler.frequency} of {length} steps"
             )
-            if self._prints and keras.config.is_interactive_logging_enabled():
-                print(line)
-            else:
-                logging.info(line)
