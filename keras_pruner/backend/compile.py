@@ -15,7 +15,7 @@ from keras_pruner.backend.keras_private import of_session
 LARGEST_WITHOUT_XLA = 2**14
 
 # Number of compiled functions that a Keras session keeps for further pruners.
-NUM_SHARED = 512
+NUM_SHARED = 256
 
 
 class CompiledFunction:
