@@ -12,7 +12,7 @@ from keras_pruner.backend.keras_private import of_session
 
 # TensorFlow runs a function without XLA if no tensor has more elements. XLA takes
 # longer to compile it than all its calls together, and never frees the code.
-LARGEST_WITHOUT_XLA = 2**14
+LARGEST_WITHOUT_XLA = 2**18
 
 # Number of compiled functions that a Keras session keeps for further pruners.
 NUM_SHARED = 256
@@ -286,7 +286,7 @@ class _ConcreteFunctions:
             and tensor.device.rpartition(":")[0].endswith("CPU")
             for tensor in tensors
         )
-        jit_compile = self.use_xla and not is_small
+        jit_compile = self.use_xla and not is_small and not _are_ops_watched()
         self.uses_xla |= jit_compile
         function = tf.function(self.function, jit_compile=jit_compile, autograph=False)
         if not self.use_xla or jit_compile:
@@ -295,6 +295,13 @@ class _ConcreteFunctions:
             # Loops are traced for the executor of the context.
             concrete = function.get_concrete_function(*arguments)
         return _as_traced()(concrete)
+
+
+def _are_ops_watched():
+    """Whether `tf.debugging.enable_check_numerics` is on, which XLA cannot compile."""
+    from tensorflow.python.eager import context
+
+    return bool(context.context().op_callbacks)
 
 
 @contextlib.contextmanager

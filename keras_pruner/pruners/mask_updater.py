@@ -239,7 +239,7 @@ class MaskUpdater:
         pruner = self.pruner
         plan = pruner.scheduler
         largest = max(math.prod(kernel.variable.shape) for kernel in pruner.kernels)
-        fewest_updates = 20 if largest <= LARGEST_WITHOUT_XLA else 500
+        fewest_updates = 20 if largest <= LARGEST_WITHOUT_XLA else 200
         if plan is None or plan.last_update - plan.begin < (
             fewest_updates * plan.frequency
         ):

@@ -558,3 +558,20 @@ def test_callback_list_that_never_begins_leaves_the_optimizer(data):
     keras.callbacks.CallbackList([pruning], model=model)
     model.fit(*data, verbose=0)
     assert model.optimizer is optimizer
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a tool of TensorFlow")
+def test_a_search_for_nan_goes_on_while_masks_are_made():
+    import tensorflow as tf
+
+    # Larger than what TensorFlow compiles without XLA.
+    kernel = keras.layers.Dense(600, name="wide")
+    model = keras.Sequential([keras.Input((600,)), kernel, layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.ones((4, 600), "float32")
+    tf.debugging.enable_check_numerics()
+    try:
+        prune(model, (x, np.ones((4, 1))), epochs=2)
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert zeros_of(model) == pytest.approx(TARGET, abs=1e-4)

@@ -33,8 +33,10 @@ class TrainedCheck:
         return self._batches_left <= 0
 
     def keep_weights(self):
-        """Copies the weights before a mask update, to restore those of no concern."""
-        if not self.is_over and not self._before:
+        """Copies the weights before an update that prunes, to restore the untrained."""
+        if self.is_over or self._before:
+            return
+        if any(map(_is_about_to_prune, self.attachment.group.pruners)):
             kernels = self._unasked()
             self._before = {id(k): ops.copy(k.variable) for k in kernels}
 
@@ -109,3 +111,9 @@ class TrainedCheck:
         if self._is_compiled:
             raise ValueError(message)
         logging.warning(message)
+
+
+def _is_about_to_prune(pruner):
+    due = pruner.next_update
+    is_due = due is not None and due <= pruner.global_step
+    return is_due and pruner.sparsity_at(due) > 0
