@@ -287,6 +287,13 @@ def test_kernels_without_gradient_are_pruned_if_asked(data, warnings):
     assert not warnings
 
 
+def test_an_optimizer_that_never_steps_is_told(data, warnings):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=20)
+    fit(compile_mlp(optimizer=optimizer), data, pruning(), epochs=2)
+    (text, *_) = [text for text in warnings if "applied no step" in text]
+    assert "gradient_accumulation_steps" in text
+
+
 # What is trainable.
 
 

@@ -32,6 +32,8 @@ class PruningRun:
         # Most optimizer updates possible so far, and the step of the next mask update.
         self._ceiling = 0
         self._next_update = None
+        # Step before the first epoch, until that epoch ends.
+        self._first_step = None
 
     @property
     def _optimizer(self):
@@ -57,6 +59,7 @@ class PruningRun:
             self.group.pruners, self._saved("pinned", ()), strict=False
         ):
             pruner.updater.pinned = counts
+        self._first_step = self._read_step()
         if self._resumes():
             self._plan(None)
         elif steps is None and epochs > 1:
@@ -99,13 +102,20 @@ class PruningRun:
             synchronise: Function that makes the model's variables current.
         """
         synchronise()
-        self._read_step()
+        now = self._read_step()
         if self._check.after_epoch():
             self._update_again()
+        if now == self._first_step:
+            logging.warning(
+                "The optimizer has applied no step in this epoch, and masks follow the "
+                "steps that it applies. Does the training step skip it, does an epoch "
+                "have fewer batches than `gradient_accumulation_steps`, or does loss "
+                "scaling meet gradients that are not finite?"
+            )
+        self._first_step = None
         replanned = not self.group.is_scheduled
         if replanned:
             begin, epochs_left = self._measured
-            now = self._read_step()
             self._plan((now - begin) * epochs_left, first_step=now)
             self._remember_plan()
         # A data set of unknown length may end in a step without a callback.
