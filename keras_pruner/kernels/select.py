@@ -263,8 +263,10 @@ def _check_types(kernels, names):
             f"`layer_types` has {', '.join(names)}, but the prunable layers are of the "
             f"classes: {', '.join(present) or 'none'}."
         )
+    # Intel's names include those of torch, such as `Conv1d`.
+    of_keras = {name.lower() for name in dir(keras.layers)}
     for name in names:
-        if name in known or hasattr(keras.layers, name):
+        if name in known or name.lower() in of_keras:
             continue
         hint = did_you_mean(name, known)
         if hint:

@@ -211,11 +211,6 @@ class BasePruner(PrunerType, abc.ABC):
         """Step of the latest mask update, or -1 before the first."""
         return self._updated_at
 
-    def continue_from(self, other):
-        """Continues the schedule and the counts of another pruner."""
-        self.scheduler = other.scheduler
-        self._global_step, self._updated_at = other.global_step, other.updated_at
-
     @property
     def is_done(self):
         """Whether the last mask update, which reaches the target, was made."""

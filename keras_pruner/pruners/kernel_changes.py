@@ -44,7 +44,9 @@ def take_over(pruner, owner, begins_again):
                 state.assign(ops.copy(states[name]))
     pruner.refresh()
     if not begins_again:
-        pruner.continue_from(owner[id(pruner.kernels[0].variable)][0])
+        old, _ = owner[id(pruner.kernels[0].variable)]
+        pruner.scheduler = old.scheduler
+        pruner.restore_counts(old.global_step, old.updated_at)
     elif pruner.config.resume_from_pruned_checkpoint:
         pruner.updater.pinned = [
             _pinned_in(unit, pruner, kept) for unit in pruner.units

@@ -155,11 +155,15 @@ class PruningCallback(keras.callbacks.Callback):
 
     @property
     def sparsity(self):
-        """Weights that are zero now / weights, over all pruned kernels; in [0, 1]."""
-        if self._group is None:
+        """Share of the pruned kernels' weights that are pruned and zero; in [0, 1].
+
+        It is the number of zeros now, at most that of the masks, over all weights.
+        """
+        group = self._group
+        if group is None:
             return 0.0
         self._synchronise()
-        return self._group.count_zeros() / self._group.num_weights
+        return min(group.count_zeros(), group.num_pruned) / max(1, group.num_weights)
 
     @property
     def is_done(self):

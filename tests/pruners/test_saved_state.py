@@ -205,7 +205,7 @@ def broken_states(state):
     yield state | {"header": state["header"][:-9]}, "is damaged"
     yield {}, "no pruning state"
     for settings, words in (
-        ({"pattern": "1xchannel"}, "pattern"),
+        ({"pattern": "1xchannel", "include": ".*"}, "pattern"),
         ({"criterion": "snip"}, "criterion"),
         ({"exclude": "head"}, "head"),
         ({"pruning_type": "ste"}, "pruning_type|no state 'dense'"),

@@ -172,15 +172,11 @@ def test_lora_of_convolutions_and_embeddings():
     assert sorted(zeros_of(model)) == [12, 36]
 
 
-def test_masks_of_wrapped_kernels_are_applied_under_lora():
+def test_masks_of_wrapped_kernels_are_applied():
     layer = layers.Dense(2, use_bias=False, name="dense")
     model = keras.Sequential([layers.Input((3,)), PrunedLayer(layer)])
     model.layers[0].masks["dense/kernel"].assign(np.eye(3, 2, dtype=bool))
     assert zeros_of(model) == [4]
-    layer.enable_lora(1)
-    assert zeros_of(model) == [4]
-    layer.lora_kernel_b.assign([[1, 0]])
-    assert zeros_of(model) == [2]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -222,8 +222,7 @@ class Updates(keras.callbacks.Callback):
         self._record()
 
     def _record(self):
-        # Of the masks: a weight that returns is zero until it is trained.
-        self.sparsities.append(self.pruning.pruners[0].current_sparsity_ratio)
+        self.sparsities.append(self.pruning.sparsity)
 
 
 @pytest.mark.parametrize(
