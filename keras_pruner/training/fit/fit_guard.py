@@ -11,6 +11,8 @@ import functools
 import inspect
 import weakref
 
+import keras
+
 from keras_pruner.backend import Patch, class_with_fit
 from keras_pruner.training.fit.lost_zeros import warn_of_plain_fit
 
@@ -67,17 +69,18 @@ def _guarded(fit):
     @functools.wraps(fit)
     def guarded(self, *args, **kwargs):
         try:
-            given = signature.bind_partial(self, *args, **kwargs).arguments
+            given = signature.bind(self, *args, **kwargs)
         except TypeError:
-            # `fit` raises the same error.
-            given = {}
-        callbacks = flat(given.get("callbacks"))
+            # It raises the same error.
+            return fit(self, *args, **kwargs)
+        callbacks = flat(given.arguments.get("callbacks"))
+        _list_if_alone(given)
         _detach_if_left(self, callbacks)
         warn_of_plain_fit(self, callbacks)
         tokens = _running.setdefault(self, [])
         tokens.append(object())
         try:
-            result = fit(self, *args, **kwargs)
+            result = fit(*given.args, **given.kwargs)
         except BaseException as error:
             _tell_of_failure(self, error)
             raise
@@ -91,6 +94,17 @@ def _guarded(fit):
 
     guarded.is_guarded = True
     return guarded
+
+
+def _list_if_alone(given):
+    """Puts a callback that is given without a list into one.
+
+    Keras calls a lone callback on another thread, beside the training step.
+    """
+    callback = given.arguments.get("callbacks")
+    is_list = hasattr(callback, "callbacks")
+    if isinstance(callback, keras.callbacks.Callback) and not is_list:
+        given.arguments["callbacks"] = [callback]
 
 
 def _detach_if_left(model, callbacks):
