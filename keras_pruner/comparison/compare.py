@@ -177,10 +177,18 @@ def _outputs(model, arguments):
         # The user knows the model's own warnings.
         contexts.enter_context(warnings.catch_warnings(action="ignore"))
         contexts.enter_context(no_gradients())
-        contexts.enter_context(keras.StatelessScope())
+        contexts.enter_context(keras.StatelessScope(state_mapping=_reset_states(model)))
         outputs = model(*args, **kwargs, training=False)
         leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
         return [ops.convert_to_numpy(leaf) for leaf in leaves]
+
+
+def _reset_states(model):
+    """Maps the states of stateful recurrent layers to zeros, as in a model loaded."""
+    layers = [one for one in all_layers(model) if getattr(one, "stateful", False)]
+    states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
+    variables = [state for state in states if isinstance(state, keras.Variable)]
+    return [(state, ops.zeros_like(state)) for state in variables]
 
 
 def _tolerance(model):

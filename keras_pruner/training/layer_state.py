@@ -33,7 +33,6 @@ def hand_over(layer, copy, masks):
     # Afterwards, because hooks know no masks, and merge adapters into kernels.
     _copy_variables(pairs, masks)
     for old, new in layer_pairs:
-        _copy_recurrent_states(old, new)
         if not _overrides(new, "load_own_variables") and new.variables:
             getattr(new, "finalize_state", lambda: None)()
         if new.trainable != old.trainable:
@@ -58,14 +57,6 @@ def _pairs(layer, copy, seen):
     yield layer, copy
     for pair in zip(sublayers_of(layer), sublayers_of(copy), strict=False):
         yield from _pairs(*pair, seen)
-
-
-def _copy_recurrent_states(layer, copy):
-    """Copies the states of a stateful recurrent layer, which Keras does not track."""
-    if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
-        states = [keras.tree.flatten(one.states) for one in (layer, copy)]
-        for source, target in zip(*states, strict=True):
-            target.assign(ops.copy(source))
 
 
 class _Store(dict):
