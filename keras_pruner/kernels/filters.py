@@ -84,6 +84,13 @@ def _names(selector, path):
     return isinstance(selector, str) and matches_path(selector, path)
 
 
+def names_any(selectors, skipped):
+    """Returns whether a selector names one of some `Skipped`s."""
+    return any(
+        _names(selector, skip.path) for selector in selectors for skip in skipped
+    )
+
+
 def select(kernels, selectors, key, skipped=()):
     """Returns the kernels that any selector picks.
 

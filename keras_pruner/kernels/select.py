@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_pruner.checks import did_you_mean
-from keras_pruner.kernels.filters import select
+from keras_pruner.kernels.filters import names_any, select
 from keras_pruner.kernels.find import NO_WEIGHTS, find_all_kernels
 from keras_pruner.kernels.kernel import Kernel, KernelSearch
 from keras_pruner.kernels.layouts import conv_layout, dense_layout
@@ -117,6 +117,7 @@ def _divide(kernels, skipped, modules, config):
         config: `PruningConfig`.
     """
     claims, parts = {}, []
+    frozen = [skip for skip in skipped if skip.reason == FROZEN]
     for number, local in enumerate(config.local_configs):
         chosen, _ = _choose(kernels, local, skipped)
         for kernel in chosen:
@@ -126,7 +127,9 @@ def _divide(kernels, skipped, modules, config):
                     f"Local configs {other} and {number} both select '{kernel.path}'. "
                     "Each kernel belongs to one config: exclude it from one of them."
                 )
-        parts.append((local, chosen))
+        # Its layers may be frozen now, and trained later.
+        if chosen or not names_any(local.include or (), frozen):
+            parts.append((local, chosen))
     main = config
     if config.local_configs:
         main = dataclasses.replace(config, local_configs=())

@@ -92,4 +92,5 @@ def release(pruner, ids, reason):
             mask = ops.ones(kernel.variable.shape, dtype="bool")
             kept = pruner.mask_variables[kernel.path]
             assign_mask(kept, mask, pruner.updater.call)
+    pruner.updater.copy_to_wrappers()
     pruner.refresh()

@@ -107,14 +107,15 @@ class MaskUpdater:
         """
         if self._changes_nothing(sparsity):
             self._set_growth(sparsity)
-            self._copy_to_wrappers()
+            self.copy_to_wrappers()
             return
         if self._lacks_gradients:
             demand = self.pruner.plan.demand(sparsity, self.pinned_groups())
             if demand.target == 0:
                 # Nothing is pruned yet, so nothing needs a score.
                 return
-            self._raise_without_gradients()
+            if sparsity > 0:  # Pinned zeros rank first, whatever the scores are.
+                self._raise_without_gradients()
         with self._telling_what_takes_long():
             if self._is_updated_at_once and not self._is_bounded:
                 result = self._update_at_once(sparsity)
@@ -144,6 +145,8 @@ class MaskUpdater:
         Such an update compiles nothing. Schedules begin with one.
         """
         pruner = self.pruner
+        if not pruner.num_weights:
+            return True  # All kernels were released.
         # A subclass with its own function may do more.
         obeys = getattr(pruner.make_unit, "does_what_is_demanded", False)
         if pruner.num_pruned or not obeys:
@@ -279,7 +282,7 @@ class MaskUpdater:
         """Assigns the results of an update, except masks and weights."""
         pruner = self.pruner
         self._set_growth(sparsity)
-        self._copy_to_wrappers()
+        self.copy_to_wrappers()
         for kernel, states in zip(pruner.kernels, result.states, strict=True):
             for name, value in states.items():
                 pruner.state_variables[kernel.path][name].assign(value)
@@ -289,7 +292,7 @@ class MaskUpdater:
         pruner.count_pruned(counts)
         self._warn_about_empty(counts)
 
-    def _copy_to_wrappers(self):
+    def copy_to_wrappers(self):
         for kernel in self.pruner.kernels:
             if kernel.wrapper_mask is not None:
                 # A copy, because JAX donates each buffer only once.

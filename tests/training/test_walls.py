@@ -287,6 +287,24 @@ def test_kernels_without_gradient_are_pruned_if_asked(data, warnings):
     assert not warnings
 
 
+@without_jax
+@pytest.mark.parametrize("pruning_type", ["basic", "set"])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_wrapper_without_gradient_computes_dense(at_once, pruning_type, data):
+    Distiller.train_step = distilling_step
+    model = Distiller()
+    steps = {"begin_step": 0, "end_step": 0} if at_once else {}
+    # A config of its own, so all kernels of one pruner are released.
+    config = {"target_sparsity": 0.9, "pruning_type": pruning_type, **steps}
+    model.student = keras_pruner.wrap(model.student)
+    model.teacher = keras_pruner.wrap(model.teacher, config)
+    fit(build(model, data), data, pruning())
+    assert zeros(model.student) >= 122 / 152
+    for layer in model.teacher.layers:
+        (mask,) = layer.masks.values()
+        assert value_of(mask).all() and value_of(layer.layer.kernel).all()
+
+
 def test_an_optimizer_that_never_steps_is_told(data, warnings):
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=20)
     fit(compile_mlp(optimizer=optimizer), data, pruning(), epochs=2)
@@ -318,6 +336,31 @@ def test_unfreezing_prunes_the_new_kernels_and_keeps_the_old_zeros(data):
     fit(compile_mlp(model), data, callback)
     assert zeros(model) == 122 / 152
     assert (value_of(model.get_layer("head").kernel)[head] == 0).all()
+
+
+def test_unfreezing_with_a_gradient_criterion_keeps_the_old_zeros(data):
+    model, callback = build_mlp(), pruning(criterion="snip_momentum")
+    model.get_layer("hidden").trainable = False
+    fit(compile_mlp(model), data, callback)
+    head = value_of(model.get_layer("head").kernel) == 0
+    model.get_layer("hidden").trainable = True
+    fit(compile_mlp(model), data, callback)
+    assert zeros(model) == 122 / 152
+    assert (value_of(model.get_layer("head").kernel)[head] == 0).all()
+
+
+@pytest.mark.parametrize("is_frozen_first", [True, False])
+def test_layers_of_a_local_config_may_be_frozen(is_frozen_first, data):
+    local = {"include": "head", "target_sparsity": 0.5}
+    model, callback = build_mlp(), pruning(local_configs=[local])
+    head = model.get_layer("head")
+    for is_frozen in (is_frozen_first, not is_frozen_first):
+        head.trainable = not is_frozen
+        fit(compile_mlp(model), data, callback)
+        assert len(callback.pruners) == 2 - is_frozen
+        assert callback.is_done
+    assert (value_of(head.kernel) == 0).sum() == 12
+    assert (value_of(model.get_layer("hidden").kernel) == 0).sum() == 102
 
 
 def test_unfreezing_with_fixed_steps_begins_again(data):
