@@ -1,4 +1,4 @@
-"""What the floor of `max_sparsity=None` does, beside `max_sparsity=1.0`.
+"""Compares the floor of `max_sparsity=None` with `max_sparsity=1.0`, which has none.
 
     python benchmarks/floor.py empty
     python benchmarks/floor.py accuracy --seeds 3

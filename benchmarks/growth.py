@@ -1,12 +1,12 @@
-"""How much memory a process keeps of each model that it trains and drops.
+"""Measures the memory that a process keeps of each model that it trains and drops.
 
-A search over widths fits models of which no two have one width, each with a new
+A search over widths fits models of different widths, each with a new
 `PruningCallback`, and drops each. One process does so without pruning and one with it,
-at the same time. Reported is the slope of the resident memory (RSS) over the models,
+at the same time. The result is the slope of the resident memory (RSS) over the models,
 without the first quarter.
 
     python benchmarks/growth.py                  200 models, 16-w-3
-    python benchmarks/growth.py --features 784   larger kernels, which XLA compiles
+    python benchmarks/growth.py --features 784   larger kernels
     python benchmarks/growth.py --smoke          8 models
 """
 

@@ -306,9 +306,9 @@ def _are_ops_watched():
 
 @contextlib.contextmanager
 def _as_traced():
-    """Lets TensorFlow run functions as they are traced, on the calling thread.
+    """Lets TensorFlow run functions as traced, on the calling thread.
 
-    Else it would reorder sums, which then round differently.
+    Otherwise it would reorder sums, which then round differently.
     """
     from tensorflow.python.eager import context
 

@@ -1,4 +1,4 @@
-"""Runs a model and what was made of it on the same inputs."""
+"""Runs a model and its copy on the same inputs."""
 
 from keras_pruner.comparison.compare import (
     Comparison,

@@ -16,9 +16,9 @@ from keras_pruner.comparison.sample_inputs import sample_inputs
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 _ADVICE = (
     "A copy keeps what Keras saves: `get_config`, weights, and what the "
-    "`save_own_variables` and `save_assets` of layers save. Add there what is missing. "
-    "`inputs=` compares on a batch of yours, `check=False` not at all. Pruning in "
-    "place, by PruningCallback, needs no copy."
+    "`save_own_variables` and `save_assets` of layers save. Add the missing parts "
+    "there. `inputs=` compares on a batch of yours, and `check=False` skips the "
+    "comparison. Pruning in place, by PruningCallback, needs no copy."
 )
 
 

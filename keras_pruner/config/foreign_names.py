@@ -82,7 +82,7 @@ FOREIGN_NAMES = {
     "update_start_step": _BEGIN,
     "update_end_step": _END,
     "sparsity_type": _N_OF_M,
-    # Words that come to mind.
+    # Other likely guesses.
     "sparsity": _TARGET,
     "ratio": _TARGET,
     "rate": _TARGET,

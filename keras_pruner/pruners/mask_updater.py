@@ -211,7 +211,7 @@ class MaskUpdater:
     def _update_values(self, values, inputs):
         """Computes new values of the kernels and mask variables.
 
-        They stay as they were if a value is not finite, or a bound limited a kernel.
+        They stay unchanged if a value is not finite, or a bound limited a kernel.
 
         Args:
             values: List of the kernels' values, then those of the mask variables.
@@ -256,7 +256,7 @@ class MaskUpdater:
     def has_caps(self):
         """Whether a unit may have to prune more or less than the ranking says."""
         config = self.pruner.config
-        # The floor of `max_sparsity=None` binds in few models; see `is_exact`.
+        # The floor of `max_sparsity=None` limits few models; see `is_exact`.
         is_capped = config.min_sparsity > 0 or config.max_sparsity not in (None, 1)
         has_idle = bool(self.pruner.plan.idle)
         return is_capped or has_idle or config.resume_from_pruned_checkpoint
@@ -275,7 +275,7 @@ class MaskUpdater:
             if bad:
                 raise NonFiniteError(
                     f"Cannot prune: NaN or infinite {words} in {', '.join(bad)}. The "
-                    f"masks are left as they were. {advice}"
+                    f"masks are unchanged. {advice}"
                 )
 
     def _take_in(self, result, sparsity):

@@ -83,7 +83,7 @@ def _clone_graph(model, copy):
 
 
 def _input_like(tensor, layer):
-    """Makes a symbolic input; Keras' clone loses what is given here by name."""
+    """Makes a symbolic input, with the arguments that Keras' clone loses."""
     return keras.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,

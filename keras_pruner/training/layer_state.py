@@ -12,10 +12,9 @@ from keras_pruner.masks import read_mask, variable_of
 def hand_over(layer, copy, masks):
     """Gives a copy of a layer the layer's state, pruned weights as zeros.
 
-    The state is what Keras saves and loads, through the layer's own
-    `save_own_variables`, `load_own_variables`, `save_assets` and `load_assets`; and the
-    values of all variables, with those of random generators, and whether they are
-    trainable.
+    The layer's own `save_own_variables`, `load_own_variables`, `save_assets` and
+    `load_assets` copy the state, as Keras does for files. The copy also gets the values
+    of all variables, including random generators, and which of them are trainable.
 
     Args:
         layer: Built Keras layer or model. It may have wrapper layers in it.

@@ -287,7 +287,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     @property
     def _is_busy(self):
-        """Whether a `fit`, or a loop of one's own, trains with this callback."""
+        """Whether a `fit`, or a custom loop, trains with this callback."""
         if self._attachment is None or not self._training:
             return False
         model = self._attachment.model

@@ -72,11 +72,16 @@ class PruningOptimizer(WrapperOptimizer):
         last_update_steps: List of int variables: for each pruner the step of its
             latest mask update, -1 before the first.
         run_state: `RunState`.
-        shows_all: Whether `variables` has masks, counts and states, too. During `fit`
+        shows_all: Whether `variables` also has masks, counts and states. During `fit`
             it has not: code that resets an optimizer assigns zeros to all variables,
             and masks of zeros would prune all. JAX needs them in a step.
         has_stepped: Whether a training step has called `apply`.
         reached: Set of the indices of variables that had a gradient in a step.
+
+    Raises:
+        TypeError: If `inner_optimizer` is no optimizer of Keras, or another argument
+            has a wrong type.
+        ValueError: If `num_pruners`, `states` or `run` is invalid.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What a training loop of one's own asks of a pruner: steps, counts, order, files."""
+"""Supports custom training loops: steps, counts, the order of hooks, files."""

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_pruner.backend import is_tracing, reference_to_value, traces_assignments
 
-# Steps after which a loop that assigns no kernel is told so.
+# Steps after which a loop that assigns no kernel raises an error.
 _MOST_STEPS_UNCHANGED = 10
 # Values of each kernel that are compared.
 _SAMPLE = 64

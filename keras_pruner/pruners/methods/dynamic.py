@@ -25,8 +25,15 @@ class DynamicPruner(KerasBasePruner):
 
     Subclasses define `growth_scores`, and `drop_fraction` if it changes.
 
+    Args:
+        config, modules: See `KerasBasePruner`.
+
     Options:
         drop_fraction: Share of a kernel's active groups to drop, in [0, 1].
+
+    Raises:
+        ValueError: If an option is unknown or out of range, if the pattern prunes in
+            every group, or if the allocation ranks all kernels jointly.
     """
 
     default_schedule = "constant"

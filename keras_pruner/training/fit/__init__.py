@@ -1,1 +1,1 @@
-"""What `fit` asks of pruning: in and out of a model, the course of a run, its end."""
+"""Prunes within `fit`: attaches to the model, makes the updates, checks the end."""

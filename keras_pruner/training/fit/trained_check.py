@@ -41,7 +41,7 @@ class TrainedCheck:
             self._before = {id(k): ops.copy(k.variable) for k in kernels}
 
     def after_batch(self):
-        """Counts a batch; at the last one, looks at what was trained.
+        """Counts a batch; at the last one, checks which kernels were trained.
 
         Returns:
             Whether kernels were released, so that an update is due.
@@ -54,7 +54,7 @@ class TrainedCheck:
         return self.is_over and self._end()
 
     def after_epoch(self):
-        """Looks at what was trained; see `after_batch`."""
+        """Checks which kernels were trained; see `after_batch`."""
         if self.is_over:
             return False
         self._batches_left = 0

@@ -108,7 +108,7 @@ class BackupAndResume(keras.callbacks.Callback):
             if _GROUP not in file:
                 raise ValueError(
                     f"'{self.path}' is no backup of BackupAndResume. Name another "
-                    "`backup_dir`, or remove the file to begin anew."
+                    "`backup_dir`, or remove the file to start again."
                 )
             group = file[_GROUP]
             self._restored = json.loads(bytes(group["run"][()]))

@@ -225,8 +225,8 @@ def _positions_here(optimizer, restored):
             raise ValueError(
                 f"'{restored.trained_variables[index].path}' was pruned when the "
                 "model was saved, and is frozen now. Train it, or load the model with "
-                "`compile=False` and compile it anew. Nothing of the pruning state was "
-                "assigned."
+                "`compile=False` and compile it again. Nothing of the pruning state "
+                "was assigned."
             )
     return found
 
@@ -289,7 +289,7 @@ def _check_fit(optimizer, run, masks, arrays):
                 f"{tuple(array.shape)} for kernel '{made.get('path', name)}', which is "
                 "not pruned here: other kernels were pruned. Use the same model and "
                 "config, or load a saved model with `compile=False` and compile it "
-                "anew. Nothing of the pruning state was assigned."
+                "again. Nothing of the pruning state was assigned."
             )
     for name, (_, words) in here.items():
         if name not in masks:
@@ -316,5 +316,5 @@ def check_run(optimizer, run):
         run.provenance,
         _HERE,
         "Use the same config, or load a saved model with `compile=False` and compile "
-        "it anew.",
+        "it again.",
     )
