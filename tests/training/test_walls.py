@@ -151,6 +151,18 @@ def test_a_fit_with_a_callback_or_of_a_dense_model_is_no_matter(data, warnings):
     assert not warnings
 
 
+def test_wrapped_layers_in_a_training_step_of_ones_own_train(data, warnings):
+    class OwnStep(keras.Model):
+        def train_step(self, *args, **kwargs):
+            return super().train_step(*args, **kwargs)
+
+    inputs = keras.Input((16,))
+    head = keras.layers.Dense(3, activation="softmax")
+    model = OwnStep(inputs, keras_pruner.PrunedLayer(head)(inputs))
+    fit(compile_mlp(model), data, epochs=1)
+    assert not warnings
+
+
 def test_wrapped_layers_without_a_callback_are_told(data, warnings):
     model = compile_mlp(keras_pruner.wrap(build_mlp(), {"target_sparsity": 0.8}))
     fit(model, data, epochs=1)

@@ -48,7 +48,7 @@ def warn_of_plain_fit(model, callbacks):
                 model.name,
             )
         return
-    _warn_if_sparse(model, [kernel for kernel in kernels if not kernel.wrapper_mask])
+    _warn_if_sparse(model, [k for k in kernels if k.wrapper_mask is None])
 
 
 def warn_of_assigned_weights(group):
