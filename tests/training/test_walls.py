@@ -478,7 +478,7 @@ def test_weights_set_back_start_again_if_asked(data, warnings):
 def test_a_reset_of_all_optimizer_variables_loses_no_mask(data):
     def reset(model):
         for variable in model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
 
     model, callback = compile_mlp(), pruning()
     if BACKEND == "jax":
@@ -560,6 +560,20 @@ def test_one_callback_cannot_prune_two_models_at_once(data):
         fit(model, data, callback, Do(1, nested))
     assert not isinstance(model.optimizer, PruningOptimizer)
     assert not isinstance(other.optimizer, PruningOptimizer)
+
+
+def test_a_second_callback_trains_by_its_own_rules(data):
+    """JAX must not run the step that it traced for the first, which is alive."""
+    sums = {}
+    for second in (0.0, 3.0):
+        keras.utils.set_random_seed(0)
+        model, callbacks = compile_mlp(optimizer=keras.optimizers.SGD(0.1)), []
+        for strength in (0.0, second):
+            settings = {"regularizer": "l2", "regularizer_strength": strength}
+            callbacks.append(pruning(target_sparsity=0.0, **settings))
+            fit(model, data, callbacks[-1], epochs=1, shuffle=False)
+        sums[second] = np.abs(kernels_of(model)).sum()
+    assert sums[3.0] < 0.8 * sums[0.0]
 
 
 def test_another_model_can_be_pruned_within_a_fit(data):

@@ -87,6 +87,10 @@ class FitAttachment:
         model.optimizer = self.optimizer
         self.optimizer.shows_all = False
         methods = {n: functools.partial(f, model) for n, f in _IN_FIT.items()}
+        if keras.backend.backend() == "jax":
+            # JAX would run the trace of an earlier callback again, because bound
+            # methods of a model are equal.
+            methods["train_step"] = functools.partial(model.train_step)
         self._patch = Patch(model, **methods)
         if cached_step is not None:
             model.train_function = cached_step.function
