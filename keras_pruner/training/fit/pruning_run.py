@@ -125,8 +125,12 @@ class PruningRun:
     def _update_again(self):
         """Repeats the latest update, for the kernels that are left."""
         for pruner in self.group.pruners:
-            if pruner.updated_at >= 0 and pruner.num_weights:
+            if not (pruner.plan.idle and pruner.num_weights and pruner.updated_at >= 0):
+                continue
+            try:
                 pruner.update_masks(pruner.sparsity_at(pruner.updated_at))
+            except NonFiniteError as error:
+                logging.error("Step %d: %s", pruner.global_step, error)
         self._optimizer.enforce()
 
     def update(self):
