@@ -280,7 +280,7 @@ def test_kernels_without_gradient_stay_dense(at_once, eager, data, warnings):
     fit(model, data, callback)
     np.testing.assert_array_equal(kernels_of(model.teacher), before)
     # A weight that was pruned and returned may have no gradient yet.
-    assert zeros(model.student) == callback.sparsity >= 122 / 152
+    assert zeros(model.student) >= callback.sparsity == 122 / 152
     assert callback.pruners[0].num_pruned == 122
     assert "No gradient reaches 'sequential" in warnings[0]
     assert [skip.reason for skip in callback.skipped] == [
