@@ -127,12 +127,13 @@ class FitAttachment:
 
     @property
     def is_outdated(self):
-        """Whether an eager step now trains other weights, e.g. because of freezing."""
+        """Whether an eager step no longer trains all weights, because of freezing."""
         if not trains_eagerly(self.model):
             # A compiled step trains the same weights until it is compiled again.
             return False
-        now = self.model.trainable_variables
-        return _Same(self.optimizer.trained_variables) != now
+        # Every batch asks, so this does not walk through the model. A weight that
+        # becomes trainable is unknown to the user's optimizer, and Keras refuses it.
+        return not all(v.trainable for v in self.optimizer.trained_variables)
 
     def detach(self):
         """Restores the optimizer, train function and methods of the model.
