@@ -4,6 +4,7 @@ from keras_pruner.config import PRUNERS, register_pruner
 from keras_pruner.pruners.base import BasePruner, refuse_at_init_only
 from keras_pruner.pruners.group import PrunerGroup, create_pruners
 from keras_pruner.pruners.keras_base import KerasBasePruner
+from keras_pruner.pruners.kernel_changes import count_zeros
 from keras_pruner.pruners.loop.saved_state import load_state, state_of
 from keras_pruner.pruners.mask_updater import NonFiniteError
 from keras_pruner.pruners.methods.acdc import ACDC
@@ -50,6 +51,7 @@ __all__ = [
     "TrainedKernel",
     "TrainingRule",
     "TrainingStep",
+    "count_zeros",
     "create_pruners",
     "derive_steps",
     "load_state",

@@ -10,12 +10,14 @@ from keras_pruner.masks import assign_mask, read_mask, zero_groups
 
 
 def ids_in(selections):
+    """Returns the config and the ids of the kernels of each `Selection`."""
     return [
         (s.config, [id(kernel.variable) for kernel in s.kernels]) for s in selections
     ]
 
 
 def with_zeros_kept(selection):
+    """Returns a `Selection` whose pruner keeps zeros that exist, if it can."""
     config = selection.config
     if not PRUNERS[config.pruning_type].keeps_zeros:
         return selection
@@ -63,9 +65,9 @@ def _pinned_in(unit, pruner, kept):
 
 
 def count_zeros(kernel):
+    """Counts the weights of a kernel that are zero in what its layer computes with."""
     zeros = ops.equal(ops.convert_to_tensor(kernel.variable), 0)
     if kernel.wrapper_mask is not None:
-        # The layer computes with the product.
         pruned = ops.logical_not(read_mask(kernel.wrapper_mask))
         zeros = ops.logical_or(zeros, pruned)
     return count_true(zeros)
@@ -82,6 +84,7 @@ def active(pruner):
 
 
 def release(pruner, ids, reason):
+    """Lets the units of a pruner stay dense whose kernels are all among the ids."""
     for number, unit in enumerate(pruner.units):
         members = [pruner.kernels[index] for index in unit.indices]
         if not ids.issuperset(map(id, members)):

@@ -45,8 +45,8 @@ class FitAttachment:
     """Puts pruning into a compiled model, and takes it out again.
 
     It wraps the model's optimizer in a `PruningOptimizer`, swaps the train function,
-    and replaces `save`, `save_weights`, `load_weights` and `get_compile_config` of the
-    model. `detach` undoes all of it. If the constructor fails, the model is unchanged.
+    and replaces the methods of the model in `_IN_FIT`, on JAX also `train_step`.
+    `detach` undoes all of it. If the constructor fails, the model is unchanged.
 
     Args:
         model: Compiled and built Keras model.

@@ -1,13 +1,14 @@
 """Tells when a model has lost the zeros of its masks, or is about to lose them."""
 
+import math
 import weakref
 
 from absl import logging
-from keras import ops
 
 from keras_pruner.backend import count_true, has_own_train_step
 from keras_pruner.kernels import find_all_kernels
 from keras_pruner.masks import read_mask
+from keras_pruner.pruners import count_zeros
 
 # Share of zeros above which a model counts as pruned, though not by this process.
 _SHARE = 0.3
@@ -40,7 +41,7 @@ def warn_of_plain_fit(model, callbacks):
     masks = [read_mask(mask) for mask in masks if mask is not None]
     # A training step of the user's own may call the hooks of a pruner.
     if masks and not has_own_train_step(model):
-        if all(count_true(mask) == _size(mask) for mask in masks):
+        if all(count_true(mask) == math.prod(mask.shape) for mask in masks):
             logging.warning(
                 "'%s' has layers that are wrapped for pruning, but this `fit` has no "
                 "PruningCallback, so their masks keep all weights: the model trains "
@@ -104,9 +105,8 @@ def _warn_if_sparse(model, kernels):
     is_known = model in _pruned
     if not kernels or not (is_known or not has_own_train_step(model)):
         return
-    values = [ops.convert_to_tensor(kernel.variable) for kernel in kernels]
-    zeros = [count_true(ops.equal(value, 0)) for value in values]
-    sizes = list(map(_size, values))
+    zeros = list(map(count_zeros, kernels))
+    sizes = [kernel.layout.size for kernel in kernels]
     if not is_known:
         # A kernel of zeros alone was initialized so.
         parts = [(z, s) for z, s in zip(zeros, sizes, strict=True) if z < s]
@@ -122,10 +122,3 @@ def _warn_if_sparse(model, kernels):
             100 * share,
             model.name,
         )
-
-
-def _size(tensor):
-    size = 1
-    for length in tensor.shape:
-        size *= int(length)
-    return size
