@@ -321,6 +321,10 @@ class PrunedLayer(keras.layers.Wrapper):
         """Returns the call unchanged: the layer recomputes itself in a `RematScope`."""
         return layer_call
 
+    def quantize(self, *args, **kwargs):
+        # The wrapped layer says what to do instead.
+        return self.layer.quantize(*args, **kwargs)
+
     def compute_output_shape(self, *args, **kwargs):
         return self.layer.compute_output_shape(*args, **kwargs)
 

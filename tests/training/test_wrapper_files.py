@@ -164,6 +164,7 @@ def test_wrapped_layer_refuses_to_be_quantized_and_plain_model_does_not():
     for change in (
         lambda: model.quantize("int8"),
         lambda: layer.layer.quantize("float8"),
+        lambda: layer.quantize("int8"),
         lambda: layer.enable_lora(2),
     ):
         with pytest.raises(ValueError, match="'dense' is in a PrunedLayer.*strip"):
