@@ -303,8 +303,19 @@ def cut(model):
     raise Cut
 
 
-@pytest.mark.parametrize("at, accumulate", [((0, 1), 4), ((1, 2), None), ((1, 5), 4)])
-def test_backup_resumes_bit_for_bit_in_any_order(at, accumulate, data, tmp_path):
+@pytest.mark.parametrize(
+    "at, saved_first, accumulate",
+    # The last one has trained all batches of an epoch, and not ended it.
+    [
+        ((0, 1), False, 4),
+        ((1, 2), True, None),
+        ((1, 5), False, 4),
+        ((1, 5), True, None),
+    ],
+)
+def test_backup_resumes_bit_for_bit_in_any_order(
+    at, saved_first, accumulate, data, tmp_path
+):
     settings = {"criterion": "snip_momentum"}
     build = lambda: build_with_dropout(gradient_accumulation_steps=accumulate)  # noqa: E731
     shuffles = BACKEND != "tensorflow"
@@ -314,7 +325,7 @@ def test_backup_resumes_bit_for_bit_in_any_order(at, accumulate, data, tmp_path)
 
     # Saved after batches 2, 4 and 6, cut in between or right after.
     callbacks = BackupAndResume(tmp_path / "run", save_freq=2), call_at(*at, cut)
-    pair = callbacks if at == (1, 2) else callbacks[::-1]
+    pair = callbacks if saved_first else callbacks[::-1]
     with pytest.raises(Cut):
         fit(build(), data, *pair, epochs=3, settings=settings, shuffle=shuffles)
     model = build()
@@ -324,6 +335,34 @@ def test_backup_resumes_bit_for_bit_in_any_order(at, accumulate, data, tmp_path)
     for name, values in model.history.history.items():
         assert values[-2:] == logs[name][-2:]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("batch", [1, 5])
+def test_backup_in_the_first_epoch_of_a_generator(batch, data, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    # The first epoch measures its length.
+    dataset = tf.data.Dataset.from_generator(
+        lambda: zip(*data, strict=True),
+        output_signature=(tf.TensorSpec((16,)), tf.TensorSpec((), "int64")),
+    ).batch(16)
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(0)
+        model = compile_mlp()
+        pruning = PruningCallback(target_sparsity=0.8, verbose=False)
+        callbacks = [pruning, *callbacks]
+        arguments = {"shuffle": False, "verbose": 0, "callbacks": callbacks}
+        model.fit(dataset, epochs=4, **arguments)
+        return everything(model, pruning), pruning.pruners[0].scheduler
+
+    expected, scheduler = train()
+    backup = tmp_path / "run"
+    with pytest.raises(Cut):
+        train(BackupAndResume(backup, save_freq=2), call_at(0, batch, cut))
+    found, again = train(BackupAndResume(backup, save_freq=2))
+    assert_equal(found, expected)
+    assert again.last_update == scheduler.last_update
 
 
 def test_backup_is_read_before_anything_is_assigned(data, tmp_path):

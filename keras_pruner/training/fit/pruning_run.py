@@ -29,6 +29,8 @@ class PruningRun:
         self._chosen = {}
         # Of a run of unknown length: its first step, and the epochs after the first.
         self._measured = None
+        # The first step in the saved run, if this one goes on in the same epoch.
+        self._replayed_from = None
         # Most optimizer updates possible so far, and the step of the next mask update.
         self._ceiling = 0
         self._next_update = None
@@ -64,7 +66,9 @@ class PruningRun:
             self._plan(None)
         elif steps is None and epochs > 1:
             # For a generator, the first epoch measures the number of steps.
-            self._measured = self._read_step(), epochs - 1
+            now = self._read_step()
+            self._measured = now, epochs - 1
+            self._replayed_from = self._saved("measured_from", now)
         else:
             # A frozen model counts every batch.
             accumulated = 1
@@ -91,6 +95,9 @@ class PruningRun:
             synchronise()
             if self._check.after_batch():
                 self._update_again()
+            elif self._measured and self._check.has_replayed:
+                self._measured = self._replayed_from, self._measured[1]
+                self._remember_plan()
         if is_due:
             synchronise()
             self.update()
@@ -105,14 +112,15 @@ class PruningRun:
         now = self._read_step()
         if self._check.after_epoch():
             self._update_again()
-        if now == self._first_step:
+        if now == self._first_step and self._check.has_trained:
             logging.warning(
                 "The optimizer has applied no step in this epoch, and masks follow the "
                 "steps that it applies. Does the training step skip it, does an epoch "
                 "have fewer batches than `gradient_accumulation_steps`, or does loss "
                 "scaling meet gradients that are not finite?"
             )
-        self._first_step = None
+        if self._check.has_trained:
+            self._first_step = None
         replanned = not self.group.is_scheduled
         if replanned:
             begin, epochs_left = self._measured
@@ -205,7 +213,10 @@ class PruningRun:
     def _remember_plan(self):
         """Passes the plan to the optimizer, which saves it."""
         pinned = [pruner.updater.pinned for pruner in self.group.pruners]
-        self._optimizer.set_plan(self._chosen | {"pinned": pinned})
+        plan = self._chosen | {"pinned": pinned}
+        if self._measured and not self.group.is_scheduled:
+            plan["measured_from"] = self._measured[0]
+        self._optimizer.set_plan(plan)
 
     def _tell(self, line):
         if self._prints and keras.config.is_interactive_logging_enabled():

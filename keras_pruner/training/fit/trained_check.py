@@ -20,12 +20,20 @@ class TrainedCheck:
 
     Args:
         attachment: `FitAttachment`.
+
+    Attributes:
+        has_trained: Whether a batch was trained. A run that was killed after the last
+            batch of an epoch goes on with an epoch without one.
+        has_replayed: Whether a batch was only drawn, because the run that goes on had
+            trained it.
     """
 
     def __init__(self, attachment):
         self.attachment = attachment
         self._is_compiled = not trains_eagerly(attachment.model)
         self._batches_left = 1 if self._is_compiled else _EAGER_BATCHES
+        self.has_trained = False
+        self.has_replayed = False
         self._before = {}
 
     @property
@@ -51,11 +59,14 @@ class TrainedCheck:
         """
         if getattr(self.attachment.model.train_function, "trains", True):
             self._batches_left -= 1
+            self.has_trained = True
+        else:
+            self.has_replayed = True
         return self.is_over and self._end()
 
     def after_epoch(self):
         """Checks which kernels were trained; see `after_batch`."""
-        if self.is_over:
+        if self.is_over or not self.has_trained:
             return False
         self._batches_left = 0
         return self._end()

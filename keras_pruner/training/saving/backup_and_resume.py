@@ -205,8 +205,9 @@ class BackupAndResume(keras.callbacks.Callback):
 class _Replay:
     """Replaces a model's `train_function`: draws batches without training on them.
 
-    After `num_batches` it restores the `train_function`, and the state that the
-    backend's generator had after these batches.
+    After `num_batches` it restores the state that the backend's generator had after
+    these batches, which the next batch or epoch may use. At the next batch, or at the
+    end of the epoch, it restores the `train_function`.
     """
 
     # Whether a call trains.
@@ -241,13 +242,14 @@ class _Replay:
             # TensorFlow creates its metrics with the first batch.
             build_by_batch(model, batch)
             self._restore_metrics()
+        if self.batches_left <= 0:
+            _set_backend_state(self.backend_random)
         if len(arguments) == 2:
             return self.logs, arguments[0]
         return self.logs
 
     def end(self):
         self.model.train_function = self.train_function
-        _set_backend_state(self.backend_random)
 
     def _restore_metrics(self):
         variables = self.model.metrics_variables

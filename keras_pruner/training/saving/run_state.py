@@ -26,7 +26,8 @@ class RunState:
 
     Args:
         plan: Dict of the planned steps, or `None` while unknown: `"total_steps"`,
-            `"first_step"`, and `"pinned"` groups of each pruner.
+            `"first_step"`, and `"pinned"` groups of each pruner; while the first
+            epoch measures the length of the run, `"measured_from"`, its first step.
         trainables: List of `[path, shape, is_trained]` of the model's variables, see
             `variable_matching.trainables_of`; `None` if unknown.
         provenance: Dict from the index of a masked variable to its path and to the
@@ -81,7 +82,7 @@ def _checked_plan(plan):
     """Returns a copy of a saved plan after it checked the steps and counts in it."""
     if plan is None:
         return None
-    for key in ("total_steps", "first_step"):
+    for key in ("total_steps", "first_step", "measured_from"):
         if key in plan:
             check_in_range(plan[key], f"`{key}`", 0, integer=True)
     for counts in plan.get("pinned", ()):
