@@ -17,11 +17,13 @@ PACKAGE = pathlib.Path(keras_pruner.__file__).parent
 # File -> attributes that it replaces by `Patch`.
 PATCHES = {
     "comparison/compare.py": "call of layers, to find the first that differs",
+    "oneshot/inputs/containers.py": "call and inner_loop of RNN, attention, wrappers",
+    "oneshot/inputs/watch.py": "call of layers whose inputs are collected",
     "oneshot/synaptic_flow.py": "dtype policy, activation and call of layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "training/cloning.py": "compiled of models that are copied",
     "training/custom_objects.py": "names of functions while a model is copied",
-    "backend/keras_private.py": "how Keras sorts the arguments of a wrapper",
+    "backend/keras_private.py": "arguments of a wrapper; rematerialization of a layer",
     "backend/variable_view.py": "kernels of layers in wrappers",
     "training/fit/fit_attachment.py": "save, load_weights and others of a model in fit",
     "training/fit/fit_guard.py": "fit of Keras' trainer, for the time of the process",

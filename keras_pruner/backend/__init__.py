@@ -28,6 +28,7 @@ from keras_pruner.backend.keras_private import (
     has_own_train_step,
     index_in,
     inputs_structure_of,
+    keras_mask_of,
     layout_of,
     of_session,
     own_non_trainables_of,
@@ -41,6 +42,7 @@ from keras_pruner.backend.keras_private import (
     trainables_in,
     unlocked,
     variables_trained_by,
+    without_recomputation,
 )
 from keras_pruner.backend.optimizers import (
     apply_inner,
@@ -121,6 +123,7 @@ __all__ = [
     "is_divided",
     "is_tracing",
     "is_view",
+    "keras_mask_of",
     "layout_for",
     "layout_of",
     "loss_scale_of",
@@ -162,4 +165,5 @@ __all__ = [
     "unlocked",
     "variables_trained_by",
     "views_as_stored",
+    "without_recomputation",
 ]

@@ -84,6 +84,16 @@ def recomputes(layer):
     return getattr(layer, "_remat_mode", None) is not None
 
 
+def without_recomputation(layer):
+    """Returns a context in which a layer runs as if made in no `keras.RematScope`."""
+    return Patch(layer, _remat_mode=None)
+
+
+def keras_mask_of(tensor):
+    """Returns the mask of its steps that Keras attached to a tensor, or `None`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
 @contextlib.contextmanager
 def unlocked(layer):
     """Lets a layer that is built add weights."""

@@ -1,0 +1,19 @@
+"""Tells what multiplies each kernel while a model runs on data."""
+
+from keras_pruner.oneshot.inputs import recurrent as recurrent  # Its rules.
+from keras_pruner.oneshot.inputs.collect import CallOrder, InputCollector
+from keras_pruner.oneshot.inputs.convolutions import conv_inputs
+from keras_pruner.oneshot.inputs.dense import einsum_inputs
+from keras_pruner.oneshot.inputs.rows import KernelInputs, Rows, dense_inputs
+from keras_pruner.oneshot.inputs.rules import register_kernel_inputs
+
+__all__ = [
+    "CallOrder",
+    "InputCollector",
+    "KernelInputs",
+    "Rows",
+    "conv_inputs",
+    "dense_inputs",
+    "einsum_inputs",
+    "register_kernel_inputs",
+]
