@@ -273,7 +273,7 @@ def test_a_large_table_is_left_out_with_a_reason():
 def test_rows_of_multi_head_attention(key):
     query, value = keras.Input((3, 5)), keras.Input((4, 6))
     value = query if key == "self" else value
-    attention = layers.MultiHeadAttention(2, 4, value_dim=3)
+    attention = layers.MultiHeadAttention(2, 4)
     model = keras.Model(
         [query] if key == "self" else [query, value], attention(query, value)
     )
