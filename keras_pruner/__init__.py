@@ -33,7 +33,11 @@ from keras_pruner.components import (
 )
 from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
-from keras_pruner.oneshot import prune_at_init
+from keras_pruner.oneshot import (
+    KernelInputs,
+    prune_at_init,
+    register_kernel_inputs,
+)
 from keras_pruner.pruners import (
     PRUNERS,
     BasePruner,
@@ -80,6 +84,7 @@ __all__ = [
     "DynamicPruner",
     "GradientCriterion",
     "KerasBasePruner",
+    "KernelInputs",
     "KernelLayout",
     "Pattern",
     "PrunedLayer",
@@ -103,6 +108,7 @@ __all__ = [
     "prune_at_init",
     "register_allocation",
     "register_criterion",
+    "register_kernel_inputs",
     "register_kernel_rule",
     "register_pattern",
     "register_pruner",

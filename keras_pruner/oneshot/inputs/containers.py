@@ -115,8 +115,8 @@ def _follow_attention(layer, watch):
             key = value
         masks = {"key": key, "value": value}
         masks |= dict.fromkeys(("query", "gate", "attention_output"), query)
-        parts = sublayers_of(layer)
-        with watch.part_masks({id(p): masks.get(p.name) for p in parts}):
+        parts = {id(p): masks.get(p.name) for p in sublayers_of(layer)}
+        with watch.part_masks({p: m for p, m in parts.items() if m is not None}):
             return call(*args, **kwargs)
 
     return Patch(layer, call=follow)

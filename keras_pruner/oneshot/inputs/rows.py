@@ -85,11 +85,13 @@ class KernelInputs:
             places = ops.pad(places, [[1, 0], [0, 0]])
             index = self._seen(index)
         taken = ops.cast(ops.take(places, index.reshape(-1), axis=0), "float32")
-        num_rows = len(index)
+        num_rows, row_length = len(index), self.row_length
+        if self.groups == 1:
+            return ops.reshape(taken, (1, num_rows, row_length))
         channels = places.shape[-1] // self.groups
-        shape = (num_rows, self.row_length // channels, self.groups, channels)
+        shape = (num_rows, row_length // channels, self.groups, channels)
         rows = ops.transpose(ops.reshape(taken, shape), (2, 0, 1, 3))
-        return ops.reshape(rows, (self.groups, num_rows, self.row_length))
+        return ops.reshape(rows, (self.groups, num_rows, row_length))
 
     def _seen(self, index):
         """Returns the places that positions see, (n, window): 0 for padding, then 1."""

@@ -27,11 +27,11 @@ def register_kernel_inputs(layer_class, rule=None):
     Args:
         layer_class: Class, or tuple of classes, of layers.
         rule: Function from `(layer, *args, **kwargs)`, with the arguments of the
-            layer's `call`, to a dict from the names of its kernels to their inputs:
-            a tensor (..., K); a `KernelInputs`; a list of `KernelInputs` if some
-            columns of the kernel see other inputs; or a string, the reason why the
-            inputs of this call cannot be told. Omit it to use the function as a
-            decorator.
+            layer's `call`, e.g. `training`, to a dict from the names of its kernels to
+            their inputs: a tensor (..., K); a `KernelInputs`; a list of
+            `KernelInputs` if some columns of the kernel see other inputs; or a string,
+            the reason why nobody can tell the inputs of this call. Omit it to use the
+            function as a decorator.
 
     Example:
 
@@ -61,14 +61,30 @@ class Reader:
         layer: The layer that reads the kernels in its `call`.
         rule: Function from the layer and the arguments of a call to inputs by name.
         kernels: List of the layer's `Kernel`s.
+        is_certain: Whether the rule was made for the layer's own `call`, so that it
+            is an error if the inputs do not fit.
     """
 
     layer: object
     rule: object
     kernels: list
+    is_certain: bool
 
     def inputs_of_call(self, args, kwargs):
         """Returns each kernel's list of `KernelInputs` in a call, or a reason."""
+        try:
+            return self._told(args, kwargs)
+        except Exception:
+            if self.is_certain:
+                raise
+            reason = (
+                f"layer class {type(self.layer).__name__} has a `call` that the rule "
+                "of its base class does not fit: register one with "
+                "`register_kernel_inputs`"
+            )
+            return dict.fromkeys(self.kernels, reason)
+
+    def _told(self, args, kwargs):
         told = self.rule(self.layer, *args, **kwargs)
         return {
             kernel: self._checked(kernel, told[kernel.variable.name])
@@ -115,7 +131,7 @@ def find_readers(kernels):
     """
     readers, left_out = {}, {}
     for kernel in kernels:
-        rule = _rule_for(kernel)
+        rule, is_certain = _rule_for(kernel)
         if rule is None:
             left_out[kernel] = (
                 f"no rule tells what multiplies the kernels of layer class "
@@ -124,19 +140,21 @@ def find_readers(kernels):
             )
             continue
         layer = _owner_of(kernel)
-        reader = readers.setdefault(id(layer), Reader(layer, rule, []))
+        reader = readers.setdefault(id(layer), Reader(layer, rule, [], is_certain))
         reader.kernels.append(kernel)
     return list(readers.values()), left_out
 
 
 def _rule_for(kernel):
+    """Returns the rule of a kernel's layer, or `None`, and whether it is certain."""
     for layer_class, rule in _RULES:
         if isinstance(kernel.layer, layer_class):
-            return rule
+            known = layer_class if isinstance(layer_class, tuple) else (layer_class,)
+            return rule, type(kernel.layer).call in [each.call for each in known]
     kernels = [v for v in own_variables(kernel.layer) if len(v.shape) > 1]
     shape = tuple(kernel.variable.shape)
     is_default = len(shape) == 2 and kernel.layout == dense_layout(shape)
-    return _default_rule(kernel) if len(kernels) == 1 and is_default else None
+    return _default_rule(kernel) if len(kernels) == 1 and is_default else None, True
 
 
 def _default_rule(kernel):

@@ -56,7 +56,7 @@ class Watch:
             x: The model's inputs, nested as it takes them.
             state_mapping: List of `(variable, value)` to use in place of the model's.
         """
-        x = keras.tree.map_structure(_as_tensor, x)
+        x = keras.tree.map_structure(ops.convert_to_tensor, x)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(keras.StatelessScope(state_mapping or []))
@@ -148,9 +148,3 @@ class Watch:
             return call(*args, **kwargs)
 
         return hook
-
-
-def _as_tensor(value):
-    if isinstance(value, np.ndarray) and value.dtype == "float64":
-        value = value.astype("float32")
-    return ops.convert_to_tensor(value)

@@ -7,6 +7,7 @@ from collected import collect, product, randomize
 from conftest import BACKEND, value_of
 from keras import layers, ops
 
+from keras_pruner import PrunedLayer
 from keras_pruner.backend import all_layers
 from keras_pruner.kernels import find_kernels
 from keras_pruner.oneshot.inputs import InputCollector
@@ -411,3 +412,27 @@ def test_several_inputs_may_be_in_a_dict():
     found = collect(model, x)
     assert np.array_equal(found["of_a/kernel"][0][0][0], batch_of(4, 3))
     assert np.array_equal(found["of_b/kernel"][0][0][0], x["b"])
+
+
+def test_rows_of_wrapped_layers():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            PrunedLayer(layers.LSTM(2, name="lstm"), target_sparsity=0.5),
+            PrunedLayer(layers.Dense(2, name="dense"), target_sparsity=0.5),
+        ]
+    )
+    x = batch_of(2, 4, 3)
+    found = collect(model, x)
+    inner, _, head = find_kernels(model).kernels
+    assert np.array_equal(found[inner.path][0][0][0], x.swapaxes(0, 1).reshape(8, 3))
+    outputs = product(head, found[head.path])
+    assert np.allclose(outputs, value_of(model(x)), atol=1e-5)
+
+
+def test_a_batch_whose_steps_are_all_masked_gives_no_rows():
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(6, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, layers.LSTM(3, name="lstm")(x))
+    found = collect(model, np.zeros_like(TOKENS), find_kernels(model).kernels)
+    assert [rows[0][0].shape for rows in found.values()] == [(1, 0, 4), (1, 0, 3)]

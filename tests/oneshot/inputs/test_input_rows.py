@@ -409,6 +409,23 @@ def test_a_custom_layer_with_other_inputs_is_left_out_with_a_reason():
     assert "the last axis of the layer's input is no 4" in order.left_out[kernel]
 
 
+class Doubled(layers.Dense):
+    def build(self, input_shape):
+        super().build((None, 2 * input_shape[-1]))
+        self.input_spec = None
+
+    def call(self, x):
+        return super().call(keras.ops.concatenate([x, x], -1))
+
+
+def test_a_subclass_with_a_call_of_its_own_is_left_out_with_a_reason():
+    model = one_layer(Doubled(3), (4,))
+    kernels = find_kernels(model).kernels
+    order = InputCollector(model, kernels).order(batch_of((4,)))
+    reason = "layer class Doubled has a `call` that the rule of its base class"
+    assert reason in order.left_out[kernels[0]]
+
+
 def test_a_rule_that_does_not_fit_raises_an_error():
     class Wrong(layers.Dense):
         pass
