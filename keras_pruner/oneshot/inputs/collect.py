@@ -198,10 +198,7 @@ class _Log:
                 continue
             self.origins.setdefault(kernel, origin)
             self.signatures.setdefault(kernel, []).append(
-                tuple(
-                    (self._token(part.source), self._token(mask), part.form)
-                    for part in parts
-                )
+                tuple(self._signature(part, mask) for part in parts)
             )
             if not keeps_inputs:
                 continue
@@ -212,10 +209,15 @@ class _Log:
             kept = _kept_positions(parts[0], mask, watch.samples())
             self._kept.setdefault(kernel, []).append(kept)
 
+    def _signature(self, inputs, mask):
+        """Returns an object that is equal for inputs with equal rows only."""
+        if inputs.source is None:
+            return object()
+        mask = None if mask is None else self._token(mask)
+        return self._token(inputs.source), mask, inputs.form
+
     def _token(self, tensor):
         """Returns an object that stands for this tensor only, and keeps no memory."""
-        if tensor is None:
-            return None
         known = self._tokens.get(id(tensor))
         if known is None or known[0]() is not tensor:
             known = self._tokens[id(tensor)] = (weakref.ref(tensor), object())
@@ -225,11 +227,11 @@ class _Log:
 def _kept_positions(inputs, mask, samples):
     """Returns which positions of a call are not masked, a flat bool array."""
     kept = np.ones(inputs.positions, bool)
-    masks = [samples]
+    masks = list(samples)
     if mask is not None and inputs.is_pointwise:
         masks.append(ops.convert_to_numpy(mask).astype(bool))
     for part in masks:
-        if part is not None and part.shape == kept.shape[: part.ndim]:
+        if part.shape == kept.shape[: part.ndim]:
             kept &= part.reshape(part.shape + (1,) * (kept.ndim - part.ndim))
     return kept.reshape(-1)
 

@@ -41,7 +41,7 @@ class KernelInputs:
         num_classes: If given, `places` hold integers (P, 1), to become one-hot rows of
             this length.
         source: The layer's input tensor. Kernels with one source and one `form` have
-            equal rows.
+            equal rows. `None` if no other kernel has them.
         form: Hashable that tells how the places were made of the source.
         is_pointwise: Whether a position sees only the place of the input with the same
             index, so that a masked step needs no row.
@@ -105,11 +105,18 @@ class KernelInputs:
 
     def is_like(self, other):
         """Whether the positions of another call can follow these in one object."""
+        windows, others = self.windows or (), other.windows or ()
         return (
-            self.form == other.form
-            and self.positions[1:] == other.positions[1:]
+            self.positions[1:] == other.positions[1:]
             and self.places.shape[1:] == other.places.shape[1:]
             and self.places.dtype == other.places.dtype
+            and len(windows) == len(others)
+            and all(
+                size == other_size and np.array_equal(seen, other_seen)
+                for (size, seen), (other_size, other_seen) in zip(
+                    windows, others, strict=True
+                )
+            )
         )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_pruner.backend import (
@@ -83,12 +82,11 @@ class Watch:
         return keras_mask_of(tensors[0]) if tensors else None
 
     def samples(self):
-        """Returns which samples take part in the steps that run, or `None` for all.
+        """Returns which samples take part in each step that runs.
 
-        It is a NumPy bool array (batch,).
+        They are NumPy bool arrays (batch,), one for each loop with a mask.
         """
-        masks = [mask for mask in self._samples if mask is not None]
-        return np.logical_and.reduce(masks) if masks else None
+        return [mask for mask in self._samples if mask is not None]
 
     @contextlib.contextmanager
     def step(self, samples):

@@ -351,11 +351,17 @@ def test_a_rule_for_a_custom_layer():
         places = keras.ops.reshape(x, (-1, 8))
         return {"experts": KernelInputs(places, x.shape[:1], groups=2)}
 
-    model = one_layer(Experts(), (2, 4))
+    inputs = keras.Input((2, 4))
+    branches = Experts()(inputs), Experts()(keras.ops.flip(inputs, 1))
+    model = keras.Model(inputs, branches)
     x = batch_of((2, 4))
-    (kernel,) = find_kernels(model).kernels
-    outputs = product(kernel, collect(model, x)[kernel.path])
-    assert np.allclose(outputs, value_of(model(x)).reshape(3, 6), atol=1e-5)
+    found = collect(model, x)
+    for kernel in find_kernels(model).kernels:
+        outputs = product(kernel, found[kernel.path])
+        own = x if kernel.layer is model.layers[1] else x[:, ::-1]
+        assert np.allclose(
+            outputs, value_of(kernel.layer(own)).reshape(3, 6), atol=1e-5
+        )
 
 
 class Scale(layers.Layer):

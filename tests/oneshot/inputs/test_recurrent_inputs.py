@@ -161,6 +161,22 @@ def test_rows_of_bidirectional_layers(kind, is_masked, x):
     assert len(found) == 4
 
 
+def test_directions_run_apart_during_a_pass(x):
+    layer, seen = layers.Bidirectional(layers.LSTM(UNITS)), []
+    call = layer.call
+
+    def spy(*args, **kwargs):
+        # Keras computes both at once, without their loops, where cuDNN is.
+        seen.append((layer.forward_layer.use_cudnn, layer.backward_layer.use_cudnn))
+        return call(*args, **kwargs)
+
+    object.__setattr__(layer, "call", spy)
+    model = model_of(layer)
+    collect(model, x)
+    model(x)
+    assert seen[-2:] == [(False, False), ("auto", "auto")]
+
+
 def test_rows_follow_a_given_initial_state(x):
     sequence, state = keras.Input((STEPS, FEATURES)), keras.Input((UNITS,))
     outputs = layers.SimpleRNN(UNITS)(sequence, initial_state=state)
