@@ -110,7 +110,6 @@ class KernelInputs:
             self.positions[1:] == other.positions[1:]
             and self.places.shape[1:] == other.places.shape[1:]
             and self.places.dtype == other.places.dtype
-            and len(windows) == len(others)
             and all(
                 size == other_size and np.array_equal(seen, other_seen)
                 for (size, seen), (other_size, other_seen) in zip(
