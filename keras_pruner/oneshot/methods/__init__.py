@@ -1,0 +1,23 @@
+"""Solves the sparse least-squares problem of one kernel, one method a file."""
+
+from keras_pruner.oneshot.methods.admm import ADMM
+from keras_pruner.oneshot.methods.base import (
+    METHODS,
+    OneShotMethod,
+    Solution,
+    register_one_shot_method,
+)
+from keras_pruner.oneshot.methods.magnitude import Magnitude
+from keras_pruner.oneshot.methods.refit import masked
+from keras_pruner.oneshot.methods.wanda import Wanda
+
+__all__ = [
+    "ADMM",
+    "METHODS",
+    "Magnitude",
+    "OneShotMethod",
+    "Solution",
+    "Wanda",
+    "masked",
+    "register_one_shot_method",
+]
