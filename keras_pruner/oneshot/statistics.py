@@ -1,5 +1,7 @@
 """Accumulates the moments of the rows that multiply a kernel, batch by batch."""
 
+import copy
+
 import numpy as np
 from keras import ops
 
@@ -101,6 +103,16 @@ class Moments:
             self.dense_mean = self.dense_mean + dense_step * (num_added / total)
         self.mean = self.mean + step * (num_added / total)
         self.num_rows = total
+
+    def with_columns(self, columns):
+        """Returns the same moments for a kernel whose columns are others.
+
+        Args:
+            columns: As of the class. Later rows of either are not seen by the other.
+        """
+        other = copy.copy(self)
+        other.columns = np.asarray(columns, "int32")
+        return other
 
     def second_moment(self, is_centred):
         """Returns `H = X'X / n`, less `mu mu'` if centred, as float64 (G, K, K)."""

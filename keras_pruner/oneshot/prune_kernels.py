@@ -1,0 +1,154 @@
+"""Prunes the kernels of a model in the order in which data reaches them."""
+
+import time
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_pruner.backend import FunctionCache
+from keras_pruner.oneshot.biases import bias_of
+from keras_pruner.oneshot.calibration import Calibration
+from keras_pruner.oneshot.problem import KernelProblem
+
+
+class PrunedKernel(NamedTuple):
+    """What became of a kernel.
+
+    Args:
+        kernel: `Kernel`.
+        num_pruned: Number of its weights that are zero by the mask.
+        error: Relative output error; see `KernelProblem.error`.
+        seconds: Time of its statistics and its solution.
+    """
+
+    kernel: object
+    num_pruned: int
+    error: float
+    seconds: float
+
+
+class StageByStage:
+    """Solves the layer problems of a model, and replaces weights and biases.
+
+    Kernels of one layer, or of layers with one input, form a stage. Each stage is
+    calibrated on the model whose earlier stages are pruned already, and approaches
+    the outputs of the dense model.
+
+    Args:
+        model: Built Keras model, which is pruned in place.
+        plans: List of `(kernel, pattern)`: the kernels that may be pruned.
+        batches: List of batches of inputs, all of one shape.
+        method: `OneShotMethod`.
+        dense_target: Whether each kernel approaches the dense model's outputs.
+        centre: Whether means are left to the biases, where a kernel has one.
+        seed: Integer, seed of the choice of rows.
+
+    Attributes:
+        order: `CallOrder` of the kernels.
+    """
+
+    def __init__(
+        self, model, plans, batches, method, *, dense_target=True, centre=True, seed=0
+    ):  # fmt: skip
+        self._patterns = dict(plans)
+        self._calibration = Calibration(model, list(self._patterns), batches, seed)
+        self._method = method
+        self._dense_target, self._centre = dense_target, centre
+        self._call = FunctionCache()
+        self.order = self._calibration.order
+
+    @property
+    def stages(self):
+        """Tuple of tuples of kernels, in the order of their first calls."""
+        return self.order.stages
+
+    def errors(self, kernels, counts):
+        """Returns the error of each kernel by itself, at several counts.
+
+        Args:
+            kernels: The kernels of a stage of the dense model.
+            counts: Dict from a kernel to a list of numbers of groups to prune.
+
+        Returns:
+            Dict from a kernel to a list of relative output errors.
+        """
+        found = {}
+        moments = self._calibration.moments(kernels)
+        for kernel in kernels:
+            problem = self._problem(kernel, moments[kernel], 0, dense_target=False)
+            found[kernel] = [
+                problem.error(self._method.solve(problem.with_count(count)).weights)
+                for count in counts[kernel]
+            ]
+        return found
+
+    def prune(self, counts):
+        """Prunes stage by stage.
+
+        Args:
+            counts: Dict from each kernel to the number of groups to prune; a kernel
+                that is left out stays dense.
+
+        Yields:
+            `PrunedKernel`, after the kernel's weights were replaced.
+        """
+        dense = None
+        if self._dense_target:
+            dense = [
+                (variable, ops.copy(variable))
+                for variable in _variables_of(self._patterns)
+            ]
+        is_dense = True
+        for stage in self.stages:
+            kernels = [kernel for kernel in stage if counts.get(kernel)]
+            if not kernels:
+                continue
+            start = time.perf_counter()
+            # Before the first change, the model is the dense one.
+            moments = self._calibration.moments(kernels, None if is_dense else dense)
+            shared = (time.perf_counter() - start) / len(kernels)
+            for kernel in kernels:
+                start = time.perf_counter()
+                problem = self._problem(
+                    kernel,
+                    moments[kernel],
+                    counts[kernel],
+                    dense_target=self._dense_target and not is_dense,
+                )
+                solution = self._method.solve(problem)
+                error = problem.error(solution.weights)
+                num_pruned = int(ops.sum(ops.cast(~solution.mask, "int32")))
+                self._replace(kernel, problem, solution.weights)
+                seconds = shared + time.perf_counter() - start
+                yield PrunedKernel(kernel, num_pruned, error, seconds)
+            is_dense = False
+
+    def _problem(self, kernel, moments, count, dense_target):
+        return KernelProblem(
+            kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable)),
+            kernel.layout,
+            moments,
+            count,
+            pattern=self._patterns[kernel],
+            dense_target=dense_target,
+            centre=self._centre and bias_of(kernel) is not None,
+            call=self._call,
+        )
+
+    def _replace(self, kernel, problem, weights):
+        matrix = kernel.layout.from_matrix(weights)
+        bias = bias_of(kernel)
+        update = problem.bias_update(weights) if problem.is_centred else None
+        kernel.variable.assign(ops.cast(matrix, kernel.variable.dtype))
+        if update is not None:
+            bias.add(update)
+
+
+def _variables_of(kernels):
+    """Returns the variables that pruning of kernels changes, each once."""
+    variables = {id(k.variable): k.variable for k in kernels}
+    for kernel in kernels:
+        bias = bias_of(kernel)
+        if bias is not None:
+            variables[id(bias.variable)] = bias.variable
+    return list(variables.values())
