@@ -8,7 +8,12 @@ from keras import ops
 from keras_pruner.backend import FunctionCache
 from keras_pruner.oneshot.biases import bias_of
 from keras_pruner.oneshot.calibration import Calibration
+from keras_pruner.oneshot.methods import ADMM, Wanda
 from keras_pruner.oneshot.problem import KernelProblem
+
+# Multiplications of an error curve above which it is estimated.
+_COSTLY = 2e11
+_WANDA, _QUICK = Wanda(per_output=False), ADMM(1, 1, refit_steps=5)
 
 
 class PrunedKernel(NamedTuple):
@@ -62,25 +67,35 @@ class StageByStage:
         """Tuple of tuples of kernels, in the order of their first calls."""
         return self.order.stages
 
-    def errors(self, kernels, counts):
-        """Returns the error of each kernel by itself, at several counts.
+    def error_curves(self, kernels, sparsities):
+        """Returns the errors that each kernel makes alone in the dense model.
+
+        The errors of a costly kernel are estimated: Wanda over the whole kernel gives
+        the mask, and five steps of conjugate gradients the weights.
 
         Args:
-            kernels: The kernels of a stage of the dense model.
-            counts: Dict from a kernel to a list of numbers of groups to prune.
+            kernels: The kernels of a stage.
+            sparsities: List of shares of the groups to prune.
 
         Returns:
-            Dict from a kernel to a list of relative output errors.
+            Dict from a kernel to a list of `(sparsity, error)`.
         """
-        found = {}
         moments = self._calibration.moments(kernels)
+        curves = {}
         for kernel in kernels:
             problem = self._problem(kernel, moments[kernel], 0, dense_target=False)
-            found[kernel] = [
-                problem.error(self._method.solve(problem.with_count(count)).weights)
-                for count in counts[kernel]
-            ]
-        return found
+            num_groups = problem.pattern.num_groups(kernel.layout)
+            cost = 50 * kernel.layout.rows * kernel.layout.size * len(sparsities)
+            curves[kernel] = []
+            for sparsity in sparsities:
+                asked = problem.with_count(round(sparsity * num_groups))
+                method = self._method
+                if cost > _COSTLY:
+                    method = _QUICK
+                    asked = asked.with_mask(_WANDA.solve(asked).mask)
+                error = asked.error(method.solve(asked).weights)
+                curves[kernel].append((sparsity, error))
+        return curves
 
     def prune(self, counts):
         """Prunes stage by stage.

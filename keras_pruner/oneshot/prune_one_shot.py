@@ -1,0 +1,179 @@
+"""Prunes a trained model in one shot, from a few hundred unlabelled samples."""
+
+import dataclasses
+import typing
+
+from keras import ops
+from rich.progress import Progress
+
+from keras_pruner.comparison import check_copy
+from keras_pruner.config import Settings, merged_config, takes_settings
+from keras_pruner.kernels import check_built, select_kernels
+from keras_pruner.masks import PruningPlan
+from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
+from keras_pruner.oneshot.methods import METHODS
+from keras_pruner.oneshot.one_shot_report import OneShotReport
+from keras_pruner.oneshot.samples import collect_samples
+from keras_pruner.oneshot.stages import StageByStage
+from keras_pruner.training import plain_copy
+
+ERROR_CURVES = "error_curves"
+
+
+@takes_settings
+def prune_one_shot(
+    model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
+    num_samples=512, batch_size=None, dense_target=True, centre=True, seed=0,
+    config=None, in_place=False, check=True, verbose=True,
+    **settings: typing.Unpack[Settings],
+):  # fmt: skip
+    """Prunes a trained model in one shot, from a few hundred unlabelled samples.
+
+    Nothing is trained. Kernel by kernel, in the order in which data reaches them, a
+    method chooses the weights to keep and changes them, so that the kernel computes
+    what it computed in the dense model, from the inputs that it gets in the pruned
+    one; see `KernelProblem`. Biases take up what is left of the mean.
+
+    ```python
+    sparse, report = prune_one_shot(model, x[:512], target_sparsity=0.8)
+    print(report)
+    ```
+
+    Args:
+        model: Built Keras model.
+        data: Samples of the model's inputs: an array, a dict or tuple of arrays for
+            several inputs, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
+            `DataLoader`, or another iterable of batches. Labels are not used.
+        target_sparsity: Share of the weights of all pruned kernels to zero, in [0, 1).
+        method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
+            `"magnitude"`, `"dsnot"`.
+        allocation: How the sparsity is divided over kernels. `"error_curves"` measures
+            the error that each kernel makes alone, at nine sparsities; or any
+            allocation of `PruningConfig` that ranks no scores over all kernels.
+        num_samples: Most samples to use.
+        batch_size: Samples in a batch of calibration; `None` chooses.
+        dense_target: Whether each kernel approaches the outputs of the dense model. If
+            not, it approaches those of its own dense weights.
+        centre: Whether biases take up the mean of what is lost.
+        seed: Integer. Equal seeds give equal results on one machine.
+        config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
+        in_place: Whether to prune the model itself. By default it does not change.
+        check: Whether to compare the copy with the model before it is pruned, on the
+            first batch.
+        verbose: Whether to show a progress bar and a line on the result.
+        **settings: Fields of `PruningConfig`, in place of a config or on top of it.
+
+    Returns:
+        Tuple of the pruned model, a plain uncompiled copy unless `in_place`, and the
+        `OneShotReport`.
+
+    Raises:
+        ValueError: If a setting or the data does not fit, an activation is not finite,
+            or nothing can be pruned. Nothing of the model changes then.
+    """
+    check_built(model)
+    method = METHODS.get(method)
+    config = _config_of(config, target_sparsity, allocation, settings)
+    uses_curves = config.allocation is None
+    samples = collect_samples(
+        model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
+    )
+    pruned = model if in_place else plain_copy(model)
+    if check and not in_place:
+        check_copy(model, pruned, samples.batches[0])
+    selections = select_kernels(pruned, config)
+    for selection in selections:
+        selection.check_not_empty()
+    _check_kernels(selections)
+    patterns = [(k, s.config.pattern) for s in selections for k in s.kernels]
+    run = StageByStage(
+        pruned, patterns, samples.batches, method,
+        dense_target=dense_target, centre=centre, seed=seed,
+    )  # fmt: skip
+    left_out = run.order.left_out
+    skipped = [skip for selection in selections for skip in selection.skipped]
+    skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
+    before = [ops.copy(variable) for variable in pruned.weights]
+    done = []
+    try:
+        with Progress(disable=not verbose, transient=True) as progress:
+            counts = {}
+            for selection in selections:
+                kernels = [k for k in selection.kernels if k not in left_out]
+                if not kernels:
+                    continue
+                counts |= _counts(run, selection.config, kernels, progress)
+            bar = progress.add_task("prune_one_shot", total=len(counts))
+            for each in run.prune(counts):
+                done.append(each)
+                progress.update(bar, advance=1, description=each.kernel.path)
+    except BaseException:
+        for variable, value in zip(pruned.weights, before, strict=True):
+            variable.assign(value)
+        raise
+    report = OneShotReport.of(done, skipped, method=method, num_samples=len(samples))
+    if verbose:
+        print(report.headline)
+    return pruned, report
+
+
+def _config_of(config, target_sparsity, allocation, settings):
+    """Returns the config; its allocation is `None` if error curves decide."""
+    if target_sparsity is not None:
+        settings = settings | {"target_sparsity": target_sparsity}
+    if allocation != ERROR_CURVES:
+        settings = settings | {"allocation": allocation}
+    config = merged_config(config, settings)
+    given = config.allocation
+    if given is not None and (given.ranks_jointly or given.ranks_within_outputs):
+        raise ValueError(
+            f"Allocation '{given.name}' ranks scores, and `prune_one_shot` solves one "
+            "kernel after the other. Use 'error_curves', 'uniform', 'erk', a dict or a "
+            "function."
+        )
+    return config
+
+
+def _check_kernels(selections):
+    for selection in selections:
+        wrapped = [k.path for k in selection.kernels if k.wrapper_mask is not None]
+        if wrapped:
+            raise ValueError(
+                f"{', '.join(wrapped)}: the layers are wrapped by PrunedLayer, whose "
+                "masks would stay as they are. Use `in_place=False`, or `strip` the "
+                "model first."
+            )
+        pattern = selection.config.pattern
+        if any(len(unit) > 1 for unit in pattern.couple(selection.kernels)):
+            raise ValueError(
+                f"Pattern '{pattern}' couples kernels, which `prune_one_shot` does not "
+                "prune together. Use 'channelx1' or '1xchannel'."
+            )
+
+
+def _counts(run, config, kernels, progress):
+    """Returns the number of groups that each kernel loses."""
+    if config.allocation is None:
+        sparsities = _by_curves(run, config, kernels, progress)
+        config = dataclasses.replace(
+            config, allocation=lambda plan: sparsities[plan.path]
+        )
+    plan = PruningPlan(config, kernels)
+    demand = plan.demand(plan.final_sparsity)
+    return dict(zip(kernels, demand.counts, strict=True))
+
+
+def _by_curves(run, config, kernels, progress):
+    """Returns a dict from each path to the sparsity that its error curve gives it."""
+    bar = progress.add_task("error curves", total=len(kernels))
+    curves, sizes = {}, {}
+    highest = config.pattern.max_sparsity
+    grid = [sparsity for sparsity in GRID if sparsity < highest]
+    grid.append(highest if highest < 1 else grid.pop())
+    for stage in run.stages:
+        stage = [kernel for kernel in stage if kernel in kernels]
+        for kernel, curve in run.error_curves(stage, grid).items():
+            curves[kernel.path], sizes[kernel.path] = curve, kernel.layout.size
+            progress.update(bar, advance=1, description=f"error of {kernel.path}")
+    caps = (config.min_sparsity, config.max_sparsity)
+    return curve_sparsities(curves, sizes, config.target_sparsity, caps)
