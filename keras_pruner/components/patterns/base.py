@@ -48,6 +48,9 @@ class Pattern(Component):
     removes_outputs = False
     # Whether the last axis of the groups' scores runs along the outputs.
     keeps_outputs = False
+    # Number of adjacent rows of the matrix in which each group lies, so that strips of
+    # so many rows can be pruned one after the other; or `None`.
+    rows_of_group = None
     # Kind of `Coupling` that a kernel needs to take the pattern, or `None`.
     coupling_kind = None
 

@@ -56,6 +56,10 @@ class Block(Pattern):
             )
         return None
 
+    @property
+    def rows_of_group(self):
+        return self.inputs
+
     def num_groups(self, layout):
         return layout.size // (self.outputs * self.inputs)
 

@@ -37,6 +37,10 @@ class NOfM(Pattern):
             )
 
     @property
+    def rows_of_group(self):
+        return self.m
+
+    @property
     def max_sparsity(self):
         return self.n / self.m
 

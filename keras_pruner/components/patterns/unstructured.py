@@ -8,6 +8,7 @@ class Unstructured(Pattern):
     chooses_weights = True
     is_unstructured = True
     keeps_outputs = True
+    rows_of_group = 1
 
     def num_groups(self, layout):
         return layout.size

@@ -22,13 +22,7 @@ class OneShotMethod(Component):
 
     A method has no state. It reads a `KernelProblem` and changes nothing.
 
-    Example:
-
-    >>> @register_one_shot_method("keep_largest")
-    ... class KeepLargest(OneShotMethod):
-    ...     def solve(self, problem):
-    ...         mask = problem.select(ops.abs(problem.weights))
-    ...         return Solution(masked(problem.weights, mask), mask)
+    Subclasses define `solve`; see `magnitude.py` for the shortest one.
     """
 
     def solve(self, problem):
