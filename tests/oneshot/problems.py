@@ -3,10 +3,14 @@
 import numpy as np
 from conftest import value_of
 
+from keras_pruner.backend import FunctionCache
 from keras_pruner.components import PATTERNS
 from keras_pruner.kernels.layouts import KernelLayout
 from keras_pruner.oneshot.problem import KernelProblem
 from keras_pruner.oneshot.statistics import Moments
+
+# All tests share compiled functions; tracing them takes most of the time.
+CALL = FunctionCache()
 
 
 def correlated_rows(generator, groups, num_rows, length):
@@ -92,7 +96,7 @@ class Case:
         if pattern.chooses_weights and not pattern.is_unstructured:
             share = share / pattern.max_sparsity
         return KernelProblem(
-            self.weights, self.layout, self.moments, round(share * groups),
+            self.weights, self.layout, self.moments, round(share * groups), call=CALL,
             pattern=pattern, dense_target=self.dense_target, centre=self.centre,
         )  # fmt: skip
 
@@ -112,22 +116,6 @@ class Case:
             left += np.sum(rest * (hessian @ rest))
             whole += np.sum(target * (hessian @ target))
         return left / whole
-
-
-def by_hand(case, problem, solve_groups):
-    """Runs a solver of H and T on a `Case`, with masks chosen for the whole kernel.
-
-    Args:
-        case: `Case`.
-        problem: Its `KernelProblem`.
-        solve_groups: Function from a list of `(columns, H, T)` and a function `choose`
-            from scores (K, N) to the mask.
-    """
-    groups = [
-        (own, hessian, target)
-        for (own, hessian), (_, target) in zip(case.hessians, case.targets, strict=True)
-    ]
-    return solve_groups(groups, lambda s: lowest_mask(s, problem))
 
 
 def lowest_mask(scores, problem, count=None):

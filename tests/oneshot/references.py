@@ -199,20 +199,22 @@ def dsnot(case, problem, max_cycles=50, threshold=0.1):
             w, kept = target[:, column], mask[:, column]
             for _ in range(max_cycles):
                 lost = np.sum((w * mean)[~kept])
-                if abs(lost) <= threshold or kept.all():
+                if abs(lost) <= threshold:
                     break
-                grow = max(
-                    np.flatnonzero(~kept),
-                    key=lambda k: np.sign(lost) * w[k] * mean[k] / variance[k],
-                )
-                rivals = [
-                    k
-                    for k in np.flatnonzero(kept)
-                    if lost * w[k] * mean[k] < 0 and k // m == grow // m
-                ]
-                if not rivals:
+                rivals = {
+                    group: [
+                        k
+                        for k in range(group * m, group * m + m)
+                        if kept[k] and lost * w[k] * mean[k] < 0
+                    ]
+                    for group in range(len(w) // m)
+                }
+                pruned = [k for k in np.flatnonzero(~kept) if rivals[k // m]]
+                if not pruned:
                     break
-                drop = min(rivals, key=lambda k: scores[k, column])
+                gain = np.sign(lost) * w * mean / variance
+                grow = max(pruned, key=lambda k: gain[k])
+                drop = min(rivals[grow // m], key=lambda k: scores[k, column])
                 after = lost - w[grow] * mean[grow] + w[drop] * mean[drop]
                 if abs(after) >= abs(lost):
                     break

@@ -112,7 +112,7 @@ def test_wanda_ranks_in_the_whole_layer_if_asked(pattern):
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4"])
 def test_dsnot_restores_mean_outputs(pattern):
-    case = Case(**CASES["two parts"], centre=False, dense_target=False, seed=3)
+    case = Case([[range(8)]], 32, centre=False, dense_target=False)
     problem = case.problem(pattern)
 
     def lost(weights):
