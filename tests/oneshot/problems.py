@@ -13,6 +13,17 @@ from keras_pruner.oneshot.statistics import Moments
 CALL = FunctionCache()
 
 
+DENSE = {"columns": [[range(6)]], "length": 12}
+GROUPED = {
+    "columns": [[[0, 1], [2, 3], [4, 5]]],
+    "length": 12,
+    "layout": {"window": (3,), "inputs": 4, "groups": 3},
+}
+TWO_PARTS = {"columns": [[[5, 0, 3]], [[2, 1, 4]]], "length": 12}
+CASES = {"dense": DENSE, "grouped": GROUPED, "two parts": TWO_PARTS}
+PATTERN_NAMES = ["1x1", "2:4", "1:2", "1x4", "2x1", "2x3", "channelx1", "1xchannel"]
+
+
 def correlated_rows(generator, groups, num_rows, length):
     """Rows (G, n, K) of correlated, positive numbers with means of their own."""
     mixing = generator.normal(size=(groups, length, length)) / np.sqrt(length)
@@ -116,6 +127,11 @@ class Case:
             left += np.sum(rest * (hessian @ rest))
             whole += np.sum(target * (hessian @ target))
         return left / whole
+
+
+def fits(case, pattern):
+    """Whether the kernel of a `Case` can take a pattern."""
+    return PATTERNS.get(pattern).reason_to_skip(case.layout) is None
 
 
 def lowest_mask(scores, problem, count=None):

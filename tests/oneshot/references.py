@@ -29,7 +29,7 @@ def wanda_scores(case):
     return scores
 
 
-def wanda(case, problem, per_output=True):
+def wanda(case, problem, per_output=True, refit_steps=0):
     scores, pattern = wanda_scores(case), str(problem.pattern)
     if not per_output or "channel" in pattern:
         mask = lowest_mask(scores, problem)
@@ -42,7 +42,11 @@ def wanda(case, problem, per_output=True):
             count = problem.count // number + (place // wide < problem.count % number)
             own = slice(place, place + wide)
             mask[:, own] = lowest_mask(scores[:, own], problem, count)
-    return case.target() * mask, mask
+    weights = case.target() * mask
+    for own, hessian, target in parts_of(case, 0.0) if refit_steps else ():
+        start = weights[:, own]
+        weights[:, own] = fit_kept(hessian, target, mask[:, own], start, refit_steps)
+    return weights, mask
 
 
 def fit_kept(hessian, target, mask, start, num_steps):

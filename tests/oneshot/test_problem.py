@@ -1,20 +1,10 @@
 import numpy as np
 import pytest
 from conftest import value_of
-from problems import Case, lowest_mask
+from problems import CASES, DENSE, PATTERN_NAMES, Case, fits, lowest_mask
 
 from keras_pruner.oneshot.problem import KernelProblem
 from keras_pruner.oneshot.statistics import Moments
-
-DENSE = {"columns": [[range(6)]], "length": 12}
-GROUPED = {
-    "columns": [[[0, 1], [2, 3], [4, 5]]],
-    "length": 12,
-    "layout": {"window": (3,), "inputs": 4, "groups": 3},
-}
-TWO_PARTS = {"columns": [[[5, 0, 3]], [[2, 1, 4]]], "length": 12}
-CASES = {"dense": DENSE, "grouped": GROUPED, "two parts": TWO_PARTS}
-PATTERNS = ["1x1", "2:4", "1:2", "1x4", "2x1", "2x3", "channelx1", "1xchannel"]
 
 
 @pytest.fixture(params=CASES)
@@ -73,11 +63,12 @@ def test_bias_update_is_the_optimum(kind, dense_target):
             np.testing.assert_allclose(update[own], missing.mean(0), atol=1e-4)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERN_NAMES)
 def test_select_prunes_exactly_the_lowest_groups(kind, pattern):
-    problem = Case(**kind).problem(pattern) if _fits(kind, pattern) else None
-    if problem is None:
+    case = Case(**kind)
+    if not fits(case, pattern):
         pytest.skip("the pattern does not fit the layout")
+    problem = case.problem(pattern)
     scores = np.random.default_rng(5).random((12, 6)).astype("float32")
     for count in (0, 1, problem.count, problem.pattern.num_groups(problem.layout)):
         asked = problem.with_count(count)
@@ -85,13 +76,6 @@ def test_select_prunes_exactly_the_lowest_groups(kind, pattern):
         np.testing.assert_array_equal(mask, lowest_mask(scores, asked))
         size = asked.pattern.group_size(asked.layout)
         assert np.count_nonzero(~mask) == count * size
-
-
-def _fits(kind, pattern):
-    layout = Case(**kind, num_rows=2).layout
-    from keras_pruner.components import PATTERNS
-
-    return PATTERNS.get(pattern).reason_to_skip(layout) is None
 
 
 def test_selection_per_output_takes_the_same_number_of_each_column():
