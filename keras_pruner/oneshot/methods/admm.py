@@ -66,7 +66,7 @@ class ADMM(OneShotMethod):
             [part.target for part in problem.parts],
             ops.convert_to_tensor(self.damping, dtype="float32"),
         )
-        products = call(_products, hessians, targets)
+        products = call(right_sides, hessians, targets)
         sparse, duals = targets, [ops.zeros_like(target) for target in targets]
         fixed = [] if problem.mask is None else [problem.mask]
         count = as_counts(problem.count)
@@ -75,7 +75,7 @@ class ADMM(OneShotMethod):
         )
         for penalty in penalties.astype("float32"):
             penalty = ops.convert_to_tensor(penalty)
-            inverses = call(regular_inverses, hessians, penalty)
+            inverses = _regular_inverses(hessians, penalty)
             for _ in range(self.num_steps):
                 sparse, duals, mask = call(
                     _step, inverses, products, sparse, duals, penalty, count, fixed,
@@ -98,8 +98,8 @@ class ADMM(OneShotMethod):
         }
 
 
-def regular_inverses(hessians, penalty):
-    """Returns `(H + rho I)^-1` of each H, (G, K, K)."""
+def _regular_inverses(hessians, penalty):
+    # Eager, because XLA takes seconds to compile an inverse for TensorFlow.
     return [ops.linalg.inv(h + penalty * ops.eye(h.shape[-1])) for h in hessians]
 
 
@@ -117,7 +117,8 @@ def refit_unscaled(
     return masked(join(unscaled, order), mask)
 
 
-def _products(hessians, targets):
+def right_sides(hessians, targets):
+    """Returns `H T` of each part."""
     return [ops.matmul(h, t) for h, t in zip(hessians, targets, strict=True)]
 
 

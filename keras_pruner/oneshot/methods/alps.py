@@ -2,7 +2,7 @@ from keras import ops
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.masks import as_counts
-from keras_pruner.oneshot.methods.admm import refit_unscaled
+from keras_pruner.oneshot.methods.admm import refit_unscaled, right_sides
 from keras_pruner.oneshot.methods.base import (
     OneShotMethod,
     Solution,
@@ -57,7 +57,8 @@ class ALPS(OneShotMethod):
             [part.target for part in problem.parts],
             ops.convert_to_tensor(self.damping, dtype="float32"),
         )
-        values, bases, products = call(_decompose, hessians, targets)
+        values, bases = _decompose(hessians)
+        products = call(right_sides, hessians, targets)
         sparse, duals = targets, [ops.zeros_like(target) for target in targets]
         fixed = [] if problem.mask is None else [problem.mask]
         count, penalty, before = as_counts(problem.count), self.first_penalty, None
@@ -91,14 +92,10 @@ class ALPS(OneShotMethod):
         }
 
 
-def _decompose(hessians, targets):
-    values, bases = [], []
-    for hessian in hessians:
-        value, basis = ops.linalg.eigh(hessian)
-        values.append(value)
-        bases.append(basis)
-    products = [ops.matmul(h, t) for h, t in zip(hessians, targets, strict=True)]
-    return values, bases, products
+def _decompose(hessians):
+    # Eager, because XLA takes seconds for what LAPACK does in a tenth of one.
+    found = [ops.linalg.eigh(hessian) for hessian in hessians]
+    return [values for values, _ in found], [bases for _, bases in found]
 
 
 def _step(

@@ -89,9 +89,13 @@ def _swap(mask, scores, effects, growth, threshold, *, span):
     """
     rows = ops.reshape(ops.arange(mask.shape[0], dtype="int32"), (-1, 1))
     loss = ops.sum(ops.where(mask, 0.0, effects), axis=0)
-    gain = ops.where(mask, -float("inf"), ops.sign(loss) * growth)
-    grown = ops.cast(ops.argmax(gain, axis=0), "int32")
     is_rival = ops.logical_and(mask, loss * effects < 0)
+    # Of a group without a rival no weight can be restored.
+    groups = ops.reshape(is_rival, (-1, span, mask.shape[1]))
+    has_rival = ops.repeat(ops.any(groups, axis=1), span, axis=0)
+    gain = ops.sign(loss) * growth
+    gain = ops.where(has_rival & ~mask, gain, -float("inf"))
+    grown = ops.cast(ops.argmax(gain, axis=0), "int32")
     is_rival = ops.logical_and(is_rival, rows // span == grown // span)
     cost = ops.where(is_rival, scores, float("inf"))
     pruned = ops.cast(ops.argmin(cost, axis=0), "int32")

@@ -125,8 +125,8 @@ def _factor(problem, hessian, damping):
         except ValueError as error:
             cause = error
             continue
-        factor, is_finite = problem.call(_inverse_factor, lower)
-        if bool(ops.convert_to_numpy(is_finite)):
+        factor = _inverse_of_reversed(lower)
+        if bool(ops.convert_to_numpy(ops.all(ops.isfinite(factor)))):
             return factor
     raise ValueError(
         "The second moments of the inputs cannot be factored in float32, also with a "
@@ -143,12 +143,12 @@ def _flipped(hessian, share):
     return ops.flip(hessian, axis=(1, 2))
 
 
-def _inverse_factor(lower):
+def _inverse_of_reversed(lower):
     # With J the reversal, J H J = L L'. So H = R R' with the upper R = J L J, and
     # U = R^-1. It takes no inverse of H.
     identity = ops.broadcast_to(ops.eye(lower.shape[-1]), lower.shape)
     inverse = ops.linalg.solve_triangular(lower, identity, lower=True)
-    return ops.flip(inverse, axis=(1, 2)), ops.all(ops.isfinite(inverse))
+    return ops.flip(inverse, axis=(1, 2))
 
 
 def _without_dead_inputs(targets, variances):
