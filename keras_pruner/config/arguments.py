@@ -60,7 +60,8 @@ def takes_settings(function):
     parameters = list(signature.parameters.values())
     own = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rest = [p for p in parameters if p not in own and p.name != "settings"]
-    function.__signature__ = signature.replace(
-        parameters=[*own, *setting_parameters(PruningConfig.defaults()), *rest]
-    )
+    names = {parameter.name for parameter in own}
+    added = setting_parameters(PruningConfig.defaults())
+    added = [parameter for parameter in added if parameter.name not in names]
+    function.__signature__ = signature.replace(parameters=[*own, *added, *rest])
     return function

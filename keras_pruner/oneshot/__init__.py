@@ -2,5 +2,26 @@
 
 from keras_pruner.oneshot.at_init import prune_at_init
 from keras_pruner.oneshot.inputs import KernelInputs, register_kernel_inputs
+from keras_pruner.oneshot.methods import (
+    METHODS,
+    OneShotMethod,
+    Solution,
+    register_one_shot_method,
+)
+from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
+from keras_pruner.oneshot.problem import KernelProblem
+from keras_pruner.oneshot.prune_one_shot import prune_one_shot
 
-__all__ = ["KernelInputs", "prune_at_init", "register_kernel_inputs"]
+__all__ = [
+    "METHODS",
+    "KernelInputs",
+    "KernelProblem",
+    "OneShotMethod",
+    "OneShotReport",
+    "OneShotRow",
+    "Solution",
+    "prune_at_init",
+    "prune_one_shot",
+    "register_kernel_inputs",
+    "register_one_shot_method",
+]

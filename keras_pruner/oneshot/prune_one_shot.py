@@ -12,7 +12,7 @@ from keras_pruner.kernels import check_built, select_kernels
 from keras_pruner.masks import PruningPlan
 from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
 from keras_pruner.oneshot.methods import METHODS
-from keras_pruner.oneshot.one_shot_report import OneShotReport
+from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.training import plain_copy
@@ -74,7 +74,6 @@ def prune_one_shot(
     check_built(model)
     method = METHODS.get(method)
     config = _config_of(config, target_sparsity, allocation, settings)
-    uses_curves = config.allocation is None
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
@@ -111,10 +110,20 @@ def prune_one_shot(
         for variable, value in zip(pruned.weights, before, strict=True):
             variable.assign(value)
         raise
-    report = OneShotReport.of(done, skipped, method=method, num_samples=len(samples))
+    rows = [_row_of(each) for each in done]
+    rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
+    report = OneShotReport(rows, method, len(samples))
     if verbose:
         print(report.headline)
     return pruned, report
+
+
+def _row_of(pruned):
+    kernel = pruned.kernel
+    return OneShotRow(
+        kernel.path, tuple(kernel.variable.shape), kernel.layout.size,
+        pruned.num_pruned, pruned.error, pruned.seconds,
+    )  # fmt: skip
 
 
 def _config_of(config, target_sparsity, allocation, settings):
@@ -153,27 +162,32 @@ def _check_kernels(selections):
 
 def _counts(run, config, kernels, progress):
     """Returns the number of groups that each kernel loses."""
-    if config.allocation is None:
-        sparsities = _by_curves(run, config, kernels, progress)
-        config = dataclasses.replace(
-            config, allocation=lambda plan: sparsities[plan.path]
-        )
+    if config.allocation is None and len(kernels) > 1:
+        allocation = _by_curves(run, config, kernels, progress)
+    else:
+        allocation = config.allocation or "uniform"
+    config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, kernels)
     demand = plan.demand(plan.final_sparsity)
     return dict(zip(kernels, demand.counts, strict=True))
 
 
 def _by_curves(run, config, kernels, progress):
-    """Returns a dict from each path to the sparsity that its error curve gives it."""
+    """Returns the allocation that the error curves of the kernels make."""
+    highest = config.pattern.max_sparsity
+    if config.target_sparsity >= highest:
+        # All kernels are at the highest sparsity of the pattern.
+        return "uniform"
+    grid = [sparsity for sparsity in GRID if sparsity < highest]
+    if highest < 1:
+        grid.append(highest)
     bar = progress.add_task("error curves", total=len(kernels))
     curves, sizes = {}, {}
-    highest = config.pattern.max_sparsity
-    grid = [sparsity for sparsity in GRID if sparsity < highest]
-    grid.append(highest if highest < 1 else grid.pop())
     for stage in run.stages:
         stage = [kernel for kernel in stage if kernel in kernels]
         for kernel, curve in run.error_curves(stage, grid).items():
             curves[kernel.path], sizes[kernel.path] = curve, kernel.layout.size
             progress.update(bar, advance=1, description=f"error of {kernel.path}")
     caps = (config.min_sparsity, config.max_sparsity)
-    return curve_sparsities(curves, sizes, config.target_sparsity, caps)
+    sparsities = curve_sparsities(curves, sizes, config.target_sparsity, caps)
+    return lambda plan: sparsities[plan.path]

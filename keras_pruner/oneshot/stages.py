@@ -80,7 +80,7 @@ class StageByStage:
         Returns:
             Dict from a kernel to a list of `(sparsity, error)`.
         """
-        moments = self._calibration.moments(kernels)
+        moments = self._calibration.moments(kernels) if kernels else {}
         curves = {}
         for kernel in kernels:
             problem = self._problem(kernel, moments[kernel], 0, dense_target=False)

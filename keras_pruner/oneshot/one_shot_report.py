@@ -1,0 +1,133 @@
+"""Reports what `prune_one_shot` did to each kernel."""
+
+import dataclasses
+
+from keras_pruner.reporting import Column, Shown, View, lines_of, percent
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShotRow:
+    """Describes one kernel of a report.
+
+    Args:
+        path: The kernel's path.
+        shape: Its shape.
+        parameters: Number of its weights.
+        zeros: Number of weights that were pruned.
+        error: Relative error of its outputs on the samples, in [0, 1] for most methods:
+            `|X_d W - X Z|^2 / |X_d W|^2`, with means left out if a bias takes them.
+            `None` if the kernel stayed dense.
+        seconds: Time of its statistics and its solution.
+        skipped: Why it stayed dense, or `None`.
+    """
+
+    path: str
+    shape: tuple
+    parameters: int
+    zeros: int = 0
+    error: float | None = None
+    seconds: float = 0.0
+    skipped: str | None = None
+
+    @property
+    def sparsity(self):
+        return self.zeros / self.parameters if self.parameters else 0.0
+
+
+class OneShotReport(Shown):
+    """Shows what `prune_one_shot` did to each kernel.
+
+    Args:
+        kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
+        method: `OneShotMethod`.
+        num_samples: Number of samples that were used.
+
+    Attributes:
+        sparsity: Zeros / weights, over all kernels that were not skipped.
+        seconds: Time of all kernels together.
+    """
+
+    def __init__(self, kernels, method, num_samples):
+        self.kernels = tuple(kernels)
+        self.method = method
+        self.num_samples = num_samples
+
+    @property
+    def sparsity(self):
+        rows = [row for row in self.kernels if row.skipped is None]
+        weights = sum(row.parameters for row in rows)
+        return sum(row.zeros for row in rows) / weights if weights else 0.0
+
+    @property
+    def seconds(self):
+        return sum(row.seconds for row in self.kernels)
+
+    @property
+    def headline(self):
+        """One sentence on the result."""
+        rows = [row for row in self.kernels if row.skipped is None]
+        return (
+            f"prune_one_shot: {percent(self.sparsity)} of "
+            f"{sum(row.parameters for row in rows):,} weights in {len(rows)} kernels "
+            f"pruned by '{self.method.name}', from {self.num_samples} samples, in "
+            f"{self.seconds:.1f} s."
+        )
+
+    def rows(self):
+        """Returns one dict of plain values per kernel."""
+        return [
+            dataclasses.asdict(row) | {"sparsity": row.sparsity} for row in self.kernels
+        ]
+
+    def view(self, expand=False):
+        """Returns the `View` that is printed."""
+        return View(
+            [self.headline],
+            [
+                Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
+                Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),
+                Column("output error", lambda rows: _error_text(rows)),
+                Column("seconds", lambda rows: f"{_sum(rows, 'seconds'):.1f}", rank=1),
+            ],
+            lines_of(self.kernels, lambda row: row.sparsity, expand),
+            self.kernels,
+        )
+
+    def plot(self, ax=None):
+        """Plots sparsity and output error of each pruned kernel.
+
+        Args:
+            ax: Matplotlib axes, or `None` for new ones.
+
+        Returns:
+            The axes.
+        """
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            rows = max(2.0, 0.25 * len(self.kernels))
+            _, ax = plt.subplots(figsize=(6.4, 1 + rows), layout="constrained")
+        pruned = [row for row in self.kernels if row.skipped is None][::-1]
+        names = [row.path for row in pruned]
+        ax.barh(names, [row.sparsity for row in pruned], label="sparsity", height=0.4)
+        errors = [row.error or 0.0 for row in pruned]
+        places = [index - 0.4 for index in range(len(pruned))]
+        ax.barh(places, errors, label="output error", height=0.4)
+        ax.set(xlim=(0, max([1.0, *errors])), xlabel="share")
+        ax.legend(loc="lower right")
+        return ax
+
+
+def _sum(rows, name):
+    return sum(getattr(row, name) for row in rows)
+
+
+def _share(rows):
+    weights = _sum(rows, "parameters")
+    return _sum(rows, "zeros") / weights if weights else 0.0
+
+
+def _error_text(rows):
+    """Returns the largest error of some kernels."""
+    errors = [row.error for row in rows if row.error is not None]
+    return f"{max(errors):.2g}" if errors else "-"
