@@ -35,8 +35,12 @@ from keras_pruner.config import PruningConfig
 from keras_pruner.kernels import KernelLayout, find_kernels, register_kernel_rule
 from keras_pruner.oneshot import (
     KernelInputs,
+    OneShotMethod,
+    OneShotReport,
     prune_at_init,
+    prune_one_shot,
     register_kernel_inputs,
+    register_one_shot_method,
 )
 from keras_pruner.pruners import (
     PRUNERS,
@@ -86,6 +90,8 @@ __all__ = [
     "KerasBasePruner",
     "KernelInputs",
     "KernelLayout",
+    "OneShotMethod",
+    "OneShotReport",
     "Pattern",
     "PrunedLayer",
     "PruningCallback",
@@ -106,10 +112,12 @@ __all__ = [
     "plot_report",
     "plot_schedule",
     "prune_at_init",
+    "prune_one_shot",
     "register_allocation",
     "register_criterion",
     "register_kernel_inputs",
     "register_kernel_rule",
+    "register_one_shot_method",
     "register_pattern",
     "register_pruner",
     "register_regularizer",

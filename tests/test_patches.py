@@ -19,7 +19,7 @@ PATCHES = {
     "comparison/compare.py": "call of layers, to find the first that differs",
     "oneshot/inputs/containers.py": "call and inner_loop of RNN, attention, wrappers",
     "oneshot/inputs/watch.py": "call of layers whose inputs are collected",
-    "oneshot/synaptic_flow.py": "dtype policy, activation and call of layers",
+    "oneshot/at_init/synaptic_flow.py": "dtype policy, activation and call of layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "training/cloning.py": "compiled of models that are copied",
     "training/custom_objects.py": "names of functions while a model is copied",

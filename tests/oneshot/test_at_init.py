@@ -7,7 +7,7 @@ from conftest import BACKEND, build_mlp, compile_mlp, kernels_of, value_of
 from keras import layers
 
 from keras_pruner import KerasBasePruner, PruningCallback, prune_at_init
-from keras_pruner.oneshot.loss_gradients import Probe
+from keras_pruner.oneshot.at_init.loss_gradients import Probe
 
 
 def linear_model(*sizes):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_pruner.backend import CompiledFunction, derivative
-from keras_pruner.oneshot.synaptic_flow import flow_gradients
+from keras_pruner.oneshot.at_init.synaptic_flow import flow_gradients
 
 
 class Probe:

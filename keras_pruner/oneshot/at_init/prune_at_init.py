@@ -10,8 +10,8 @@ from rich.progress import Progress
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import Settings, merged_config, takes_settings
 from keras_pruner.kernels import check_built
-from keras_pruner.oneshot.calibration_data import as_batches
-from keras_pruner.oneshot.loss_gradients import Probe
+from keras_pruner.oneshot.at_init.calibration_data import as_batches
+from keras_pruner.oneshot.at_init.loss_gradients import Probe
 from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training import plain_copy
 

@@ -1,0 +1,300 @@
+"""A trained model and unlabelled samples in, a sparse model that computes nearly the
+same out."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+from keras import layers, ops
+
+from keras_pruner import (
+    OneShotMethod,
+    prune_one_shot,
+    register_one_shot_method,
+    wrap,
+)
+from keras_pruner.oneshot import METHODS, Solution
+
+
+def array(variable):
+    return ops.convert_to_numpy(variable)
+
+
+def zeros_in(model):
+    return sum(
+        int((array(v) == 0).sum()) for v in model.weights if v.path.endswith("kernel")
+    )
+
+
+def build(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(8, 3, activation="relu", name="conv"),
+            layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(),
+            layers.Dense(16, activation="relu", name="hidden"),
+            layers.Dense(4, name="head"),
+        ]
+    )
+
+
+def smooth(size=96, shape=(6, 6, 2), seed=1):
+    """Samples whose features depend on each other, as real ones do."""
+    generator = np.random.default_rng(seed)
+    mixing = generator.normal(size=(6, int(np.prod(shape))))
+    x = generator.normal(size=(size, 6)) @ mixing
+    x = x + 0.1 * generator.normal(size=x.shape)
+    return x.reshape(size, *shape).astype("float32")
+
+
+QUICK = {"verbose": False}
+
+
+def output_error(model, pruned, x):
+    expected, found = (array(each(x, training=False)) for each in (model, pruned))
+    return float(((found - expected) ** 2).sum() / (expected**2).sum())
+
+
+def test_outputs_stay_where_magnitude_loses_them():
+    model, x = build(), smooth(256)
+    before = [array(v).copy() for v in model.weights]
+    errors = {}
+    for method in ("magnitude", "sparsegpt", "admm"):
+        settings = {"allocation": "uniform", "dense_target": method == "admm"}
+        pruned, report = prune_one_shot(
+            model, x[:192], 0.7, method=method, **settings, **QUICK
+        )
+        errors[method] = output_error(model, pruned, x[192:])
+        assert report.sparsity == pytest.approx(0.7, abs=2e-3)
+    assert errors["admm"] < 0.5 * errors["sparsegpt"] < 0.25 * errors["magnitude"]
+    for variable, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(variable), value)
+
+
+def test_the_total_is_exact_and_the_report_tells_it(capsys):
+    model, x = build(), smooth()
+    size = sum(
+        v.path.endswith("kernel") and int(np.prod(v.shape)) for v in model.weights
+    )
+    pruned, report = prune_one_shot(model, x, target_sparsity=0.8)
+    assert capsys.readouterr().out.strip().splitlines()[-1] == report.headline
+    assert zeros_in(pruned) == round(0.8 * size)
+    rows = {row["path"]: row for row in report.rows()}
+    assert list(rows) == [
+        "conv/kernel", "depthwise/kernel", "hidden/kernel", "head/kernel",
+    ]  # fmt: skip
+    assert sum(row["zeros"] for row in rows.values()) == round(0.8 * size)
+    for row in rows.values():
+        assert 0 <= row["error"] < 1 and row["seconds"] > 0
+    # The error curves leave the kernels different sparsities.
+    assert len({row["sparsity"] for row in rows.values()}) > 1
+    assert "80.0" in str(report) and "<table" in report._repr_html_()
+    assert len(report.plot().patches) == 2 * len(rows)
+    assert all(not getattr(layer, "masks", None) for layer in pruned.layers)
+
+
+def test_equal_seeds_give_equal_models():
+    model, x = build(), smooth(64)
+    settings = {"num_samples": 32, "allocation": "uniform", "method": "wanda"} | QUICK
+    first, again, other = (
+        prune_one_shot(model, x, 0.5, seed=seed, **settings)[0] for seed in (1, 1, 2)
+    )
+    for one, two in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    pairs = zip(first.get_weights(), other.get_weights(), strict=True)
+    assert not all(np.array_equal(one, two) for one, two in pairs)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4x1", "1x2", "channelx1", "1xchannel"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_takes_every_pattern(method, pattern):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, activation="relu"), layers.Dense(4)]
+    )
+    x = smooth(48, (8,))
+    pruned, report = prune_one_shot(
+        model, x, 0.5, method=method, pattern=pattern, allocation="uniform", **QUICK
+    )
+    # `1xchannel` leaves the outputs of the model.
+    rows = [row for row in report.rows() if row["skipped"] is None]
+    assert len(rows) == 2 - (pattern == "1xchannel")
+    assert all(row["sparsity"] == 0.5 for row in rows)
+    assert output_error(model, pruned, x) < 1
+
+
+@pytest.mark.parametrize(
+    "allocation", ["uniform", "erk", {"hidden/kernel": 0.9, "conv/kernel": 0.2}]
+)
+def test_allocations(allocation):
+    _, report = prune_one_shot(
+        build(), smooth(), 0.6, method="wanda", allocation=allocation, **QUICK
+    )
+    rows = {row["path"]: row["sparsity"] for row in report.rows()}
+    if isinstance(allocation, dict):
+        assert rows["hidden/kernel"] == pytest.approx(0.9, abs=1e-3)
+        assert rows["conv/kernel"] == pytest.approx(0.2, abs=1e-2)
+    else:
+        assert report.sparsity == pytest.approx(0.6, abs=2e-3)
+
+
+def test_in_place_changes_the_model_itself():
+    model, x = build(), smooth()
+    pruned, report = prune_one_shot(
+        model, x, 0.5, in_place=True, method="wanda", **QUICK
+    )
+    assert pruned is model
+    assert zeros_in(model) == sum(row["zeros"] for row in report.rows())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_the_model_as_it_was(error, monkeypatch):
+    class Fails(OneShotMethod):
+        calls = 0
+
+        def solve(self, problem):
+            Fails.calls += 1
+            if Fails.calls == 3:
+                raise error("stop")
+            return METHODS.get("wanda").solve(problem)
+
+    model, x = build(), smooth()
+    before = [array(v).copy() for v in model.weights]
+    with pytest.raises(error, match="stop"):
+        prune_one_shot(
+            model, x, 0.5, method=Fails(), in_place=True, allocation="uniform", **QUICK
+        )
+    assert Fails.calls == 3
+    for variable, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(variable), value)
+    for layer in model.layers:
+        assert "call" not in vars(layer)
+
+
+def test_a_method_of_your_own(monkeypatch):
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
+
+    @register_one_shot_method("first_rows")
+    class FirstRows(OneShotMethod):
+        """Prunes the first rows."""
+
+        def solve(self, problem):
+            rows = ops.reshape(
+                ops.arange(problem.layout.rows, dtype="float32"), (-1, 1)
+            )
+            mask = problem.select(rows + 0 * problem.weights)
+            return Solution(ops.where(mask, problem.weights, 0.0), mask)
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, use_bias=False)])
+    pruned, _ = prune_one_shot(
+        model, smooth(8, (4,)), 0.5, method="first_rows", **QUICK
+    )
+    kernel = array(pruned.layers[0].kernel)
+    assert (kernel[:2] == 0).all() and (kernel[2:] != 0).all()
+
+
+def test_sequences_and_attention():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    x = layers.Bidirectional(layers.LSTM(6, return_sequences=True), name="both")(x)
+    x = layers.GRU(6, name="gru")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    x = smooth(128, (5, 8))
+    pruned, report = prune_one_shot(model, x, 0.5, allocation="uniform", **QUICK)
+    magnitude, _ = prune_one_shot(
+        model, x, 0.5, allocation="uniform", method="magnitude",
+        dense_target=False, centre=False, **QUICK,
+    )  # fmt: skip
+    assert not [row for row in report.rows() if row["skipped"]]
+    assert report.sparsity == 0.5
+    assert output_error(model, pruned, x) < 0.3 * output_error(model, magnitude, x)
+
+
+class Unused(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.used = layers.Dense(4, name="used")
+        self.unused = layers.Dense(4, name="unused")
+
+    def build(self, input_shape):
+        self.used.build(input_shape)
+        self.unused.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return self.used(x)
+
+
+def test_a_layer_that_the_data_never_reaches_stays_dense():
+    model = Unused()
+    model.build((None, 4))
+    _, report = prune_one_shot(
+        model, smooth(16, (4,)), 0.5, in_place=True, method="wanda", **QUICK
+    )
+    rows = {row["path"]: row for row in report.rows()}
+    assert rows["used/kernel"]["sparsity"] == 0.5
+    assert "never reaches" in rows["unused/kernel"]["skipped"]
+    assert (array(model.unused.kernel) != 0).all()
+
+
+def test_a_frozen_layer_stays_dense_and_is_told():
+    model = build()
+    model.get_layer("hidden").trainable = False
+    pruned, report = prune_one_shot(model, smooth(), 0.5, method="wanda", **QUICK)
+    rows = {row["path"]: row for row in report.rows()}
+    assert "frozen" in rows["hidden/kernel"]["skipped"]
+    assert (array(pruned.get_layer("hidden").kernel) != 0).all()
+
+
+def test_a_nan_names_the_layer():
+    model = build()
+    model.get_layer("norm").gamma.assign(np.full(8, np.nan))
+    with pytest.raises(ValueError, match="'hidden'.*NaN"):
+        prune_one_shot(model, smooth(), 0.5, check=False, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"allocation": "global"}, "one kernel after the other"),
+        ({"method": "adm"}, "Did you mean 'admm'"),
+        ({"target_sparsity": 1.5}, "target_sparsity"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"include": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        prune_one_shot(
+            build(), smooth(), **{"target_sparsity": 0.5} | settings, **QUICK
+        )
+
+
+def test_wrapped_layers_in_place_are_refused():
+    model = wrap(build(), target_sparsity=0.5)
+    with pytest.raises(ValueError, match="PrunedLayer"):
+        prune_one_shot(model, smooth(), 0.5, in_place=True, **QUICK)
+
+
+def test_coupled_patterns_are_refused():
+    inputs = keras.Input((5, 8))
+    outputs = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    with pytest.raises(ValueError, match="couples kernels"):
+        prune_one_shot(
+            keras.Model(inputs, outputs), smooth(8, (5, 8)), 0.5, pattern="mha", **QUICK
+        )
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="half precision is slow on a CPU")
+def test_half_precision_weights():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, dtype="bfloat16"), layers.Dense(2)]
+    )
+    pruned, report = prune_one_shot(model, smooth(48, (8,)), 0.5, **QUICK)
+    assert report.sparsity == 0.5
+    assert pruned.layers[0].kernel.dtype == "bfloat16"
