@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import references
-from conftest import value_of
+from conftest import BACKEND, value_of
 from keras import ops
 from problems import CASES, PATTERN_NAMES, Case, lowest_mask, result_of
 
+from keras_pruner.backend import FunctionCache
 from keras_pruner.components import PATTERNS, register_pattern
 from keras_pruner.components.patterns import Unstructured
 from keras_pruner.kernels.layouts import KernelLayout
@@ -55,6 +56,17 @@ def test_method_equals_reference(name, kind, pattern):
 def test_method_equals_reference_with_each_switch(name, centre, dense_target):
     case = Case(**CASES["two parts"], centre=centre, dense_target=dense_target)
     problem = case.problem(share=0.6)
+    expected = getattr(references, name)(case, problem)
+    assert_equal_to_reference(solved(name, problem), expected)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="compiles in one way")
+@pytest.mark.usefixtures("always_xla")
+@pytest.mark.parametrize("name", ["admm", "alps", "dsnot", "sparsegpt"])
+def test_method_equals_reference_under_xla(name):
+    case = Case(**CASES["dense"], centre=False)
+    problem = case.problem("2:4")
+    problem.call = FunctionCache()
     expected = getattr(references, name)(case, problem)
     assert_equal_to_reference(solved(name, problem), expected)
 
