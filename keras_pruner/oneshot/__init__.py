@@ -13,9 +13,9 @@ from keras_pruner.oneshot.problem import KernelProblem
 from keras_pruner.oneshot.prune_one_shot import prune_one_shot
 
 __all__ = [
-    "METHODS",
     "KernelInputs",
     "KernelProblem",
+    "METHODS",
     "OneShotMethod",
     "OneShotReport",
     "OneShotRow",

@@ -130,7 +130,7 @@ def _inputs_in(batch, model):
     """Returns the inputs in a batch, without labels and weights."""
     if not isinstance(batch, tuple | list):
         return batch
-    structure = inputs_structure_of(model)
+    structure = _structure_of(model)
     if isinstance(structure, tuple | list):
         # The first part of (x, y) holds all inputs by itself.
         is_inputs = len(batch) == len(structure) and not keras.tree.is_nested(batch[0])
@@ -150,7 +150,18 @@ def _inputs_in(batch, model):
     return batch[0]
 
 
+def _structure_of(model):
+    """Returns the model's symbolic inputs, nested as it takes them, or `None`."""
+    structure = inputs_structure_of(model)
+    if structure is None and len(getattr(model, "inputs", None) or ()) == 1:
+        return model.inputs[0]
+    return structure
+
+
 def _is_nest_of_arrays(data):
+    if isinstance(data, list) and all(isinstance(part, tuple | list) for part in data):
+        # A list of batches.
+        return False
     if isinstance(data, tuple | list | dict) or hasattr(data, "shape"):
         leaves = keras.tree.flatten(data)
         return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
@@ -192,7 +203,7 @@ def _check_fit(inputs, model):
     expected = getattr(model, "inputs", None)
     if not expected:
         return
-    structure = inputs_structure_of(model)
+    structure = _structure_of(model)
     if isinstance(inputs, dict) and isinstance(structure, dict):
         missing = [name for name in structure if name not in inputs]
         if missing:

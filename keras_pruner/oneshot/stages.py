@@ -22,13 +22,14 @@ class PrunedKernel(NamedTuple):
     Args:
         kernel: `Kernel`.
         num_pruned: Number of its weights that are zero by the mask.
-        error: Relative output error; see `KernelProblem.error`.
+        error: Relative output error; see `KernelProblem.error`. `None` if the kernel
+            stays dense.
         seconds: Time of its statistics and its solution.
     """
 
     kernel: object
     num_pruned: int
-    error: float
+    error: float | None
     seconds: float
 
 
@@ -101,11 +102,10 @@ class StageByStage:
         """Prunes stage by stage.
 
         Args:
-            counts: Dict from each kernel to the number of groups to prune; a kernel
-                that is left out stays dense.
+            counts: Dict from kernels to the number of groups to prune.
 
         Yields:
-            `PrunedKernel`, after the kernel's weights were replaced.
+            `PrunedKernel` of each kernel in `counts`, after its weights were replaced.
         """
         dense = None
         if self._dense_target:
@@ -115,6 +115,9 @@ class StageByStage:
             ]
         is_dense = True
         for stage in self.stages:
+            for kernel in stage:
+                if counts.get(kernel) == 0:
+                    yield PrunedKernel(kernel, 0, None, 0.0)
             kernels = [kernel for kernel in stage if counts.get(kernel)]
             if not kernels:
                 continue

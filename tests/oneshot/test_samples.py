@@ -118,7 +118,7 @@ def test_all_batches_have_one_size():
         (iter([]), "empty"),
         (Z, "takes inputs of shape"),
         (np.full((4, 3), np.nan), "NaN or infinite"),
-        ([(X[:4],), (np.zeros((4, 5)),)], "differ in shape"),
+        ([(X[:4],), (Z[:4],)], "differ in shape"),
         ((X, Y, Y, Y), "4 parts"),
         (np.float32(1.0), "without samples"),
     ],
