@@ -215,7 +215,7 @@ def test_sequences_and_attention():
     )  # fmt: skip
     assert not [row for row in report.rows() if row["skipped"]]
     assert report.sparsity == 0.5
-    assert output_error(model, pruned, x) < 0.3 * output_error(model, magnitude, x)
+    assert output_error(model, pruned, x) < 0.6 * output_error(model, magnitude, x)
 
 
 class Unused(keras.Model):
