@@ -1,7 +1,7 @@
 """Holds the code that depends on TensorFlow, JAX, torch or Keras' private names."""
 
 from keras_pruner.backend.compile import (
-    LARGEST_WITHOUT_XLA,
+    LARGEST_WITHOUT_XLA_IF_OFTEN,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -74,6 +74,7 @@ from keras_pruner.backend.random_state import random_state, set_random_state
 from keras_pruner.backend.tracing import (
     applies_stateless,
     checkpointed_base,
+    fuses_loops,
     is_tracing,
     reference_to_value,
     snapshot_of,
@@ -92,7 +93,7 @@ __all__ = [
     "CompiledFunction",
     "CompiledUpdate",
     "FunctionCache",
-    "LARGEST_WITHOUT_XLA",
+    "LARGEST_WITHOUT_XLA_IF_OFTEN",
     "Patch",
     "REDUCTIONS",
     "VariableView",
@@ -114,6 +115,7 @@ __all__ = [
     "count_true",
     "derivative",
     "double_precision",
+    "fuses_loops",
     "get_steps",
     "has_own_train_step",
     "holders_of",

@@ -9,10 +9,14 @@ import keras
 
 from keras_pruner.backend.gradients import no_gradients
 from keras_pruner.backend.keras_private import of_session
+from keras_pruner.backend.tracing import unfused
 
-# TensorFlow runs a function without XLA if no tensor has more elements. XLA takes
-# longer to compile it than all its calls together, and never frees the code.
-LARGEST_WITHOUT_XLA = 2**18
+# TensorFlow runs a function without XLA if no tensor has more elements. XLA would take
+# longer to compile it than most schedules take to run it, and never free the code.
+LARGEST_WITHOUT_XLA = 2**22
+
+# The same for a function that runs so often that the code of XLA pays.
+LARGEST_WITHOUT_XLA_IF_OFTEN = 2**18
 
 # Number of compiled functions that a Keras session keeps for further pruners.
 NUM_SHARED = 256
@@ -29,10 +33,14 @@ class CompiledFunction:
         eager: Whether to run the function without compiling, e.g. to debug it.
         use_xla: Whether TensorFlow compiles with XLA. XLA does not support every
             operation that a user's model may contain.
+        runs_often: Whether it will run hundreds of times, so that code of XLA pays for
+            smaller tensors too.
         variables: List of the `keras.Variable`s that the function reads.
     """
 
-    def __init__(self, function, *, eager=False, use_xla=True, variables=()):
+    def __init__(
+        self, function, *, eager=False, use_xla=True, runs_often=False, variables=()
+    ):
         # A function from `functools.partial` has the name of the one that it calls.
         self.name = getattr(function, "func", function).__qualname__
         self.trace_count = 0
@@ -41,7 +49,12 @@ class CompiledFunction:
             self.trace_count += 1
             return function(*arguments)
 
-        self._call = traced if eager else _compile(traced, use_xla, variables)
+        limit = LARGEST_WITHOUT_XLA
+        if runs_often:
+            limit = min(limit, LARGEST_WITHOUT_XLA_IF_OFTEN)
+        self._call = traced
+        if not eager:
+            self._call = _compile(traced, limit if use_xla else math.inf, variables)
 
     def __call__(self, *arguments):
         with no_gradients():
@@ -70,7 +83,7 @@ class CompiledFunction:
 
 
 class CompiledUpdate:
-    """Compiles a function that updates variables.
+    """Compiles a function that updates variables, and runs often.
 
     On TensorFlow the compiled function also reads and assigns the variables. This
     saves two calls per variable.
@@ -85,7 +98,7 @@ class CompiledUpdate:
         self.variables = variables
         if all(map(_is_plain_tensorflow, variables)):
             self._compiled = self._call = CompiledFunction(
-                self._renewing(function), variables=variables
+                self._renewing(function), runs_often=True, variables=variables
             )
         else:
             self._compiled = CompiledFunction(function)
@@ -244,10 +257,10 @@ def _signature(arguments):
     return tuple((path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat)
 
 
-def _compile(function, use_xla, variables=()):
+def _compile(function, largest_without_xla, variables=()):
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        return _ConcreteFunctions(function, use_xla, variables)
+        return _ConcreteFunctions(function, largest_without_xla, variables)
     if backend == "jax":
         import jax
 
@@ -262,9 +275,9 @@ class _ConcreteFunctions:
     models, although TensorFlow traces each once.
     """
 
-    def __init__(self, function, use_xla, variables):
+    def __init__(self, function, largest_without_xla, variables):
         self.function = function
-        self.use_xla = use_xla
+        self.largest_without_xla = largest_without_xla
         # Whether a function was compiled with XLA.
         self.uses_xla = False
         self.variables = variables
@@ -281,17 +294,18 @@ class _ConcreteFunctions:
         import tensorflow as tf
 
         tensors = [*keras.tree.flatten(arguments), *(v.value for v in self.variables)]
+        may_use_xla = self.largest_without_xla != math.inf
         is_small = all(
-            math.prod(tensor.shape) <= LARGEST_WITHOUT_XLA
+            math.prod(tensor.shape) <= self.largest_without_xla
             and tensor.device.rpartition(":")[0].endswith("CPU")
             for tensor in tensors
         )
-        jit_compile = self.use_xla and not is_small and not _are_ops_watched()
+        jit_compile = may_use_xla and not is_small and not _are_ops_watched()
         self.uses_xla |= jit_compile
         function = tf.function(self.function, jit_compile=jit_compile, autograph=False)
-        if not self.use_xla or jit_compile:
+        if not may_use_xla or jit_compile:
             return function.get_concrete_function(*arguments)
-        with _as_traced():
+        with _as_traced(), unfused():
             # Loops are traced for the executor of the context.
             concrete = function.get_concrete_function(*arguments)
         return _as_traced()(concrete)

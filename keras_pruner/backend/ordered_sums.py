@@ -9,6 +9,8 @@ import operator
 
 from keras import ops
 
+from keras_pruner.backend.tracing import fuses_loops
+
 REDUCTIONS = ("mean", "sum", "max", "l2")
 
 # Limits the rows in one sum. A count in eight bits allows 255.
@@ -79,21 +81,47 @@ def sum_blocks(function, matrix, first=0, add=operator.add):
     if height == 1:
         return function(matrix), 1
     whole = rows // height * height
-    blocks = ops.reshape(matrix[:whole], (-1, height, columns))
-    shape = (blocks.shape[0], 1, columns)
-    # A compiler fuses separate rows into one loop. For a sum along an axis it would
-    # materialise the terms first.
-    parts = [
-        function(ops.slice(blocks, (0, first + row, 0), shape)[:, 0])
-        for row in range(height)
-    ]
-    while len(parts) > 1:
-        odd = parts[len(parts) // 2 * 2 :]
-        parts = [*map(add, parts[::2], parts[1::2]), *odd]
-    (total,) = parts
+    upper = matrix if whole == rows else matrix[:whole]
+    blocks = ops.reshape(upper, (-1, height, columns))
+    if fuses_loops():
+        # A compiler fuses separate rows into one loop. For a sum along an axis it
+        # would materialise the terms first.
+        shape = (blocks.shape[0], 1, columns)
+        parts = [
+            function(ops.slice(blocks, (0, first + row, 0), shape)[:, 0])
+            for row in range(height)
+        ]
+        while len(parts) > 1:
+            odd = parts[len(parts) // 2 * 2 :]
+            parts = [*map(add, parts[::2], parts[1::2]), *odd]
+        (total,) = parts
+    else:
+        total = _add_pairs(function(blocks), add)
     if whole < rows:
         total = ops.concatenate([total, function(matrix[whole:])])
     return total, height
+
+
+def _add_pairs(x, add):
+    """Adds pairs of neighbours along axis 1 of (blocks, height, columns) until one."""
+    blocks, height, columns = x.shape
+    while height > 1:
+        half, odd = divmod(height, 2)
+        paired = x[:, :-1] if odd else x
+        pairs = ops.reshape(paired, (blocks, half, 2, columns))
+        folded = add(*_halves(pairs, axis=2))
+        # The odd row waits for the next round.
+        x = ops.concatenate([folded, x[:, -1:]], 1) if odd else folded
+        height -= half
+    return ops.squeeze(x, 1)
+
+
+def _halves(pairs, axis):
+    """Returns the first and the second of the pairs along an axis."""
+    if fuses_loops():
+        before = (slice(None),) * axis
+        return pairs[(*before, 0)], pairs[(*before, 1)]
+    return ops.unstack(pairs, 2, axis)
 
 
 def _block_height(rows, columns):
@@ -130,12 +158,29 @@ def sum_of_all(x, function=lambda x: x):
     x, _ = sum_blocks(function, as_rows(x))
     size = x.shape[0]
     while size > 1:
-        pairs = ops.reshape(x[: size - size % 2], (size // 2, 2, -1))
-        folded = pairs[:, 0] + pairs[:, 1]
+        paired = x[:-1] if size % 2 else x
+        first, second = _halves(ops.reshape(paired, (size // 2, 2, -1)), axis=1)
+        folded = first + second
         # The odd row waits for the next round.
         x = ops.concatenate([folded, x[-1:]]) if size % 2 else folded
         size = x.shape[0]
     return ordered_sum(x[0], 0)
+
+
+def map_blocks(function, x, combine):
+    """Applies a function to a tensor, and combines results in any order.
+
+    Args:
+        function: Elementwise function of a tensor.
+        x: Tensor with at least one axis.
+        combine: Elementwise function of two results, in which order does not matter.
+
+    Returns:
+        Tensor whose elements combine to the result of the whole.
+    """
+    if not fuses_loops():
+        return function(x)
+    return sum_blocks(function, as_rows(x), add=combine)[0]
 
 
 def scale_to_one(*tensors):
@@ -155,8 +200,8 @@ def scale_to_one(*tensors):
     >>> float(scale_to_one(ops.array([[0.0, -3e20], [5.0, 1e-20]]))) * 3e20
     1.0164395367051604
     """
-    blocks = [sum_blocks(ops.abs, as_rows(x), add=ops.maximum)[0] for x in tensors]
-    largest = ops.reshape(ops.max(ops.stack(list(map(ops.max, blocks)))), (1,))
+    largest = [ops.max(map_blocks(ops.abs, x, ops.maximum)) for x in tensors]
+    largest = ops.reshape(ops.max(ops.stack(largest)), (1,))
     exponent = ops.bitwise_and(ops.view(largest, "int32"), 0x7F800000)
     power = ops.clip(ops.view(exponent, "float32"), 2.0**-126, 2.0**126)
     return (1.0 / power)[0]
@@ -166,8 +211,7 @@ def all_finite(x):
     """Returns whether all elements of a float tensor are finite, as a bool tensor."""
     if len(x.shape) == 0:
         return ops.isfinite(x)
-    bad, _ = sum_blocks(lambda x: ops.cast(~ops.isfinite(x), "int32"), as_rows(x))
-    return ops.max(bad) == 0
+    return ops.all(map_blocks(ops.isfinite, x, ops.logical_and))
 
 
 def count_true(mask):

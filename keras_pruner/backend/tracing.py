@@ -1,8 +1,12 @@
 """Knows how a backend traces Python code, and how it saves Python objects."""
 
+import contextlib
+import contextvars
 import weakref
 
 import keras
+
+_UNFUSED = contextvars.ContextVar("unfused", default=False)
 
 
 def is_tracing():
@@ -21,6 +25,27 @@ def is_tracing():
 
         return isinstance(jax.numpy.add(0, 0), jax.core.Tracer)
     return False
+
+
+def fuses_loops():
+    """Returns whether a compiler may fuse operations into one loop.
+
+    If none does, few operations on whole tensors are faster than many on their parts.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return is_tracing() and not _UNFUSED.get()
+    return backend == "jax"
+
+
+@contextlib.contextmanager
+def unfused():
+    """Context of a trace whose operations run one by one."""
+    token = _UNFUSED.set(True)
+    try:
+        yield
+    finally:
+        _UNFUSED.reset(token)
 
 
 def traces_assignments():

@@ -169,12 +169,12 @@ def _divide(bracket, demand, dtype):
     below = ops.clip(bracket.below, demand.lower, demand.upper)
     available = ops.clip(bracket.reached, demand.lower, demand.upper)
     missing = demand.target - ops.sum(below * demand.sizes)
-    taken = []
-    for index in range(below.shape[0]):
-        size, room = demand.sizes[index], available[index] - below[index]
+    taken, count = [], below.shape[0]
+    parts = (demand.sizes, available - below, below)
+    for size, room, start in zip(*(ops.unstack(p, count) for p in parts), strict=True):
         # Rounds to the nearest number of groups; a tie goes to the smaller one.
         wanted = ops.maximum(missing + (size - 1) // 2, 0) // size
         extra = ops.minimum(room, wanted)
         missing = missing - extra * size
-        taken.append(below[index] + extra)
+        taken.append(start + extra)
     return ops.stack(taken), values_of(bracket.high, dtype)

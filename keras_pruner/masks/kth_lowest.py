@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_pruner.backend import as_rows, call_directly, sum_blocks
+from keras_pruner.backend import as_rows, call_directly, fuses_loops, sum_blocks
 from keras_pruner.masks.float_keys import dtype_of, keys_of, ordered_keys, values_of
 
 NUM_THRESHOLDS = 4
@@ -160,6 +160,12 @@ def count_lowest(scores, thresholds, is_in_loop=False):
     Returns:
         Int32 tensor of shape (4,).
     """
+    if not fuses_loops():
+        keys = ordered_keys(scores)
+        if keys.dtype != thresholds.dtype:
+            keys = ops.cast(keys, "int32")
+        marks = [keys <= thresholds[number] for number in range(NUM_THRESHOLDS)]
+        return ops.stack([ops.sum(ops.cast(mark, "int32")) for mark in marks])
     # This zero seems to depend on the loop. If thresholds come from outside the loop,
     # TensorFlow would compile again for each value.
     zero = ops.minimum(ops.bitwise_and(thresholds[0], 1), 0) if is_in_loop else 0

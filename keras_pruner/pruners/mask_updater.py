@@ -9,7 +9,7 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.backend import (
-    LARGEST_WITHOUT_XLA,
+    LARGEST_WITHOUT_XLA_IF_OFTEN,
     CompiledFunction,
     CompiledUpdate,
     FunctionCache,
@@ -236,13 +236,13 @@ class MaskUpdater:
     def _is_updated_at_once(self):
         """Whether one function updates all masks: few small kernels, many updates.
 
-        Otherwise each kind of kernel has its own functions, which pruners share. XLA
-        compiles these much faster.
+        Otherwise each kind of kernel has its own functions, which pruners share.
         """
         pruner = self.pruner
         plan = pruner.scheduler
         largest = max(math.prod(kernel.variable.shape) for kernel in pruner.kernels)
-        fewest_updates = 20 if largest <= LARGEST_WITHOUT_XLA else 200
+        is_compiled_fast = largest <= LARGEST_WITHOUT_XLA_IF_OFTEN
+        fewest_updates = 20 if is_compiled_fast else 200
         if plan is None or plan.last_update - plan.begin < (
             fewest_updates * plan.frequency
         ):
