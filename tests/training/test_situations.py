@@ -479,7 +479,7 @@ def test_optimizer_replaced_in_fit_is_told(how, data):
 def test_optimizer_state_set_to_zero_in_fit_keeps_the_masks(data):
     def restart(callback, logs):
         for variable in callback.model.optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     model = compile_mlp()
     pruning = PruningCallback(target_sparsity=TARGET, verbose=False)
