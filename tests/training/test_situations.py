@@ -476,6 +476,7 @@ def test_optimizer_replaced_in_fit_is_told(how, data):
     assert pruning.sparsity == zeros_of(model)
 
 
+@pytest.mark.xfail(BACKEND == "jax", reason="JAX does not refuse the zeros yet")
 def test_optimizer_state_set_to_zero_in_fit_keeps_the_masks(data):
     def restart(callback, logs):
         for variable in callback.model.optimizer.variables:
