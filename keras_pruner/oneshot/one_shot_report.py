@@ -41,16 +41,20 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
+            relative output error that the kernel makes alone in the dense model. It is
+            empty if the allocation measured none.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
         seconds: Time of all kernels together.
     """
 
-    def __init__(self, kernels, method, num_samples):
+    def __init__(self, kernels, method, num_samples, curves=None):
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.curves = curves or {}
 
     @property
     def sparsity(self):
@@ -115,6 +119,36 @@ class OneShotReport(Shown):
         ax.barh(places, errors, label="output error", height=0.4)
         ax.set(xlim=(0, max([1.0, *errors])), xlabel="share")
         ax.legend(loc="lower right")
+        return ax
+
+    def plot_curves(self, ax=None):
+        """Plots the error curve of each kernel, and marks the sparsity that it has.
+
+        Args:
+            ax: Matplotlib axes, or `None` for new ones.
+
+        Returns:
+            The axes. Their errors have a logarithmic scale.
+
+        Raises:
+            ValueError: If there are no curves.
+        """
+        if not self.curves:
+            raise ValueError(
+                "The report has no error curves. `prune_one_shot` measures them with "
+                "`allocation='error_curves'`, if there are several kernels."
+            )
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots(layout="constrained")
+        reached = {row.path: row.sparsity for row in self.kernels}
+        for path, curve in self.curves.items():
+            sparsities, errors = zip(*curve, strict=True)
+            (line,) = ax.plot(sparsities, errors, marker=".", label=path)
+            ax.axvline(reached[path], color=line.get_color(), linestyle=":")
+        ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
+        ax.legend(fontsize="small")
         return ax
 
 

@@ -7,17 +7,23 @@ from keras import ops
 from rich.progress import Progress
 
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import Settings, merged_config, takes_settings
+from keras_pruner.config import (
+    SAMPLED_ALLOCATIONS,
+    Settings,
+    merged_config,
+    takes_settings,
+)
 from keras_pruner.kernels import check_built, select_kernels
 from keras_pruner.masks import PruningPlan
 from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
+from keras_pruner.oneshot.owl import owl_sparsities
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.training import plain_copy
 
-ERROR_CURVES = "error_curves"
+ERROR_CURVES, OWL = SAMPLED_ALLOCATIONS
 
 
 @takes_settings
@@ -48,8 +54,10 @@ def prune_one_shot(
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
         allocation: How the sparsity is divided over kernels. `"error_curves"` measures
-            the error that each kernel makes alone, at nine sparsities; or any
-            allocation of `PruningConfig` that ranks no scores over all kernels.
+            the error that each kernel makes alone, at nine sparsities. `"owl"` stays
+            within 0.08 of the target; kernels with more outliers among their Wanda
+            scores keep more. Or any allocation of `PruningConfig` that ranks no scores
+            over all kernels.
         num_samples: Most samples to use.
         batch_size: Samples in a batch of calibration; `None` chooses.
         dense_target: Whether each kernel approaches the outputs of the dense model. If
@@ -96,12 +104,14 @@ def prune_one_shot(
     done = []
     try:
         with Progress(disable=not verbose, transient=True) as progress:
-            counts = {}
+            counts, curves = {}, {}
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
                     continue
-                counts |= _counts(run, selection.config, kernels, progress)
+                counts |= _counts(
+                    run, selection.config, kernels, allocation, curves, progress
+                )
             bar = progress.add_task("prune_one_shot", total=len(counts))
             for each in run.prune(counts):
                 done.append(each)
@@ -112,7 +122,7 @@ def prune_one_shot(
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(rows, method, len(samples))
+    report = OneShotReport(rows, method, len(samples), curves)
     if verbose:
         print(report.headline)
     return pruned, report
@@ -127,18 +137,19 @@ def _row_of(pruned):
 
 
 def _config_of(config, target_sparsity, allocation, settings):
-    """Returns the config; its allocation is `None` if error curves decide."""
+    """Returns the config; its allocation is `None` if the samples decide."""
     if target_sparsity is not None:
         settings = settings | {"target_sparsity": target_sparsity}
     if allocation != ERROR_CURVES:
-        settings = settings | {"allocation": allocation}
+        sampled = allocation == OWL
+        settings = settings | {"allocation": None if sampled else allocation}
     config = merged_config(config, settings)
     given = config.allocation
     if given is not None and (given.ranks_jointly or given.ranks_within_outputs):
         raise ValueError(
             f"Allocation '{given.name}' ranks scores, and `prune_one_shot` solves one "
-            "kernel after the other. Use 'error_curves', 'uniform', 'erk', a dict or a "
-            "function."
+            "kernel after the other. Use 'error_curves', 'owl', 'uniform', 'erk', a "
+            "dict or a function."
         )
     return config
 
@@ -160,34 +171,71 @@ def _check_kernels(selections):
             )
 
 
-def _counts(run, config, kernels, progress):
-    """Returns the number of groups that each kernel loses."""
-    if config.allocation is None and len(kernels) > 1:
-        allocation = _by_curves(run, config, kernels, progress)
+def _counts(run, config, kernels, allocation, curves, progress):
+    """Returns the number of groups that each kernel loses.
+
+    Args:
+        run: `StageByStage`.
+        config: `PruningConfig` of the kernels.
+        kernels: The `Kernel`s.
+        allocation: As `prune_one_shot` takes it.
+        curves: Dict that gets the error curve of each kernel, if they are measured.
+        progress: `Progress`.
+    """
+    if config.allocation is not None:
+        allocation = config.allocation
+    elif len(kernels) == 1 or config.target_sparsity >= config.pattern.max_sparsity:
+        # There is nothing to choose.
+        allocation = "uniform"
     else:
-        allocation = config.allocation or "uniform"
+        measure = _by_outliers if allocation == OWL else _by_curves
+        sparsities = measure(run, config, kernels, curves, progress)
+
+        def allocation(plan):
+            return sparsities[plan.path]
+
     config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, kernels)
     demand = plan.demand(plan.final_sparsity)
     return dict(zip(kernels, demand.counts, strict=True))
 
 
-def _by_curves(run, config, kernels, progress):
-    """Returns the allocation that the error curves of the kernels make."""
+def _by_curves(run, config, kernels, curves, progress):
+    """Returns the sparsity of each path by error curves, which it adds to `curves`."""
     highest = config.pattern.max_sparsity
-    if config.target_sparsity >= highest:
-        # All kernels are at the highest sparsity of the pattern.
-        return "uniform"
     grid = [sparsity for sparsity in GRID if sparsity < highest]
     if highest < 1:
         grid.append(highest)
-    bar = progress.add_task("error curves", total=len(kernels))
-    curves, sizes = {}, {}
+    elif config.target_sparsity >= grid[-1]:
+        grid.append((1 + config.target_sparsity) / 2)
+    own = {}
+    for kernel, curve in _of_stages(run, run.error_curves, kernels, progress, grid):
+        own[kernel.path] = curve
+    curves |= own
+    return curve_sparsities(own, *_total_of(config, kernels))
+
+
+def _by_outliers(run, config, kernels, curves, progress):
+    """Returns the sparsity of each path by the outliers of its scores."""
+    found = _of_stages(run, run.outlier_ratios, kernels, progress)
+    ratios = {kernel.path: ratio for kernel, ratio in found}
+    return owl_sparsities(ratios, *_total_of(config, kernels))
+
+
+def _of_stages(run, measure, kernels, progress, *arguments):
+    """Yields each kernel and its measure, stage by stage."""
+    bar = progress.add_task(measure.__name__.replace("_", " "), total=len(kernels))
     for stage in run.stages:
         stage = [kernel for kernel in stage if kernel in kernels]
-        for kernel, curve in run.error_curves(stage, grid).items():
-            curves[kernel.path], sizes[kernel.path] = curve, kernel.layout.size
-            progress.update(bar, advance=1, description=f"error of {kernel.path}")
-    caps = (config.min_sparsity, config.max_sparsity)
-    sparsities = curve_sparsities(curves, sizes, config.target_sparsity, caps)
-    return lambda plan: sparsities[plan.path]
+        for kernel, value in measure(stage, *arguments).items():
+            progress.update(bar, advance=1, description=f"measures {kernel.path}")
+            yield kernel, value
+
+
+def _total_of(config, kernels):
+    """Returns the sizes of the kernels, the target over all, and the caps of each."""
+    sizes = {kernel.path: kernel.layout.size for kernel in kernels}
+    highest = config.max_sparsity
+    if config.pattern.max_sparsity < 1:
+        highest = min(highest or 1.0, config.pattern.max_sparsity)
+    return sizes, config.target_sparsity, (config.min_sparsity, highest)
