@@ -3,6 +3,12 @@
 import numpy as np
 from one_shot_methods import SECTIONS
 
+_LEGEND = (
+    "Test accuracy in %: median of the seeds (lowest - highest); seconds of a run. "
+    "Without labels: share of samples that get the class that the dense model gives "
+    "them, in %, and relative error of all outputs. `at` shows the zeros in all "
+    "kernels where a method or pattern leaves kernels out."
+)
 # What a row holds of its run; a key that a run lacks is `None`.
 FOUND = ("accuracy", "agreement", "error", "zeros", "seconds")
 
@@ -15,12 +21,7 @@ def print_tables(rows, versions):
         versions: Dict from packages to versions.
     """
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    print(
-        "\nTest accuracy in %: median of the seeds (lowest - highest); seconds of a run."
-        " Without labels: share of samples that get the class that the dense model gives"
-        " them, in %, and relative error of all outputs. `at` shows the zeros in all"
-        " kernels where a method or pattern leaves kernels out."
-    )
+    print(f"\n{_LEGEND}")
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         dense = [row for row in own if row["section"] == "Dense"]
