@@ -148,6 +148,8 @@ class OneShotReport(Shown):
             (line,) = ax.plot(sparsities, errors, marker=".", label=path)
             ax.axvline(reached[path], color=line.get_color(), linestyle=":")
         ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
+        # An error below float32's rounding would only press the others together.
+        ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))
         ax.legend(fontsize="small")
         return ax
 

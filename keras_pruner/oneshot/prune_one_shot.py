@@ -1,9 +1,11 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
 import dataclasses
+import importlib.util
 import typing
 
 from keras import ops
+from rich.console import Console
 from rich.progress import Progress
 
 from keras_pruner.comparison import check_copy
@@ -103,7 +105,7 @@ def prune_one_shot(
     before = [ops.copy(variable) for variable in pruned.weights]
     done = []
     try:
-        with Progress(disable=not verbose, transient=True) as progress:
+        with _progress(verbose) as progress:
             counts, curves = {}, {}
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
@@ -126,6 +128,13 @@ def prune_one_shot(
     if verbose:
         print(report.headline)
     return pruned, report
+
+
+def _progress(verbose):
+    """Returns a progress bar. In a notebook without `ipywidgets` it shows nothing."""
+    plain = importlib.util.find_spec("ipywidgets") is None
+    console = Console(force_jupyter=False) if plain else None
+    return Progress(console=console, disable=not verbose, transient=True)
 
 
 def _row_of(pruned):
