@@ -29,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import one_shot_tables
 from one_shot_methods import (
+    ALL_SPARSITIES,
     METHODS,
     PATTERNS,
     RECOVERIES,
@@ -191,7 +192,7 @@ def parse():
     parser.add_argument("--sections", nargs="+", choices=SECTIONS)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS)
-    parser.add_argument("--sparsities", nargs="+", type=float)
+    parser.add_argument("--sparsities", nargs="+", type=float, choices=ALL_SPARSITIES)
     parser.add_argument("--recovery", nargs="*", choices=RECOVERIES, help="or none")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--epochs", type=int, help="of dense training")
@@ -217,6 +218,7 @@ def main():
             if not options.table:
                 benchmark.run(name)
     one_shot_tables.print_tables(benchmark.results.rows, versions())
+    one_shot_tables.print_goals(benchmark.results.rows)
     if benchmark.notes:
         print("\nNot run:\n", *(f"- {note}" for note in benchmark.notes), sep="\n")
     sys.exit(benchmark.has_failed)

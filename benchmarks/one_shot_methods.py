@@ -86,6 +86,10 @@ SECTIONS = {
         sparsities=(0.98, 0.99),
     ),
 }
+ALL_SPARSITIES = sorted(
+    {s for own in PATTERNS.values() for s in own}
+    | {s for section in SECTIONS.values() for s in section.sparsities or ()}
+)
 
 
 @dataclasses.dataclass(frozen=True)
