@@ -47,6 +47,7 @@ class StageByStage:
         method: `OneShotMethod`.
         dense_target: Whether each kernel approaches the dense model's outputs.
         centre: Whether means are left to the biases, where a kernel has one.
+        max_memory: Most bytes of activations to keep in memory; see `Passage`.
         seed: Integer, seed of the choice of rows.
 
     Attributes:
@@ -54,10 +55,13 @@ class StageByStage:
     """
 
     def __init__(
-        self, model, plans, batches, method, *, dense_target=True, centre=True, seed=0
+        self, model, plans, batches, method, *, dense_target=True, centre=True,
+        max_memory=2**32, seed=0,
     ):  # fmt: skip
         self._patterns = dict(plans)
-        self._calibration = Calibration(model, list(self._patterns), batches, seed)
+        self._calibration = Calibration(
+            model, list(self._patterns), batches, max_memory, seed
+        )
         self._method = method
         self._dense_target, self._centre = dense_target, centre
         self._call = FunctionCache()
@@ -114,6 +118,7 @@ class StageByStage:
                 for variable in _variables_of(self._patterns)
             ]
         is_dense = True
+        self._calibration.restart()
         for stage in self.stages:
             for kernel in stage:
                 if counts.get(kernel) == 0:
