@@ -20,15 +20,22 @@ class Calibration:
 
     Attributes:
         order: `CallOrder` of the kernels, by the first batch.
+        peak_memory: Most bytes of activations and statistics at a time.
     """
 
     def __init__(self, model, kernels, batches, max_memory, seed=0):
         self._batches = batches
         self._passage = Passage(model, batches, max_memory)
         self._dense_passage = None
+        self.peak_memory = 0
         self._collector = InputCollector(model, kernels, max_rows=_most_rows, seed=seed)
         self.order = self._collector.order(batches[0])
         self._leader = {k: group[0] for group in self.order.shared for k in group}
+
+    @property
+    def peak_disk(self):
+        """Most bytes of activations in files at a time."""
+        return self._passage.peak_disk
 
     def restart(self):
         """Frees all activations, because weights changed anywhere."""
@@ -70,6 +77,8 @@ class Calibration:
                 pairs = dense_rows.get(kernel, [None] * len(parts))
                 for own, part, dense in zip(known, parts, pairs, strict=True):
                     own.add(part.values, None if dense is None else dense.values)
+        num_bytes = sum(own.num_bytes for parts in moments.values() for own in parts)
+        self.peak_memory = max(self.peak_memory, self._passage.peak_memory + num_bytes)
         return {
             kernel: [
                 own.with_columns(each)
