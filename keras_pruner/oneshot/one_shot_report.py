@@ -42,19 +42,28 @@ class OneShotReport(Shown):
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
         curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
-            relative output error that the kernel makes alone in the dense model. It is
-            empty if the allocation measured none.
+            relative output error that a kernel makes alone in the dense model. It is
+            empty if the allocation measured none. Coupled kernels have one curve,
+            under the path of their layer.
+        allocation_seconds: Time in which the sparsity was divided over the kernels.
+        memory: Most bytes of activations and statistics at a time.
+        disk: Most bytes of activations in temporary files at a time.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
-        seconds: Time of all kernels together.
+        seconds: Time of the allocation and of all kernels together.
     """
 
-    def __init__(self, kernels, method, num_samples, curves=None):
+    def __init__(
+        self, kernels, method, num_samples, *, curves=None, allocation_seconds=0.0,
+        memory=0, disk=0,
+    ):  # fmt: skip
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
         self.curves = curves or {}
+        self.allocation_seconds = allocation_seconds
+        self.memory, self.disk = memory, disk
 
     @property
     def sparsity(self):
@@ -64,7 +73,7 @@ class OneShotReport(Shown):
 
     @property
     def seconds(self):
-        return sum(row.seconds for row in self.kernels)
+        return self.allocation_seconds + sum(row.seconds for row in self.kernels)
 
     @property
     def headline(self):
@@ -77,6 +86,16 @@ class OneShotReport(Shown):
             f"{self.seconds:.1f} s."
         )
 
+    @property
+    def _costs(self):
+        text = (
+            f"{self.allocation_seconds:.1f} s of them to divide the sparsity; "
+            f"{self.memory / 1e6:,.0f} MB of activations and statistics in memory"
+        )
+        return (
+            f"{text}, {self.disk / 1e6:,.0f} MB on disk." if self.disk else f"{text}."
+        )
+
     def rows(self):
         """Returns one dict of plain values per kernel."""
         return [
@@ -86,7 +105,7 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline],
+            [self.headline, self._costs],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),
@@ -142,11 +161,12 @@ class OneShotReport(Shown):
             import matplotlib.pyplot as plt
 
             _, ax = plt.subplots(layout="constrained")
-        reached = {row.path: row.sparsity for row in self.kernels}
         for path, curve in self.curves.items():
             sparsities, errors = zip(*curve, strict=True)
             (line,) = ax.plot(sparsities, errors, marker=".", label=path)
-            ax.axvline(reached[path], color=line.get_color(), linestyle=":")
+            # Coupled kernels have one curve, under the path of their layer.
+            rows = [r for r in self.kernels if f"{r.path}/".startswith(f"{path}/")]
+            ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
         ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
         # An error below float32's rounding would only press the others together.
         ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))

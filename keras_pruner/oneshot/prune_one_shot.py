@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib.util
+import time
 import typing
 
 from keras import ops
 from rich.console import Console
 from rich.progress import Progress
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import (
     SAMPLED_ALLOCATIONS,
@@ -31,8 +33,8 @@ ERROR_CURVES, OWL = SAMPLED_ALLOCATIONS
 @takes_settings
 def prune_one_shot(
     model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
-    num_samples=512, batch_size=None, dense_target=True, centre=True, seed=0,
-    config=None, in_place=False, check=True, verbose=True,
+    num_samples=512, batch_size=None, dense_target=True, centre=True,
+    max_memory=2**32, seed=0, config=None, in_place=False, check=True, verbose=True,
     **settings: typing.Unpack[Settings],
 ):  # fmt: skip
     """Prunes a trained model in one shot, from a few hundred unlabelled samples.
@@ -65,6 +67,9 @@ def prune_one_shot(
         dense_target: Whether each kernel approaches the outputs of the dense model. If
             not, it approaches those of its own dense weights.
         centre: Whether biases take up the mean of what is lost.
+        max_memory: Most bytes of activations to keep in memory between kernels; more go
+            to temporary files. A model with a `call` of its own keeps none: it runs
+            from its inputs for each stage.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
@@ -84,6 +89,7 @@ def prune_one_shot(
     check_built(model)
     method = METHODS.get(method)
     config = _config_of(config, target_sparsity, allocation, settings)
+    check_in_range(max_memory, "`max_memory`", 0, integer=True)
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
@@ -94,19 +100,23 @@ def prune_one_shot(
     for selection in selections:
         selection.check_not_empty()
     _check_kernels(selections)
-    patterns = [(k, s.config.pattern) for s in selections for k in s.kernels]
+    units = [
+        (unit, selection.config.pattern)
+        for selection in selections
+        for unit in _coupled(selection.config.pattern, selection.kernels)
+    ]
     run = StageByStage(
-        pruned, patterns, samples.batches, method,
-        dense_target=dense_target, centre=centre, seed=seed,
+        pruned, units, samples.batches, method,
+        dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
     )  # fmt: skip
-    left_out = run.order.left_out
+    left_out = _whole_units(run.order.left_out, units)
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
     before = [ops.copy(variable) for variable in pruned.weights]
     done = []
     try:
         with _progress(verbose) as progress:
-            counts, curves = {}, {}
+            counts, curves, start = {}, {}, time.perf_counter()
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
@@ -114,7 +124,9 @@ def prune_one_shot(
                 counts |= _counts(
                     run, selection.config, kernels, allocation, curves, progress
                 )
-            bar = progress.add_task("prune_one_shot", total=len(counts))
+            allocation_seconds = time.perf_counter() - start
+            num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
+            bar = progress.add_task("prune_one_shot", total=num_kernels)
             for each in run.prune(counts):
                 done.append(each)
                 progress.update(bar, advance=1, description=each.kernel.path)
@@ -124,7 +136,11 @@ def prune_one_shot(
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(rows, method, len(samples), curves)
+    report = OneShotReport(
+        rows, method, len(samples), curves=curves,
+        allocation_seconds=allocation_seconds,
+        memory=run.peak_memory, disk=run.peak_disk,
+    )  # fmt: skip
     if verbose:
         print(report.headline)
     return pruned, report
@@ -172,33 +188,43 @@ def _check_kernels(selections):
                 "masks would stay as they are. Use `in_place=False`, or `strip` the "
                 "model first."
             )
-        pattern = selection.config.pattern
-        if any(len(unit) > 1 for unit in pattern.couple(selection.kernels)):
-            raise ValueError(
-                f"Pattern '{pattern}' couples kernels, which `prune_one_shot` does not "
-                "prune together. Use 'channelx1' or '1xchannel'."
-            )
+
+
+def _coupled(pattern, kernels):
+    """Returns tuples of kernels that lose the same groups."""
+    return [tuple(kernels[i] for i in unit) for unit in pattern.couple(kernels)]
+
+
+def _whole_units(left_out, units):
+    """Leaves a whole unit out if one of its kernels is left out."""
+    found = dict(left_out)
+    for kernels, _ in units:
+        reasons = [left_out[kernel] for kernel in kernels if kernel in left_out]
+        if reasons:
+            found |= {k: left_out.get(k, reasons[0]) for k in kernels}
+    return found
 
 
 def _counts(run, config, kernels, allocation, curves, progress):
-    """Returns the number of groups that each kernel loses.
+    """Returns the number of groups that each unit loses, by its deciding kernel.
 
     Args:
         run: `StageByStage`.
         config: `PruningConfig` of the kernels.
         kernels: The `Kernel`s.
         allocation: As `prune_one_shot` takes it.
-        curves: Dict that gets the error curve of each kernel, if they are measured.
+        curves: Dict that gets the error curve of each unit, if they are measured.
         progress: `Progress`.
     """
+    units = _coupled(config.pattern, kernels)
     if config.allocation is not None:
         allocation = config.allocation
-    elif len(kernels) == 1 or config.target_sparsity >= config.pattern.max_sparsity:
+    elif len(units) == 1 or config.target_sparsity >= config.pattern.max_sparsity:
         # There is nothing to choose.
         allocation = "uniform"
     else:
         measure = _by_outliers if allocation == OWL else _by_curves
-        sparsities = measure(run, config, kernels, curves, progress)
+        sparsities = measure(run, config, units, curves, progress)
 
         def allocation(plan):
             return sparsities[plan.path]
@@ -206,44 +232,49 @@ def _counts(run, config, kernels, allocation, curves, progress):
     config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, kernels)
     demand = plan.demand(plan.final_sparsity)
-    return dict(zip(kernels, demand.counts, strict=True))
+    deciding = [run.deciding(unit[0]) for unit in units]
+    return dict(zip(deciding, demand.counts, strict=True))
 
 
-def _by_curves(run, config, kernels, curves, progress):
-    """Returns the sparsity of each path by error curves, which it adds to `curves`."""
+def _by_curves(run, config, units, curves, progress):
+    """Returns the sparsity of each unit by error curves, which it adds to `curves`."""
     highest = config.pattern.max_sparsity
     grid = [sparsity for sparsity in GRID if sparsity < highest]
     if highest < 1:
         grid.append(highest)
     elif config.target_sparsity >= grid[-1]:
         grid.append((1 + config.target_sparsity) / 2)
-    own = {}
-    for kernel, curve in _of_stages(run, run.error_curves, kernels, progress, grid):
-        own[kernel.path] = curve
+    own = _of_units(run, run.error_curves, config, units, progress, grid)
     curves |= own
-    return curve_sparsities(own, *_total_of(config, kernels))
+    return curve_sparsities(own, *_total_of(config, units))
 
 
-def _by_outliers(run, config, kernels, curves, progress):
-    """Returns the sparsity of each path by the outliers of its scores."""
-    found = _of_stages(run, run.outlier_ratios, kernels, progress)
-    ratios = {kernel.path: ratio for kernel, ratio in found}
-    return owl_sparsities(ratios, *_total_of(config, kernels))
+def _by_outliers(run, config, units, curves, progress):
+    """Returns the sparsity of each unit by the outliers of its scores."""
+    ratios = _of_units(run, run.outlier_ratios, config, units, progress)
+    return owl_sparsities(ratios, *_total_of(config, units))
 
 
-def _of_stages(run, measure, kernels, progress, *arguments):
-    """Yields each kernel and its measure, stage by stage."""
-    bar = progress.add_task(measure.__name__.replace("_", " "), total=len(kernels))
+def _of_units(run, measure, config, units, progress, *arguments):
+    """Returns a measure of each unit's deciding kernel, by the unit's name."""
+    bar = progress.add_task("allocation", total=len(units))
+    unit_of = {run.deciding(unit[0]): unit for unit in units}
+    found = {}
     for stage in run.stages:
-        stage = [kernel for kernel in stage if kernel in kernels]
+        stage = [kernel for kernel in stage if kernel in unit_of]
         for kernel, value in measure(stage, *arguments).items():
-            progress.update(bar, advance=1, description=f"measures {kernel.path}")
-            yield kernel, value
+            name = config.pattern.unit_name(unit_of[kernel])
+            found[name] = value
+            progress.update(bar, advance=1, description=f"allocation: {name}")
+    return found
 
 
-def _total_of(config, kernels):
-    """Returns the sizes of the kernels, the target over all, and the caps of each."""
-    sizes = {kernel.path: kernel.layout.size for kernel in kernels}
+def _total_of(config, units):
+    """Returns the sizes of the units, the target over all, and the caps of each."""
+    sizes = {
+        config.pattern.unit_name(unit): sum(kernel.layout.size for kernel in unit)
+        for unit in units
+    }
     highest = config.max_sparsity
     if config.pattern.max_sparsity < 1:
         highest = min(highest or 1.0, config.pattern.max_sparsity)

@@ -93,6 +93,25 @@ def test_owl_takes_patterns(pattern, target):
     assert report.sparsity == pytest.approx(target, abs=5e-3)
 
 
+@pytest.mark.parametrize("allocation", SAMPLED_ALLOCATIONS)
+def test_heads_are_one_unit(allocation):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(4, 2, name="first")(inputs, inputs)
+    x = layers.MultiHeadAttention(4, 2, name="second")(x, x)
+    x_train = np.random.default_rng(1).normal(size=(32, 5, 8)).astype("float32")
+    _, report = prune_one_shot(
+        keras.Model(inputs, x), x_train, 0.5, method="wanda", pattern="mha",
+        allocation=allocation, verbose=False,
+    )  # fmt: skip
+    assert report.sparsity == 0.5
+    if allocation == "error_curves":
+        assert list(report.curves) == ["first", "second"]
+        lines = report.plot_curves().get_lines()
+        zeros = [r["zeros"] for r in report.rows() if r["path"].startswith("first/")]
+        assert lines[1].get_xdata()[0] == sum(zeros) / 256
+
+
 @pytest.mark.parametrize("name", SAMPLED_ALLOCATIONS)
 def test_a_config_refuses_what_needs_samples(name):
     with pytest.raises(ValueError, match="needs samples.*prune_one_shot"):

@@ -3,7 +3,6 @@
 import contextlib
 
 import keras
-from keras import ops
 
 from keras_pruner.backend import (
     Patch,
@@ -48,14 +47,13 @@ class Watch:
         # Id of the first cell of a running recurrent layer -> arguments of its call.
         self._origins = {}
 
-    def run(self, x, state_mapping=None):
-        """Runs the model on a batch, without changing a variable.
+    def run(self, forward, state_mapping=None):
+        """Runs a pass of the model, without changing a variable.
 
         Args:
-            x: The model's inputs, nested as it takes them.
+            forward: Function without arguments that runs the model in inference mode.
             state_mapping: List of `(variable, value)` to use in place of the model's.
         """
-        x = keras.tree.map_structure(ops.convert_to_tensor, x)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(keras.StatelessScope(state_mapping or []))
@@ -68,7 +66,7 @@ class Watch:
                 for patch in containers.patches_for(layer, self):
                     stack.enter_context(patch)
             with contextlib.suppress(_Stop):
-                self._model(x, training=False)
+                forward()
 
     def stop(self):
         """Ends the pass. Call it from `on_call`."""
