@@ -105,7 +105,10 @@ class Trained(Network):
         self._epochs = epochs or self.task.epochs
 
     def dense(self, seed):
-        """Returns a model with the dense weights of a seed."""
+        """Returns a compiled model with the dense weights of a seed.
+
+        Its loss tells `distill` that the outputs are logits.
+        """
         keras.utils.set_random_seed(seed)
         model = self.task.build(keras)
         path = self._folder / f"{self.name}-{seed}.weights.h5"
@@ -114,19 +117,22 @@ class Trained(Network):
         else:
             self.train(model, seed, self._epochs)
             model.save_weights(path)
-        return model
+        return self._compiled(model)
 
     def train(self, model, seed, epochs, callbacks=()):
         """Trains a model; the seed decides the order of samples."""
         keras.utils.set_random_seed(seed)
+        self._compiled(model).fit(
+            self.x_train, self.y_train, batch_size=self.task.batch_size,
+            epochs=epochs, verbose=0, callbacks=list(callbacks),
+        )  # fmt: skip
+
+    def _compiled(self, model):
         model.compile(
             keras.optimizers.Adam(self.task.learning_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        model.fit(
-            self.x_train, self.y_train, batch_size=self.task.batch_size,
-            epochs=epochs, verbose=0, callbacks=list(callbacks),
-        )  # fmt: skip
+        return model
 
     def calibration(self, seed):
         """Returns unlabelled samples of the training data."""
