@@ -51,6 +51,7 @@ class StageByStage:
 
     Attributes:
         order: `CallOrder` of the kernels.
+        variables: List of the variables that pruning changes: kernels and biases.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StageByStage:
         self._dense_target, self._centre = dense_target, centre
         self._call = FunctionCache()
         self.order = self._calibration.order
+        self.variables = _variables_of(self._patterns)
 
     @property
     def stages(self):
@@ -109,10 +111,7 @@ class StageByStage:
         """
         dense = None
         if self._dense_target:
-            dense = [
-                (variable, ops.copy(variable))
-                for variable in _variables_of(self._patterns)
-            ]
+            dense = [(variable, ops.copy(variable)) for variable in self.variables]
         is_dense = True
         for stage in self.stages:
             for kernel in stage:
