@@ -11,7 +11,7 @@ class Calibration:
     """Gathers the statistics of what multiplies kernels, while a model runs on data.
 
     Args:
-        model: Built Keras model, which is pruned stage by stage.
+        model: Built Keras model, or `OneShotModule`, which is pruned stage by stage.
         kernels: Its `Kernel`s that may be pruned.
         batches: List of batches of inputs, all of one shape.
         seed: Integer that decides which rows of large batches are left out.

@@ -1,5 +1,6 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
+import contextlib
 import dataclasses
 import typing
 
@@ -15,6 +16,7 @@ from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
+from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.training import plain_copy
 
 ERROR_CURVES = "error_curves"
@@ -40,7 +42,7 @@ def prune_one_shot(
     ```
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or a `torch.nn.Module`, with Keras on any backend.
         data: Samples of the model's inputs: an array, a dict or tuple of arrays for
             several inputs, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
             `DataLoader`, or another iterable of batches. Labels are not used.
@@ -71,28 +73,52 @@ def prune_one_shot(
         ValueError: If a setting or the data does not fit, an activation is not finite,
             or nothing can be pruned. Nothing of the model changes then.
     """
-    check_built(model)
+    if not is_torch_module(model):
+        check_built(model)
     method = METHODS.get(method)
     config = _config_of(config, target_sparsity, allocation, settings)
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
+    batch = samples.batches[0] if check else None
+    with _prepared(model, config, in_place, batch) as (pruned, subject, config):
+        report = _prune(
+            subject, config, samples, method, verbose,
+            dense_target=dense_target, centre=centre, seed=seed,
+        )  # fmt: skip
+    if verbose:
+        print(report.headline)
+    return pruned, report
+
+
+@contextlib.contextmanager
+def _prepared(model, config, in_place, batch):
+    """Yields the model to prune, an object with its kernels, and a config for that.
+
+    A batch is one to compare a copy on, or `None`.
+    """
+    if is_torch_module(model):
+        with one_shot_module(model, config, in_place, batch) as (subject, config):
+            yield subject.module, subject, config
+        return
     pruned = model if in_place else plain_copy(model)
-    if check and not in_place:
-        check_copy(model, pruned, samples.batches[0])
-    selections = select_kernels(pruned, config)
+    if batch is not None and not in_place:
+        check_copy(model, pruned, batch)
+    yield pruned, pruned, config
+
+
+def _prune(model, config, samples, method, verbose, **settings):
+    """Prunes a model in place, or an `OneShotModule`; returns the report."""
+    selections = select_kernels(model, config)
     for selection in selections:
         selection.check_not_empty()
     _check_kernels(selections)
     patterns = [(k, s.config.pattern) for s in selections for k in s.kernels]
-    run = StageByStage(
-        pruned, patterns, samples.batches, method,
-        dense_target=dense_target, centre=centre, seed=seed,
-    )  # fmt: skip
+    run = StageByStage(model, patterns, samples.batches, method, **settings)
     left_out = run.order.left_out
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
-    before = [ops.copy(variable) for variable in pruned.weights]
+    before = [(variable, ops.copy(variable)) for variable in run.variables]
     done = []
     try:
         with Progress(disable=not verbose, transient=True) as progress:
@@ -107,15 +133,12 @@ def prune_one_shot(
                 done.append(each)
                 progress.update(bar, advance=1, description=each.kernel.path)
     except BaseException:
-        for variable, value in zip(pruned.weights, before, strict=True):
+        for variable, value in before:
             variable.assign(value)
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(rows, method, len(samples))
-    if verbose:
-        print(report.headline)
-    return pruned, report
+    return OneShotReport(rows, method, len(samples))
 
 
 def _row_of(pruned):

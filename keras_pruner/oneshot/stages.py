@@ -41,7 +41,7 @@ class StageByStage:
     the outputs of the dense model.
 
     Args:
-        model: Built Keras model, which is pruned in place.
+        model: Built Keras model, or `OneShotModule`, which is pruned in place.
         plans: List of `(kernel, pattern)`: the kernels that may be pruned.
         batches: List of batches of inputs, all of one shape.
         method: `OneShotMethod`.

@@ -1,6 +1,7 @@
 """Tells what multiplies each kernel while a model runs on data."""
 
 from keras_pruner.oneshot.inputs import recurrent as recurrent  # Its rules.
+from keras_pruner.oneshot.inputs import torch_modules as torch_modules
 from keras_pruner.oneshot.inputs.collect import CallOrder, InputCollector
 from keras_pruner.oneshot.inputs.convolutions import conv_inputs
 from keras_pruner.oneshot.inputs.dense import einsum_inputs

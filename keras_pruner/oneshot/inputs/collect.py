@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_pruner.oneshot.inputs.rows import Rows, rows_at
 from keras_pruner.oneshot.inputs.rules import COMPILED, NEVER_CALLED, find_readers
-from keras_pruner.oneshot.inputs.watch import Watch
+from keras_pruner.oneshot.inputs.watch import watch_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class InputCollector:
     `kernel` and `recurrent_kernel` of a cell fit together row by row.
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or `OneShotModule`.
         kernels: Iterable of its `Kernel`s.
         max_rows: Most rows of a kernel that a batch gives: an integer, or a function
             from a `Kernel` to one. A seeded random choice leaves the rest out. `None`
@@ -177,7 +177,7 @@ class _Log:
                 watch.stop()
 
         watched = [reader.layer for reader in self._readers.values()]
-        watch = Watch(model, watched, on_call)
+        watch = watch_calls(model, watched, on_call)
         watch.run(batch, state_mapping)
 
     def kept(self, kernel):

@@ -7,6 +7,7 @@ import numpy as np
 from keras_pruner.backend import all_layers
 from keras_pruner.kernels import dense_layout, own_variables
 from keras_pruner.oneshot.inputs.rows import KernelInputs, dense_inputs
+from keras_pruner.pytorch import is_torch_module, module_kind
 
 NEVER_CALLED = "the data never reaches the layer: the model did not call it"
 COMPILED = (
@@ -14,6 +15,8 @@ COMPILED = (
     "its inputs are not seen: remove the decorator"
 )
 _RULES = []
+# Kind of torch's own modules -> rule.
+_MODULE_RULES = {}
 
 
 def register_kernel_inputs(layer_class, rule=None):
@@ -25,7 +28,7 @@ def register_kernel_inputs(layer_class, rule=None):
     argument of `call`.
 
     Args:
-        layer_class: Class, or tuple of classes, of layers.
+        layer_class: Class, or tuple of classes, of layers or torch modules.
         rule: Function from `(layer, *args, **kwargs)`, with the arguments of the
             layer's `call`, e.g. `training`, to a dict from the names of its kernels to
             their inputs: a tensor (..., K); a `KernelInputs`; a list of
@@ -51,6 +54,16 @@ def register_kernel_inputs(layer_class, rule=None):
         return lambda rule: register_kernel_inputs(layer_class, rule)
     _RULES.insert(0, (layer_class, rule))
     return rule
+
+
+def register_module_inputs(kind):
+    """Registers the rule of a kind of torch's own modules; see `module_kind`."""
+
+    def register(rule):
+        _MODULE_RULES[kind] = rule
+        return rule
+
+    return register
 
 
 @dataclasses.dataclass(eq=False)
@@ -150,11 +163,18 @@ def _rule_for(kernel):
     for layer_class, rule in _RULES:
         if isinstance(kernel.layer, layer_class):
             known = layer_class if isinstance(layer_class, tuple) else (layer_class,)
-            return rule, type(kernel.layer).call in [each.call for each in known]
+            return rule, _call_of(type(kernel.layer)) in map(_call_of, known)
+    if is_torch_module(kernel.layer):
+        is_own = type(kernel.layer).__module__.startswith("torch.")
+        return _MODULE_RULES.get(module_kind(kernel.layer)), is_own
     kernels = [v for v in own_variables(kernel.layer) if len(v.shape) > 1]
     shape = tuple(kernel.variable.shape)
     is_default = len(shape) == 2 and kernel.layout == dense_layout(shape)
     return _default_rule(kernel) if len(kernels) == 1 and is_default else None, True
+
+
+def _call_of(layer_class):
+    return getattr(layer_class, "call", None) or layer_class.forward
 
 
 def _default_rule(kernel):
@@ -176,6 +196,8 @@ def _default_rule(kernel):
 
 def _owner_of(kernel):
     """Returns the sublayer whose `call` reads a kernel."""
+    if is_torch_module(kernel.layer):
+        return kernel.layer
     for layer in all_layers(kernel.layer):
         if any(variable is kernel.variable for variable in own_variables(layer)):
             return layer

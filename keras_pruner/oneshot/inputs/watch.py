@@ -15,10 +15,17 @@ from keras_pruner.backend import (
     without_recomputation,
 )
 from keras_pruner.oneshot.inputs import containers
+from keras_pruner.pytorch import ModuleCalls, OneShotModule
 
 
 class _Stop(BaseException):
     """Ends a pass. No `except Exception` in between catches it."""
+
+
+def watch_calls(model, watched, on_call):
+    """Returns the `Watch` of a Keras model, or the `ModuleCalls` of a torch module."""
+    kind = ModuleCalls if isinstance(model, OneShotModule) else Watch
+    return kind(model, watched, on_call)
 
 
 class Watch:

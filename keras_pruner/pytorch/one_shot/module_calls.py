@@ -1,0 +1,103 @@
+"""Shows the calls of some parts of a torch module during one pass."""
+
+import contextlib
+
+import keras
+
+from keras_pruner.pytorch.forward import arguments_of, fixed_pass
+from keras_pruner.pytorch.one_shot.inner_calls import inner_calls
+from keras_pruner.pytorch.tensors import as_keras
+
+
+class _Stop(BaseException):
+    """Ends a pass. No `except Exception` in between catches it."""
+
+
+class ModuleCalls:
+    """Calls a function at every call of some parts, while a torch module runs.
+
+    It is to a torch module what `Watch` is to a Keras model. Hooks see the arguments
+    before each call. They are copied: a later part may change a tensor in place.
+
+    Args:
+        view: `OneShotModule`.
+        watched: List of `torch.nn.Module`s, parts of it.
+        on_call: Function from a part, the positional and keyword arguments of its call
+            as tensors of Keras' backend, and `False`. The arguments of a recurrent part
+            or an attention are those of `inner_calls`.
+    """
+
+    def __init__(self, view, watched, on_call):
+        self._view = view
+        self._watched = watched
+        self._on_call = on_call
+
+    def run(self, x, state_mapping=None):
+        """Runs the module on a batch, in evaluation mode, and changes nothing.
+
+        Args:
+            x: The module's inputs; see `arguments_of`.
+            state_mapping: List of `(variable, value)` to use in place of the module's.
+        """
+        module = self._view.module
+        args, kwargs = arguments_of(module, x)
+        watched = {id(part) for part in self._watched}
+        copies = _Copies()
+
+        def is_watched(part):
+            return id(part) in watched
+
+        def hook(part, args, kwargs):
+            for inner, *arguments in inner_calls(part, args, kwargs, is_watched):
+                shown = keras.tree.map_structure(copies.of, arguments)
+                self._on_call(inner, *shown, False)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fixed_pass(module))
+            stack.enter_context(self._view.values(state_mapping))
+            for part in module.modules():
+                # An attention does not call its `out_proj`.
+                if is_watched(part) or is_watched(getattr(part, "out_proj", None)):
+                    handle = part.register_forward_pre_hook(hook, with_kwargs=True)
+                    stack.callback(handle.remove)
+            with contextlib.suppress(_Stop):
+                module(*args, **kwargs)
+
+    def stop(self):
+        """Ends the pass. Call it from `on_call`."""
+        raise _Stop
+
+    def mask_of(self, part, args, kwargs):
+        """Returns `None`: no mask travels with a torch tensor."""
+
+    def samples(self):
+        """Returns `[]`: all samples take part."""
+        return []
+
+    def tensors_behind(self, part, args, kwargs):
+        """Returns the tensors on which the inputs of a call depend."""
+        return [x for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "shape")]
+
+
+class _Copies:
+    """Copies tensors, each once as long as it lives and does not change."""
+
+    def __init__(self):
+        from torch.utils.weak import WeakTensorKeyDictionary
+
+        self._known = WeakTensorKeyDictionary()
+
+    def of(self, value):
+        """Returns the copy of a tensor; anything else unchanged."""
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.is_inference():
+            # It does not tell changes.
+            return as_keras(value)
+        version, copy = self._known.get(value, (None, None))
+        if version != value._version:
+            copy = as_keras(value)
+            self._known[value] = value._version, copy
+        return copy
