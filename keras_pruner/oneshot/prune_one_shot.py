@@ -80,8 +80,8 @@ def prune_one_shot(
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
-    batch = samples.batches[0] if check else None
-    with _prepared(model, config, in_place, batch) as (pruned, subject, config):
+    batch = samples.batches[0]
+    with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
         report = _prune(
             subject, config, samples, method, verbose,
             dense_target=dense_target, centre=centre, seed=seed,
@@ -92,17 +92,15 @@ def prune_one_shot(
 
 
 @contextlib.contextmanager
-def _prepared(model, config, in_place, batch):
-    """Yields the model to prune, an object with its kernels, and a config for that.
-
-    A batch is one to compare a copy on, or `None`.
-    """
+def _prepared(model, config, batch, in_place, check):
+    """Yields the model to prune, an object with its kernels, and a config for that."""
     if is_torch_module(model):
-        with one_shot_module(model, config, in_place, batch) as (subject, config):
+        prepared = one_shot_module(model, config, batch, in_place, check)
+        with prepared as (subject, config):
             yield subject.module, subject, config
         return
     pruned = model if in_place else plain_copy(model)
-    if batch is not None and not in_place:
+    if check and not in_place:
         check_copy(model, pruned, batch)
     yield pruned, pruned, config
 

@@ -247,8 +247,9 @@ def _choose(kept, most, seed):
 
 def _check_finite(values, kernel):
     if not all(bool(ops.all(ops.isfinite(part))) for part in values):
+        name = getattr(kernel.layer, "name", type(kernel.layer).__name__)
         raise ValueError(
-            f"An input of layer '{kernel.layer.name}' is NaN or infinite, so kernel "
+            f"An input of layer '{name}' is NaN or infinite, so kernel "
             f"'{kernel.path}' cannot be pruned by it. Check the data and the layers "
             "before this one. In float16, activations may overflow."
         )

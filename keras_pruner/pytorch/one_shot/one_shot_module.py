@@ -8,6 +8,7 @@ import keras
 from keras_pruner.kernels import KernelSearch
 from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
 from keras_pruner.pytorch.context import beside_training
+from keras_pruner.pytorch.forward import arguments_of, fixed_pass
 from keras_pruner.pytorch.layouts import bias_name, module_kind
 from keras_pruner.pytorch.parameters import ModuleView, unwrap
 from keras_pruner.pytorch.strip import check_module, plain_name, strip_module
@@ -111,28 +112,29 @@ class OneShotModule(ModuleView):
 
 
 @contextlib.contextmanager
-def one_shot_module(module, config, in_place=False, inputs=None):
+def one_shot_module(module, config, inputs, in_place=False, check=True):
     """Prepares a torch module for pruning in one shot.
 
     Args:
         module: `torch.nn.Module`, also compiled or wrapped for data parallelism.
         config: `PruningConfig`. Its filters may hold parts of the module.
+        inputs: A batch; see `arguments_of`.
         in_place: Whether to prune the module itself, or a plain copy.
-        inputs: A batch to compare the copy on, or `None`; see `check_module`.
+        check: Whether to compare the copy with the module.
 
     Yields:
         `OneShotModule`, and the config with filters for it. The module changes on
         another backend than torch only at the end, unless there was an exception.
 
     Raises:
-        ValueError: If the config needs a Keras model, or the copy computes other
-            outputs than the module.
+        ValueError: If the config needs a Keras model, the module does not run on the
+            batch, or the copy computes other outputs than the module.
     """
     check_settings(config)
-    plain = module if in_place else strip_module(module)
-    if inputs is not None and not in_place:
-        check_module(module, plain, inputs)
-    view = OneShotModule(plain)
+    view = OneShotModule(module if in_place else strip_module(module))
+    _check_runs(view.module, inputs)
+    if check and not in_place:
+        check_module(module, view.module, inputs)
     given = {plain_name(n): p for n, p in unwrap(module).named_parameters()}
 
     def parameter_of(kernel):
@@ -141,6 +143,18 @@ def one_shot_module(module, config, in_place=False, inputs=None):
     with beside_training(view.device):
         yield view, with_module_selectors(config, parameter_of)
         view.write_back()
+
+
+def _check_runs(module, inputs):
+    args, kwargs = arguments_of(module, inputs)
+    try:
+        with fixed_pass(module):
+            module(*args, **kwargs)
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} does not run on the first batch of `data`: "
+            f"{error} (A tuple or list holds positional arguments, a dict named ones.)"
+        ) from error
 
 
 def _set_data(parameter, data):
