@@ -7,6 +7,7 @@ is the file to change.
 import contextlib
 
 import keras
+from keras.src.backend.common import masking
 
 from keras_pruner.backend.patch import Patch
 
@@ -91,7 +92,12 @@ def without_recomputation(layer):
 
 def keras_mask_of(tensor):
     """Returns the mask of its steps that Keras attached to a tensor, or `None`."""
-    return getattr(tensor, "_keras_mask", None)
+    return masking.get_keras_mask(tensor)
+
+
+def set_keras_mask(tensor, mask):
+    """Attaches the mask of its steps to a tensor; `None` removes it."""
+    masking.set_keras_mask(tensor, mask)
 
 
 @contextlib.contextmanager

@@ -41,16 +41,23 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        allocation_seconds: Time in which the sparsity was divided over the kernels.
+        memory: Most bytes of activations and statistics at a time.
+        disk: Most bytes of activations in temporary files at a time.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
-        seconds: Time of all kernels together.
+        seconds: Time of the allocation and of all kernels together.
     """
 
-    def __init__(self, kernels, method, num_samples):
+    def __init__(
+        self, kernels, method, num_samples, *, allocation_seconds=0.0, memory=0, disk=0
+    ):
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.allocation_seconds = allocation_seconds
+        self.memory, self.disk = memory, disk
 
     @property
     def sparsity(self):
@@ -60,7 +67,7 @@ class OneShotReport(Shown):
 
     @property
     def seconds(self):
-        return sum(row.seconds for row in self.kernels)
+        return self.allocation_seconds + sum(row.seconds for row in self.kernels)
 
     @property
     def headline(self):
@@ -73,6 +80,16 @@ class OneShotReport(Shown):
             f"{self.seconds:.1f} s."
         )
 
+    @property
+    def _costs(self):
+        text = (
+            f"{self.allocation_seconds:.1f} s of them to divide the sparsity; "
+            f"{self.memory / 1e6:,.0f} MB of activations and statistics in memory"
+        )
+        return (
+            f"{text}, {self.disk / 1e6:,.0f} MB on disk." if self.disk else f"{text}."
+        )
+
     def rows(self):
         """Returns one dict of plain values per kernel."""
         return [
@@ -82,7 +99,7 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline],
+            [self.headline, self._costs],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),

@@ -27,7 +27,7 @@ def as_keras(tensor):
     """Returns a copy of a torch tensor as a tensor of Keras' backend."""
     if keras.backend.backend() == "torch":
         return tensor.detach().clone()
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    dtype = "bfloat16" if str(tensor.dtype) == "torch.bfloat16" else None
     # The array of a CPU tensor shares its memory.
     return ops.convert_to_tensor(as_array(tensor).copy(), dtype=dtype)
 

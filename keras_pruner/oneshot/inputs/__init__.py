@@ -7,6 +7,7 @@ from keras_pruner.oneshot.inputs.convolutions import conv_inputs
 from keras_pruner.oneshot.inputs.dense import einsum_inputs
 from keras_pruner.oneshot.inputs.rows import KernelInputs, Rows, dense_inputs
 from keras_pruner.oneshot.inputs.rules import register_kernel_inputs
+from keras_pruner.oneshot.inputs.watch import forward_of
 
 __all__ = [
     "CallOrder",
@@ -16,5 +17,6 @@ __all__ = [
     "conv_inputs",
     "dense_inputs",
     "einsum_inputs",
+    "forward_of",
     "register_kernel_inputs",
 ]

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_pruner.oneshot.inputs.rows import Rows, rows_at
 from keras_pruner.oneshot.inputs.rules import COMPILED, NEVER_CALLED, find_readers
-from keras_pruner.oneshot.inputs.watch import watch_calls
+from keras_pruner.oneshot.inputs.watch import forward_of, watch_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class InputCollector:
             `CallOrder`.
         """
         log = _Log(self._readers)
-        log.run(self._model, batch, keeps_inputs=False)
+        log.run(self._model, forward_of(self._model, batch), keeps_inputs=False)
         self._num_calls[_shapes_of(batch)] = log.num_calls
         left_out = dict(self._left_out)
         for reader in self._readers:
@@ -96,7 +96,10 @@ class InputCollector:
             {k: left_out[k] for k in self._kernels if k in left_out},
         )
 
-    def collect(self, batch, on_rows, kernels=None, *, state_mapping=None, number=0):
+    def collect(
+        self, batch, on_rows, kernels=None, *, state_mapping=None, number=0,
+        forward=None,
+    ):  # fmt: skip
         """Runs the model on a batch and hands over the rows of kernels.
 
         The pass ends early once the layers were called as often as in the pass of
@@ -113,6 +116,8 @@ class InputCollector:
                 e.g. the weights before pruning. The rows are those of the same
                 positions.
             number: Number of the batch, which decides with the seed which rows stay.
+            forward: Function without arguments that runs the model on the batch, and
+                calls at least the layers of `kernels`. `None` calls the model.
 
         Raises:
             ValueError: If an input of a layer is NaN or infinite.
@@ -125,7 +130,8 @@ class InputCollector:
         readers = [reader for reader in readers if reader.kernels]
         log = _Log(readers)
         expected = self._num_calls.get(_shapes_of(batch))
-        log.run(self._model, batch, expected=expected, state_mapping=state_mapping)
+        forward = forward or forward_of(self._model, batch)
+        log.run(self._model, forward, expected=expected, state_mapping=state_mapping)
         most = {k: self._most_rows(r) for r in readers for k in r.kernels}
         first = {k: r.kernels[0] for r in self._readers for k in r.kernels}
         groups = {}
@@ -166,7 +172,7 @@ class _Log:
         self.columns = {}
         self._kept = {}
 
-    def run(self, model, batch, expected=None, state_mapping=None, keeps_inputs=True):
+    def run(self, model, forward, expected=None, state_mapping=None, keeps_inputs=True):
         def on_call(layer, args, kwargs, is_compiled):
             reader = self._readers[id(layer)]
             self._add(reader, args, kwargs, is_compiled, watch, keeps_inputs)
@@ -178,7 +184,7 @@ class _Log:
 
         watched = [reader.layer for reader in self._readers.values()]
         watch = watch_calls(model, watched, on_call)
-        watch.run(batch, state_mapping)
+        watch.run(forward, state_mapping)
 
     def kept(self, kernel):
         """Returns which positions of all calls are not masked, a bool array."""

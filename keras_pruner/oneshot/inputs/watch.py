@@ -28,6 +28,19 @@ def watch_calls(model, watched, on_call):
     return kind(model, watched, on_call)
 
 
+def forward_of(model, batch):
+    """Returns a function that runs a model on a batch, in inference mode.
+
+    Args:
+        model: Built Keras model, or `OneShotModule`.
+        batch: The model's inputs, nested as it takes them, as NumPy arrays.
+    """
+    if isinstance(model, OneShotModule):
+        return lambda: model.run(batch)
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
+    return lambda: model(inputs, training=False)
+
+
 class Watch:
     """Calls a function at every call of some layers, while a model runs.
 
@@ -55,14 +68,13 @@ class Watch:
         # Id of the first cell of a running recurrent layer -> arguments of its call.
         self._origins = {}
 
-    def run(self, x, state_mapping=None):
-        """Runs the model on a batch, without changing a variable.
+    def run(self, forward, state_mapping=None):
+        """Runs a pass of the model, without changing a variable.
 
         Args:
-            x: The model's inputs, nested as it takes them.
+            forward: Function without arguments that runs the model in inference mode.
             state_mapping: List of `(variable, value)` to use in place of the model's.
         """
-        x = keras.tree.map_structure(ops.convert_to_tensor, x)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(keras.StatelessScope(state_mapping or []))
@@ -75,7 +87,7 @@ class Watch:
                 for patch in containers.patches_for(layer, self):
                     stack.enter_context(patch)
             with contextlib.suppress(_Stop):
-                self._model(x, training=False)
+                forward()
 
     def stop(self):
         """Ends the pass. Call it from `on_call`."""

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-from keras_pruner.pytorch.forward import arguments_of, fixed_pass
+from keras_pruner.pytorch.forward import fixed_pass
 from keras_pruner.pytorch.one_shot.inner_calls import inner_calls
 from keras_pruner.pytorch.tensors import as_keras
 
@@ -32,15 +32,13 @@ class ModuleCalls:
         self._watched = watched
         self._on_call = on_call
 
-    def run(self, x, state_mapping=None):
-        """Runs the module on a batch, in evaluation mode, and changes nothing.
+    def run(self, forward, state_mapping=None):
+        """Runs a pass of the module, and changes nothing.
 
         Args:
-            x: The module's inputs; see `arguments_of`.
+            forward: Function without arguments that runs the module.
             state_mapping: List of `(variable, value)` to use in place of the module's.
         """
-        module = self._view.module
-        args, kwargs = arguments_of(module, x)
         watched = {id(part) for part in self._watched}
         copies = _Copies()
 
@@ -53,15 +51,15 @@ class ModuleCalls:
                 self._on_call(inner, *shown, False)
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(fixed_pass(module))
+            stack.enter_context(fixed_pass(self._view.module))
             stack.enter_context(self._view.values(state_mapping))
-            for part in module.modules():
+            for part in self._view.module.modules():
                 # An attention does not call its `out_proj`.
                 if is_watched(part) or is_watched(getattr(part, "out_proj", None)):
                     handle = part.register_forward_pre_hook(hook, with_kwargs=True)
                     stack.callback(handle.remove)
             with contextlib.suppress(_Stop):
-                module(*args, **kwargs)
+                forward()
 
     def stop(self):
         """Ends the pass. Call it from `on_call`."""

@@ -83,6 +83,11 @@ class OneShotModule(ModuleView):
             kernels.append(kernel)
         return KernelSearch(tuple(kernels), tuple(skipped))
 
+    def run(self, batch):
+        """Calls the module on a batch; see `arguments_of`."""
+        args, kwargs = arguments_of(self.module, batch)
+        return self.module(*args, **kwargs)
+
     @contextlib.contextmanager
     def values(self, state_mapping=None):
         """Lets the module compute with the values of the variables.
@@ -132,7 +137,7 @@ def one_shot_module(module, config, inputs, in_place=False, check=True):
     """
     check_settings(config)
     view = OneShotModule(module if in_place else strip_module(module))
-    _check_runs(view.module, inputs)
+    _check_runs(view, inputs)
     if check and not in_place:
         check_module(module, view.module, inputs)
     given = {plain_name(n): p for n, p in unwrap(module).named_parameters()}
@@ -145,14 +150,13 @@ def one_shot_module(module, config, inputs, in_place=False, check=True):
         view.write_back()
 
 
-def _check_runs(module, inputs):
-    args, kwargs = arguments_of(module, inputs)
+def _check_runs(view, inputs):
     try:
-        with fixed_pass(module):
-            module(*args, **kwargs)
+        with fixed_pass(view.module):
+            view.run(inputs)
     except Exception as error:
         raise ValueError(
-            f"{type(module).__name__} does not run on the first batch of `data`: "
+            f"{type(view.module).__name__} does not run on the first batch of `data`: "
             f"{error} (A tuple or list holds positional arguments, a dict named ones.)"
         ) from error
 
