@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-from keras.src.models.functional import Functional, operation_fn
 
-from keras_pruner.backend.keras_private import keras_mask_of, set_keras_mask
+from keras_pruner.backend.keras_private import (
+    functional_of,
+    in_inference_mode,
+    keras_mask_of,
+    set_keras_mask,
+)
 
 
 class Step(NamedTuple):
@@ -39,20 +43,10 @@ def functional_steps(model):
         model has a `call` of its own. The first step reads the key `"inputs"`: the
         model's inputs, nested as it takes them.
     """
-    graph = _graph_of(model)
+    graph = functional_of(model)
     if graph is None:
         return None
     return _divide(graph, ("inputs",), lambda values: values["inputs"])
-
-
-def _graph_of(operation):
-    """Returns the `Functional` that a model consists of, or `None`."""
-    if "call" in vars(operation):
-        return None
-    own_call = getattr(type(operation), "call", None)
-    if own_call is keras.Sequential.call:
-        return operation._functional
-    return operation if own_call is Functional.call else None
 
 
 def _divide(graph, reads, inputs_of, scopes=None):
@@ -97,10 +91,10 @@ def _divide_node(node, reads, writes, scopes):
 
     def compute(values):
         args, kwargs = arguments_of(values)
-        outputs = operation_fn(node.operation, training=False)(*args, **kwargs)
+        outputs = in_inference_mode(node.operation)(*args, **kwargs)
         return keras.tree.flatten(outputs)
 
-    graph = _graph_of(node.operation)
+    graph = functional_of(node.operation)
     if graph is None or not _takes_inputs_only(node.arguments):
         return [Step(node.operation, reads, writes, compute)]
     steps, outputs = _divide(graph, reads, lambda v: arguments_of(v)[0][0], scopes)
