@@ -47,7 +47,9 @@ def prune_one_shot(
         model: Built Keras model, or a `torch.nn.Module`, with Keras on any backend.
         data: Samples of the model's inputs: an array, a dict or tuple of arrays for
             several inputs, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
-            `DataLoader`, or another iterable of batches. Labels are not used.
+            `DataLoader`, or another iterable of batches. Labels are not used. A dict
+            has named arguments of a torch module, a tuple positional ones if `forward`
+            requires as many.
         target_sparsity: Share of the weights of all pruned kernels to zero, in [0, 1).
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
@@ -60,8 +62,8 @@ def prune_one_shot(
             not, it approaches those of its own dense weights.
         centre: Whether biases take up the mean of what is lost.
         max_memory: Most bytes of activations to keep in memory between kernels; more go
-            to temporary files. A model with a `call` of its own keeps none: it runs
-            from its inputs for each stage.
+            to temporary files. A model with a `call` of its own, or a torch module,
+            keeps none: it runs from its inputs for each stage.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
