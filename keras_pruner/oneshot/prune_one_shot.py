@@ -105,7 +105,7 @@ def _prepared(model, config, batch, in_place, check):
     if is_torch_module(model):
         prepared = one_shot_module(model, config, batch, in_place, check)
         with prepared as (subject, config):
-            yield subject.module, subject, config
+            yield model if in_place else subject.module, subject, config
         return
     pruned = model if in_place else plain_copy(model)
     if check and not in_place:

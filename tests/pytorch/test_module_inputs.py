@@ -263,6 +263,31 @@ def test_attention(is_self):
     assert [len(stage) for stage in order.stages] == [1, 1]
 
 
+def test_attention_of_other_keys_and_values():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, kdim=3, vdim=2, bias=False)
+
+        def forward(self, x):
+            return self.attention(x, key=x[:3, :, :3], value=x[:3, :, 2:])[0]
+
+    net, x = Net().eval(), normal(5, 2, 4)
+    rows = {path: parts[0][0][0] for path, parts in by_path(collect(net, x)[0]).items()}
+    # Queries and keys differ in number, so some queries are left out.
+    np.testing.assert_array_equal(
+        rows["attention/q_proj_weight"], x.reshape(-1, 4)[[0, 1, 3, 5, 7, 9]]
+    )
+    memory = x[:3].reshape(-1, 4)
+    np.testing.assert_array_equal(rows["attention/k_proj_weight"], memory[:, :3])
+    np.testing.assert_array_equal(rows["attention/v_proj_weight"], memory[:, 2:])
+    weight = net.attention.out_proj.weight.detach().numpy()
+    expected = net(torch.from_numpy(x)).detach().numpy().reshape(-1, 4)
+    np.testing.assert_allclose(
+        rows["attention/out_proj/weight"] @ weight.T, expected, atol=1e-6
+    )
+
+
 RECURRENT = {
     "rnn": lambda: nn.RNN(3, 4, nonlinearity="relu"),
     "gru": lambda: nn.GRU(3, 4, 2, batch_first=True, bidirectional=True),
