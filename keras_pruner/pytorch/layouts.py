@@ -137,6 +137,13 @@ def module_kind(module):
     return None
 
 
+def overridden_class(module):
+    """Returns torch's class whose `forward` the class of a module overrides, or `None`."""
+    classes = [c for c in type(module).__mro__ if "forward" in vars(c)]
+    of_torch = [c for c in classes if c.__module__.startswith("torch.")]
+    return None if classes[0] in of_torch else of_torch[0]
+
+
 @functools.cache
 def embedding_rule():
     """Returns the classes of embeddings and their rule."""

@@ -200,6 +200,29 @@ def test_a_module_that_is_called_twice_has_the_rows_of_both_calls():
     )
 
 
+class Doubles(nn.Linear):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class ByItself(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(2 * x, self.weight, self.bias)
+
+
+def test_a_subclass_is_read_where_its_base_class_computes():
+    net = nn.Sequential(Doubles(4, 3), ByItself(3, 3), nn.Linear(3, 2))
+    x, forward = normal(5, 4), nn.Linear.forward
+    found, order = collect(net, x)
+    rows = by_path(found)
+    assert list(rows) == ["0/weight", "2/weight"]
+    np.testing.assert_array_equal(rows["0/weight"][0][0][0], 2 * x)
+    ((kernel, reason),) = order.left_out.items()
+    assert kernel.path == "1/weight"
+    assert "ByItself.forward does not run Linear.forward" in reason
+    assert nn.Linear.forward is forward
+
+
 def test_a_tensor_that_changes_in_place_is_seen_as_it_was():
     class Net(nn.Module):
         def __init__(self):

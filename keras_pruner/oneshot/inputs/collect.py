@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_pruner.oneshot.inputs.rows import Rows, rows_at
-from keras_pruner.oneshot.inputs.rules import COMPILED, NEVER_CALLED, find_readers
+from keras_pruner.oneshot.inputs.rules import COMPILED, find_readers
 from keras_pruner.oneshot.inputs.watch import forward_of, watch_calls
 
 
@@ -83,7 +83,7 @@ class InputCollector:
         left_out = dict(self._left_out)
         for reader in self._readers:
             missing = [k for k in reader.kernels if k not in log.signatures]
-            left_out |= dict.fromkeys(missing, NEVER_CALLED)
+            left_out |= dict.fromkeys(missing, reader.reason_if_not_called)
         left_out |= log.reasons
         order = [k for k in log.signatures if k not in left_out]
         stages, shared = {}, {}
@@ -182,7 +182,7 @@ class _Log:
             ):
                 watch.stop()
 
-        watched = [reader.layer for reader in self._readers.values()]
+        watched = [(reader.layer, reader.base) for reader in self._readers.values()]
         watch = watch_calls(model, watched, on_call)
         watch.run(forward, state_mapping)
 

@@ -50,7 +50,8 @@ class Watch:
 
     Args:
         model: Built Keras model.
-        watched: List of layers.
+        watched: List of `(layer, base)`. If `base` is a class, the calls that count are
+            those of its `call`, which the layer's own `call` makes.
         on_call: Function from a layer, the positional and keyword arguments of its
             call, and whether the call is inside a compiled function.
     """
@@ -81,8 +82,11 @@ class Watch:
             for layer in filter(recomputes, all_layers(self._model)):
                 # It would compute the layer in a trace.
                 stack.enter_context(without_recomputation(layer))
-            for layer in self._watched:
-                stack.enter_context(Patch(layer, call=self._hook(layer)))
+            for layer, base in self._watched:
+                if base is None:
+                    stack.enter_context(Patch(layer, call=self._hook(layer)))
+            for base in {base for _, base in self._watched} - {None}:
+                stack.enter_context(Patch(base, call=self._hook_of_class(base)))
             for layer in all_layers(self._model):
                 for patch in containers.patches_for(layer, self):
                     stack.enter_context(patch)
@@ -163,5 +167,16 @@ class Watch:
             if id(layer) not in self._closed:
                 self._on_call(layer, args, kwargs, is_tracing())
             return call(*args, **kwargs)
+
+        return hook
+
+    def _hook_of_class(self, base):
+        call = base.call
+        ids = {id(layer) for layer, own in self._watched if own is base}
+
+        def hook(layer, *args, **kwargs):
+            if id(layer) in ids and id(layer) not in self._closed:
+                self._on_call(layer, args, kwargs, is_tracing())
+            return call(layer, *args, **kwargs)
 
         return hook
