@@ -21,6 +21,7 @@ PATCHES = {
     "oneshot/inputs/watch.py": "call of layers whose inputs are collected",
     "oneshot/at_init/synaptic_flow.py": "dtype policy, activation and call of layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
+    "pytorch/one_shot/module_calls.py": "forward of classes that a module overrides",
     "training/cloning.py": "compiled of models that are copied",
     "training/custom_objects.py": "names of functions while a model is copied",
     "backend/keras_private.py": "arguments of a wrapper; rematerialization of a layer",

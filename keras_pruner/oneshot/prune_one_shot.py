@@ -1,5 +1,6 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import time
@@ -25,6 +26,7 @@ from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.owl import owl_sparsities
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
+from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.training import plain_copy
 
 ERROR_CURVES, OWL = SAMPLED_ALLOCATIONS
@@ -50,10 +52,12 @@ def prune_one_shot(
     ```
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or a `torch.nn.Module`, with Keras on any backend.
         data: Samples of the model's inputs: an array, a dict or tuple of arrays for
             several inputs, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
-            `DataLoader`, or another iterable of batches. Labels are not used.
+            `DataLoader`, or another iterable of batches. Labels are not used. A dict
+            has named arguments of a torch module, a tuple positional ones if `forward`
+            requires as many.
         target_sparsity: Share of the weights of all pruned kernels to zero, in [0, 1).
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
@@ -68,8 +72,8 @@ def prune_one_shot(
             not, it approaches those of its own dense weights.
         centre: Whether biases take up the mean of what is lost.
         max_memory: Most bytes of activations to keep in memory between kernels; more go
-            to temporary files. A model with a `call` of its own keeps none: it runs
-            from its inputs for each stage.
+            to temporary files. A model with a `call` of its own, or a torch module,
+            keeps none: it runs from its inputs for each stage.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
@@ -86,17 +90,42 @@ def prune_one_shot(
         ValueError: If a setting or the data does not fit, an activation is not finite,
             or nothing can be pruned. Nothing of the model changes then.
     """
-    check_built(model)
+    if not is_torch_module(model):
+        check_built(model)
     method = METHODS.get(method)
     config = _config_of(config, target_sparsity, allocation, settings)
     check_in_range(max_memory, "`max_memory`", 0, integer=True)
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
+    batch = samples.batches[0]
+    with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
+        report = _prune(
+            subject, config, samples, method, allocation, verbose,
+            dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
+        )  # fmt: skip
+    if verbose:
+        print(report.headline)
+    return pruned, report
+
+
+@contextlib.contextmanager
+def _prepared(model, config, batch, in_place, check):
+    """Yields the model to prune, an object with its kernels, and a config for that."""
+    if is_torch_module(model):
+        prepared = one_shot_module(model, config, batch, in_place, check)
+        with prepared as (subject, config):
+            yield model if in_place else subject.module, subject, config
+        return
     pruned = model if in_place else plain_copy(model)
     if check and not in_place:
-        check_copy(model, pruned, samples.batches[0])
-    selections = select_kernels(pruned, config)
+        check_copy(model, pruned, batch)
+    yield pruned, pruned, config
+
+
+def _prune(model, config, samples, method, allocation, verbose, **settings):
+    """Prunes a model in place, or an `OneShotModule`; returns the report."""
+    selections = select_kernels(model, config)
     for selection in selections:
         selection.check_not_empty()
     _check_kernels(selections)
@@ -105,14 +134,11 @@ def prune_one_shot(
         for selection in selections
         for unit in _coupled(selection.config.pattern, selection.kernels)
     ]
-    run = StageByStage(
-        pruned, units, samples.batches, method,
-        dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
-    )  # fmt: skip
+    run = StageByStage(model, units, samples.batches, method, **settings)
     left_out = _whole_units(run.order.left_out, units)
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
-    before = [ops.copy(variable) for variable in pruned.weights]
+    before = [(variable, ops.copy(variable)) for variable in run.variables]
     done = []
     try:
         with _progress(verbose) as progress:
@@ -131,19 +157,16 @@ def prune_one_shot(
                 done.append(each)
                 progress.update(bar, advance=1, description=each.kernel.path)
     except BaseException:
-        for variable, value in zip(pruned.weights, before, strict=True):
+        for variable, value in before:
             variable.assign(value)
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(
+    return OneShotReport(
         rows, method, len(samples), curves=curves,
         allocation_seconds=allocation_seconds,
         memory=run.peak_memory, disk=run.peak_disk,
     )  # fmt: skip
-    if verbose:
-        print(report.headline)
-    return pruned, report
 
 
 def _progress(verbose):

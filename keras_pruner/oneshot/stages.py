@@ -42,7 +42,7 @@ class StageByStage:
     the outputs of the dense model.
 
     Args:
-        model: Built Keras model, which is pruned in place.
+        model: Built Keras model, or `OneShotModule`, which is pruned in place.
         units: List of `(kernels, pattern)`: kernels that may be pruned, most of them
             alone. Coupled kernels, e.g. of attention heads, lose the same groups.
         batches: List of batches of inputs, all of one shape.
@@ -54,6 +54,7 @@ class StageByStage:
 
     Attributes:
         order: `CallOrder` of the kernels.
+        variables: List of the variables that pruning changes: kernels and biases.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class StageByStage:
             for kernel in unit
         }
         self._units = {self._deciding[unit[0]]: unit for unit, _ in units}
+        self.variables = _variables_of(self._patterns)
 
     @property
     def stages(self):
@@ -154,10 +156,7 @@ class StageByStage:
         """
         dense = None
         if self._dense_target:
-            dense = [
-                (variable, ops.copy(variable))
-                for variable in _variables_of(self._patterns)
-            ]
+            dense = [(variable, ops.copy(variable)) for variable in self.variables]
         is_dense, masks = True, {}
         self._calibration.restart()
         for stage in self.stages:
