@@ -18,6 +18,8 @@ class OneShotRow:
             `|X_d W - X Z|^2 / |X_d W|^2`, with means left out if a bias takes them.
             `None` if the kernel stayed dense.
         seconds: Time of its statistics and its solution.
+        num_inputs: Inputs of the kernel, K.
+        num_rows: Rows of the data that were seen; 0 if the kernel stayed dense.
         skipped: Why it stayed dense, or `None`.
     """
 
@@ -27,11 +29,18 @@ class OneShotRow:
     zeros: int = 0
     error: float | None = None
     seconds: float = 0.0
+    num_inputs: int = 0
+    num_rows: int = 0
     skipped: str | None = None
 
     @property
     def sparsity(self):
         return self.zeros / self.parameters if self.parameters else 0.0
+
+    @property
+    def has_few_rows(self):
+        """Whether fewer rows than inputs were seen, so that many solutions fit them."""
+        return 0 < self.num_rows < self.num_inputs
 
 
 class OneShotReport(Shown):
@@ -96,6 +105,19 @@ class OneShotReport(Shown):
             f"{text}, {self.disk / 1e6:,.0f} MB on disk." if self.disk else f"{text}."
         )
 
+    @property
+    def advice(self):
+        """A sentence if some kernels saw few rows, else `None`."""
+        few = [row for row in self.kernels if row.has_few_rows]
+        if not few:
+            return None
+        worst = max(few, key=lambda row: row.num_inputs / row.num_rows)
+        return (
+            f"{len(few)} of the kernels saw fewer rows than they have inputs, e.g. "
+            f"{worst.num_rows:,} for {worst.num_inputs:,} in '{worst.path}'. More "
+            "samples may give a more accurate model."
+        )
+
     def rows(self):
         """Returns one dict of plain values per kernel."""
         return [
@@ -105,7 +127,7 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline, self._costs],
+            [self.headline, self._costs, *filter(None, [self.advice])],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),

@@ -1,11 +1,11 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import time
 import typing
 
+from absl import logging
 from keras import ops
 from rich.console import Console
 from rich.progress import Progress
@@ -16,25 +16,39 @@ from keras_pruner.config import (
     SAMPLED_ALLOCATIONS,
     Settings,
     merged_config,
+    rename_keys,
     takes_settings,
 )
 from keras_pruner.kernels import check_built, select_kernels
-from keras_pruner.masks import PruningPlan
-from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
+from keras_pruner.oneshot.division import check_allocation, check_name, divide
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
-from keras_pruner.oneshot.owl import owl_sparsities
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.training import plain_copy
 
-ERROR_CURVES, OWL = SAMPLED_ALLOCATIONS
+# Settings of a config that only training knows.
+_OF_TRAINING = {
+    "begin_step",
+    "criterion",
+    "end_step",
+    "frequency",
+    "initial_sparsity",
+    "low_memory_usage",
+    "mask_bits",
+    "pruner_options",
+    "pruning_type",
+    "regularizer",
+    "regularizer_strength",
+    "resume_from_pruned_checkpoint",
+    "schedule",
+}
 
 
 @takes_settings
 def prune_one_shot(
-    model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
+    model, data, target_sparsity=None, *, method="admm", allocation="error_curves",
     num_samples=512, batch_size=None, dense_target=True, centre=True,
     max_memory=2**32, seed=0, config=None, in_place=False, check=True, verbose=True,
     **settings: typing.Unpack[Settings],
@@ -106,6 +120,8 @@ def prune_one_shot(
         )  # fmt: skip
     if verbose:
         print(report.headline)
+    if report.advice:
+        logging.warning("prune_one_shot: %s", report.advice)
     return pruned, report
 
 
@@ -147,15 +163,19 @@ def _prune(model, config, samples, method, allocation, verbose, **settings):
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
                     continue
-                counts |= _counts(
-                    run, selection.config, kernels, allocation, curves, progress
+                units_of_config = _coupled(selection.config.pattern, kernels)
+                own_counts, own_curves = divide(
+                    run, selection.config, units_of_config, allocation, progress
                 )
+                counts, curves = counts | own_counts, curves | own_curves
             allocation_seconds = time.perf_counter() - start
             num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
             bar = progress.add_task("prune_one_shot", total=num_kernels)
             for each in run.prune(counts):
                 done.append(each)
-                progress.update(bar, advance=1, description=each.kernel.path)
+                error = "" if each.error is None else f": error {each.error:.2g}"
+                description = f"{each.kernel.path}{error}"
+                progress.update(bar, advance=1, description=description)
     except BaseException:
         for variable, value in before:
             variable.assign(value)
@@ -180,25 +200,26 @@ def _row_of(pruned):
     kernel = pruned.kernel
     return OneShotRow(
         kernel.path, tuple(kernel.variable.shape), kernel.layout.size,
-        pruned.num_pruned, pruned.error, pruned.seconds,
+        pruned.num_pruned, pruned.error, pruned.seconds, kernel.layout.rows,
+        pruned.num_rows,
     )  # fmt: skip
 
 
 def _config_of(config, target_sparsity, allocation, settings):
     """Returns the config; its allocation is `None` if the samples decide."""
+    for name in _OF_TRAINING & set(rename_keys(settings)):
+        raise ValueError(
+            f"`{name}` has no meaning for `prune_one_shot`, which prunes in one step "
+            "and without training. `method` says how weights are chosen. Leave it out."
+        )
     if target_sparsity is not None:
         settings = settings | {"target_sparsity": target_sparsity}
-    if allocation != ERROR_CURVES:
-        sampled = allocation == OWL
+    check_name(allocation)
+    if allocation != SAMPLED_ALLOCATIONS[0]:
+        sampled = allocation in SAMPLED_ALLOCATIONS
         settings = settings | {"allocation": None if sampled else allocation}
     config = merged_config(config, settings)
-    given = config.allocation
-    if given is not None and (given.ranks_jointly or given.ranks_within_outputs):
-        raise ValueError(
-            f"Allocation '{given.name}' ranks scores, and `prune_one_shot` solves one "
-            "kernel after the other. Use 'error_curves', 'owl', 'uniform', 'erk', a "
-            "dict or a function."
-        )
+    check_allocation(config)
     return config
 
 
@@ -226,79 +247,3 @@ def _whole_units(left_out, units):
         if reasons:
             found |= {k: left_out.get(k, reasons[0]) for k in kernels}
     return found
-
-
-def _counts(run, config, kernels, allocation, curves, progress):
-    """Returns the number of groups that each unit loses, by its deciding kernel.
-
-    Args:
-        run: `StageByStage`.
-        config: `PruningConfig` of the kernels.
-        kernels: The `Kernel`s.
-        allocation: As `prune_one_shot` takes it.
-        curves: Dict that gets the error curve of each unit, if they are measured.
-        progress: `Progress`.
-    """
-    units = _coupled(config.pattern, kernels)
-    if config.allocation is not None:
-        allocation = config.allocation
-    elif len(units) == 1 or config.target_sparsity >= config.pattern.max_sparsity:
-        # There is nothing to choose.
-        allocation = "uniform"
-    else:
-        measure = _by_outliers if allocation == OWL else _by_curves
-        sparsities = measure(run, config, units, curves, progress)
-
-        def allocation(plan):
-            return sparsities[plan.path]
-
-    config = dataclasses.replace(config, allocation=allocation)
-    plan = PruningPlan(config, kernels)
-    demand = plan.demand(plan.final_sparsity)
-    deciding = [run.deciding(unit[0]) for unit in units]
-    return dict(zip(deciding, demand.counts, strict=True))
-
-
-def _by_curves(run, config, units, curves, progress):
-    """Returns the sparsity of each unit by error curves, which it adds to `curves`."""
-    highest = config.pattern.max_sparsity
-    grid = [sparsity for sparsity in GRID if sparsity < highest]
-    if highest < 1:
-        grid.append(highest)
-    elif config.target_sparsity >= grid[-1]:
-        grid.append((1 + config.target_sparsity) / 2)
-    own = _of_units(run, run.error_curves, config, units, progress, grid)
-    curves |= own
-    return curve_sparsities(own, *_total_of(config, units))
-
-
-def _by_outliers(run, config, units, curves, progress):
-    """Returns the sparsity of each unit by the outliers of its scores."""
-    ratios = _of_units(run, run.outlier_ratios, config, units, progress)
-    return owl_sparsities(ratios, *_total_of(config, units))
-
-
-def _of_units(run, measure, config, units, progress, *arguments):
-    """Returns a measure of each unit's deciding kernel, by the unit's name."""
-    bar = progress.add_task("allocation", total=len(units))
-    unit_of = {run.deciding(unit[0]): unit for unit in units}
-    found = {}
-    for stage in run.stages:
-        stage = [kernel for kernel in stage if kernel in unit_of]
-        for kernel, value in measure(stage, *arguments).items():
-            name = config.pattern.unit_name(unit_of[kernel])
-            found[name] = value
-            progress.update(bar, advance=1, description=f"allocation: {name}")
-    return found
-
-
-def _total_of(config, units):
-    """Returns the sizes of the units, the target over all, and the caps of each."""
-    sizes = {
-        config.pattern.unit_name(unit): sum(kernel.layout.size for kernel in unit)
-        for unit in units
-    }
-    highest = config.max_sparsity
-    if config.pattern.max_sparsity < 1:
-        highest = min(highest or 1.0, config.pattern.max_sparsity)
-    return sizes, config.target_sparsity, (config.min_sparsity, highest)

@@ -8,8 +8,8 @@ from keras import ops
 from keras_pruner.backend import FunctionCache
 from keras_pruner.oneshot.biases import bias_of
 from keras_pruner.oneshot.calibration import Calibration
+from keras_pruner.oneshot.division import outlier_ratio
 from keras_pruner.oneshot.methods import ADMM, Wanda, input_scores
-from keras_pruner.oneshot.owl import outlier_ratio
 from keras_pruner.oneshot.problem import KernelProblem
 
 # Multiplications of an error curve above which it is estimated.
@@ -26,12 +26,14 @@ class PrunedKernel(NamedTuple):
         error: Relative output error; see `KernelProblem.error`. `None` if the kernel
             stays dense, or if outputs of another one decide for it.
         seconds: Time of its statistics and its solution.
+        num_rows: Rows of the data that the solution fits, at least for each column.
     """
 
     kernel: object
     num_pruned: int
     error: float | None
     seconds: float
+    num_rows: int = 0
 
 
 class StageByStage:
@@ -196,7 +198,8 @@ class StageByStage:
                 num_pruned = int(ops.sum(ops.cast(~solution.mask, "int32")))
                 self._replace(kernel, problem, solution.weights)
                 seconds = shared + time.perf_counter() - start
-                yield PrunedKernel(kernel, num_pruned, error, seconds)
+                num_rows = min(part.num_rows for part in moments[kernel])
+                yield PrunedKernel(kernel, num_pruned, error, seconds, num_rows)
             is_dense = False
 
     def _masks_of_unit(self, decider, moments, count, dense_target):

@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from keras_pruner import PruningConfig, prune_one_shot
 from keras_pruner.config import SAMPLED_ALLOCATIONS
-from keras_pruner.oneshot.owl import outlier_ratio, owl_sparsities
+from keras_pruner.oneshot.division.owl import outlier_ratio, owl_sparsities
 
 RATIOS = {"a": 0.0, "b": 0.02, "c": 0.1}
 SIZES = {"a": 4000, "b": 10, "c": 500}
