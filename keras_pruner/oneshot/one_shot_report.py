@@ -41,16 +41,18 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        recoveries: Tuple of the reports of the recoveries, in their order.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
         seconds: Time of all kernels together.
     """
 
-    def __init__(self, kernels, method, num_samples):
+    def __init__(self, kernels, method, num_samples, recoveries=()):
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.recoveries = tuple(recoveries)
 
     @property
     def sparsity(self):
@@ -82,7 +84,7 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline],
+            [self.headline, *map(str, self.recoveries)],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),

@@ -13,6 +13,7 @@ from keras_pruner.masks import PruningPlan
 from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
+from keras_pruner.oneshot.recovery import DenseModel, recoveries_of
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.training import plain_copy
@@ -23,16 +24,17 @@ ERROR_CURVES = "error_curves"
 @takes_settings
 def prune_one_shot(
     model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
-    num_samples=512, batch_size=None, dense_target=True, centre=True, seed=0,
-    config=None, in_place=False, check=True, verbose=True,
+    num_samples=512, batch_size=None, dense_target=True, centre=True,
+    recovery=None, seed=0, config=None, in_place=False, check=True, verbose=True,
     **settings: typing.Unpack[Settings],
 ):  # fmt: skip
     """Prunes a trained model in one shot, from a few hundred unlabelled samples.
 
-    Nothing is trained. Kernel by kernel, in the order in which data reaches them, a
-    method chooses the weights to keep and changes them, so that the kernel computes
-    what it computed in the dense model, from the inputs that it gets in the pruned
-    one; see `KernelProblem`. Biases take up what is left of the mean.
+    Nothing is trained, unless a recovery does. Kernel by kernel, in the order in which
+    data reaches them, a method chooses the weights to keep and changes them, so that
+    the kernel computes what it computed in the dense model, from the inputs that it
+    gets in the pruned one; see `KernelProblem`. Biases take up what is left of the
+    mean.
 
     ```python
     sparse, report = prune_one_shot(model, x[:512], target_sparsity=0.8)
@@ -55,6 +57,10 @@ def prune_one_shot(
         dense_target: Whether each kernel approaches the outputs of the dense model. If
             not, it approaches those of its own dense weights.
         centre: Whether biases take up the mean of what is lost.
+        recovery: How the pruned model is repaired. `"distill"` trains it towards the
+            outputs of the dense model; see `distill`. `"batch_normalization"`
+            recomputes statistics; see `reestimate_batch_normalization`. Or a dict of a
+            name and its config, a `Recovery`, or a tuple of several, in their order.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
@@ -73,6 +79,9 @@ def prune_one_shot(
     """
     check_built(model)
     method = METHODS.get(method)
+    recoveries = recoveries_of(recovery)
+    for each in recoveries:
+        each.check(model, dense_target)
     config = _config_of(config, target_sparsity, allocation, settings)
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
@@ -93,7 +102,7 @@ def prune_one_shot(
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
     before = [ops.copy(variable) for variable in pruned.weights]
-    done = []
+    done, recovered = [], []
     try:
         with Progress(disable=not verbose, transient=True) as progress:
             counts = {}
@@ -106,13 +115,18 @@ def prune_one_shot(
             for each in run.prune(counts):
                 done.append(each)
                 progress.update(bar, advance=1, description=each.kernel.path)
+        teacher = DenseModel(pruned, before) if in_place else model
+        for each in recoveries:
+            recovered.append(
+                each.recover(pruned, teacher, samples, seed=seed, verbose=verbose)
+            )
     except BaseException:
         for variable, value in zip(pruned.weights, before, strict=True):
             variable.assign(value)
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(rows, method, len(samples))
+    report = OneShotReport(rows, method, len(samples), recovered)
     if verbose:
         print(report.headline)
     return pruned, report
