@@ -199,6 +199,8 @@ class _Moments:
     def _variance(self):
         return self._squares / np.maximum(self._count, 1)
 
+    # `check_finite` tells the layer.
+    @np.errstate(invalid="ignore")
     def add(self, x, axis, mask=None):
         x = ops.convert_to_numpy(ops.cast(x, "float32"))
         kept = np.ones((), bool)
