@@ -111,9 +111,10 @@ class BatchNormalizationRecovery(Recovery):
 def _reestimate(model, samples):
     start = time.perf_counter()
     num_calls, skipped = _count_calls(model, samples.batches[0])
+    chosen = [layer for layer in num_calls if layer not in skipped]
     shifts = []
-    with unchanged_if_failed(model):
-        for layer in [layer for layer in num_calls if layer not in skipped]:
+    with unchanged_if_failed([v for layer in chosen for v in layer.variables]):
+        for layer in chosen:
             moments = _Moments()
             for batch in samples.batches:
                 _add_inputs(model, layer, num_calls[layer], batch, moments)

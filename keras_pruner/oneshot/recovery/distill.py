@@ -1,7 +1,6 @@
 """Trains a pruned model towards the outputs of the dense one, without labels."""
 
 import dataclasses
-import functools
 import time
 
 import keras
@@ -28,8 +27,8 @@ class DistillationReport:
         loss_before: Loss on the samples before training, summed over the outputs.
         loss_after: The same, after it.
         agreement_before: How far the outputs agree with the teacher's, at most 1: the
-            share of equal classes, or for real numbers the share of the variance that
-            is explained. The mean over the outputs.
+            share of equal classes; or for real numbers, and for a loss of your own,
+            the share of the variance that is explained. The mean over the outputs.
         agreement_after: The same, after it.
         steps: Number of steps.
         num_samples: Number of samples.
@@ -143,38 +142,32 @@ class Distillation(Recovery):
                 f"'{model.name}' has no trainable variables, so `distill` cannot train "
                 "it. Set `trainable=True` on the layers to train."
             )
-        call = teacher
-        if isinstance(teacher, keras.Model):
-            call = functools.partial(teacher, training=False)
-        expected = _outputs(call, samples.batches)
-        outputs = _outputs(functools.partial(model, training=False), samples.batches)
+        expected = _outputs(teacher, samples.batches)
+        outputs = _outputs(model, samples.batches)
         _check_outputs(expected, outputs, model)
         losses = losses_of(self.loss, expected, self.temperature, (teacher, model))
         before = _measured(losses, expected, outputs)
-        with unchanged_if_failed(model) as values:
-            student = Student(model, losses, self.learning_rate, self.steps)
-            with Progress(disable=not verbose, transient=True) as progress:
-                bar = progress.add_task("distill", total=self.steps)
-                student.fit(
-                    _Batches(samples, expected, self.batch_size, self.steps, seed),
-                    shuffle=False,
-                    verbose=0,
-                    callbacks=[_EachStep(lambda: progress.update(bar, advance=1))],
-                )
+        with unchanged_if_failed(model.variables) as values:
+            self._train(model, losses, samples, expected, seed, verbose)
             trained = set(map(id, model.trainable_variables))
             for variable, value in values:
                 if id(variable) not in trained:
                     # E.g. the states of stateful recurrent layers.
                     variable.assign(value)
-            outputs = _outputs(
-                functools.partial(model, training=False), samples.batches
-            )
-            after = _measured(losses, expected, outputs)
+            after = _measured(losses, expected, _outputs(model, samples.batches))
             _check_loss_is_finite(after[0], self.steps)
         return DistillationReport(
             before[0], after[0], before[1], after[1], self.steps, len(samples),
             time.perf_counter() - start,
         )  # fmt: skip
+
+    def _train(self, model, losses, samples, expected, seed, verbose):
+        student = Student(model, losses, self.learning_rate, self.steps)
+        batches = _Batches(samples, expected, self.batch_size, self.steps, seed)
+        with Progress(disable=not verbose, transient=True) as progress:
+            bar = progress.add_task("distill", total=self.steps)
+            each_step = _EachStep(lambda: progress.update(bar, advance=1))
+            student.fit(batches, shuffle=False, verbose=0, callbacks=[each_step])
 
 
 class _Batches(keras.utils.PyDataset):
@@ -225,12 +218,14 @@ def _check_loss_is_finite(loss, step):
         )
 
 
-def _outputs(call, batches):
-    """Returns the outputs on all batches as a list of float32 arrays."""
+def _outputs(model, batches):
+    """Returns the outputs of a model, or function, on all batches as float32 arrays."""
+    mode = {"training": False} if isinstance(model, keras.Model) else {}
     parts = []
     for batch in batches:
+        inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
         with no_gradients(), keras.StatelessScope():
-            outputs = call(keras.tree.map_structure(ops.convert_to_tensor, batch))
+            outputs = model(inputs, **mode)
         parts.append([ops.convert_to_numpy(leaf) for leaf in float_outputs(outputs)])
     return [np.concatenate(each) for each in zip(*parts, strict=True)]
 

@@ -6,16 +6,16 @@ from keras import ops
 
 
 @contextlib.contextmanager
-def unchanged_if_failed(model):
-    """Puts all variables of a model back if the block raises an exception.
+def unchanged_if_failed(variables):
+    """Puts variables back if the block raises an exception.
 
     Args:
-        model: Built Keras model.
+        variables: List of `keras.Variable`s.
 
     Yields:
         List of `(variable, value before)`.
     """
-    before = [(variable, ops.copy(variable)) for variable in model.variables]
+    before = [(variable, ops.copy(variable)) for variable in variables]
     try:
         yield before
     except BaseException:
