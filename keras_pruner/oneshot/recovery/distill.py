@@ -1,20 +1,26 @@
 """Trains a pruned model towards the outputs of the dense one, without labels."""
 
+import contextlib
 import dataclasses
 import time
+import warnings
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 from rich.progress import Progress
 
-from keras_pruner.backend import no_gradients
+from keras_pruner.backend import Patch, all_layers, no_gradients
 from keras_pruner.checks import check_in_range
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.recovery.base import Recovery, register_recovery
 from keras_pruner.oneshot.recovery.output_losses import check_loss, losses_of
 from keras_pruner.oneshot.recovery.student import Student, float_outputs
-from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
+from keras_pruner.oneshot.recovery.unchanged_if_failed import (
+    put_back,
+    unchanged_if_failed,
+)
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.reporting import percent
 
@@ -43,12 +49,19 @@ class DistillationReport:
     num_samples: int
     seconds: float
 
+    @property
+    def is_kept(self):
+        """Whether the model has the new weights: the loss did not rise."""
+        return self.loss_after <= self.loss_before
+
     def __repr__(self):
+        undone = "" if self.is_kept else " The loss rose, so the weights were put back."
         return (
             f"distill: {self.steps} steps on {self.num_samples} samples in "
             f"{self.seconds:.1f} s; loss {self.loss_before:.3g} -> "
             f"{self.loss_after:.3g}, agreement with the teacher "
             f"{percent(self.agreement_before)} -> {percent(self.agreement_after)}."
+            f"{undone}"
         )
 
 
@@ -61,7 +74,8 @@ def distill(
     Zeros of kernels stay zero, and frozen variables do not change. The model runs as in
     inference, so statistics of BatchNormalization stay, and Dropout is off. Adam's
     learning rate falls to zero by half a cosine. The model keeps its own optimizer, and
-    stays compiled.
+    stays compiled. If the loss on the samples rises, the weights are put back, and a
+    warning in the log says so.
 
     ```python
     dense = keras.models.clone_model(model)
@@ -104,7 +118,9 @@ def distill(
         2015](https://arxiv.org/abs/1503.02531)
     """
     settings = Distillation(steps, batch_size, learning_rate, loss, temperature)
-    check_built(model)
+    for each in (model, teacher):
+        if each is model or isinstance(each, keras.Model):
+            check_built(each)
     samples = collect_samples(model, data, num_samples=num_samples, seed=seed)
     return settings.recover(model, teacher, samples, seed=seed, verbose=verbose)
 
@@ -136,6 +152,10 @@ class Distillation(Recovery):
         return {name: getattr(self, name) for name in names}
 
     def recover(self, model, teacher, samples, *, seed=0, verbose=False):
+        with _each_sample_for_itself(model, teacher):
+            return self._recover(model, teacher, samples, seed, verbose)
+
+    def _recover(self, model, teacher, samples, seed, verbose):
         start = time.perf_counter()
         if not model.trainable_variables:
             raise ValueError(
@@ -150,16 +170,24 @@ class Distillation(Recovery):
         with unchanged_if_failed(model.variables) as values:
             self._train(model, losses, samples, expected, seed, verbose)
             trained = set(map(id, model.trainable_variables))
-            for variable, value in values:
-                if id(variable) not in trained:
-                    # E.g. the states of stateful recurrent layers.
-                    variable.assign(value)
+            # A layer may also assign variables in inference.
+            put_back([pair for pair in values if id(pair[0]) not in trained])
             after = _measured(losses, expected, _outputs(model, samples.batches))
             _check_loss_is_finite(after[0], self.steps)
-        return DistillationReport(
-            before[0], after[0], before[1], after[1], self.steps, len(samples),
-            time.perf_counter() - start,
-        )  # fmt: skip
+            report = DistillationReport(
+                before[0], after[0], before[1], after[1], self.steps, len(samples),
+                time.perf_counter() - start,
+            )  # fmt: skip
+            if not report.is_kept:
+                put_back(values)
+                logging.warning(
+                    "Distillation of '%s' raised its loss from %.3g to %.3g, so the "
+                    "weights were put back. Lower `learning_rate`, or take more steps.",
+                    model.name,
+                    before[0],
+                    after[0],
+                )
+        return report
 
     def _train(self, model, losses, samples, expected, seed, verbose):
         student = Student(model, losses, self.learning_rate, self.steps)
@@ -167,7 +195,22 @@ class Distillation(Recovery):
         with Progress(disable=not verbose, transient=True) as progress:
             bar = progress.add_task("distill", total=self.steps)
             each_step = _EachStep(lambda: progress.update(bar, advance=1))
-            student.fit(batches, shuffle=False, verbose=0, callbacks=[each_step])
+            with warnings.catch_warnings():
+                # The data may not reach all layers.
+                warnings.filterwarnings("ignore", message="Gradients do not exist")
+                student.fit(batches, shuffle=False, verbose=0, callbacks=[each_step])
+
+
+@contextlib.contextmanager
+def _each_sample_for_itself(*models):
+    """Lets stateful recurrent layers begin each batch without a state."""
+    with contextlib.ExitStack() as patches:
+        for model in models:
+            is_layer = isinstance(model, keras.layers.Layer)
+            for layer in all_layers(model) if is_layer else ():
+                if getattr(layer, "stateful", False):
+                    patches.enter_context(Patch(layer, stateful=False))
+        yield
 
 
 class _Batches(keras.utils.PyDataset):

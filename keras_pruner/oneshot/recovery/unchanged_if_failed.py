@@ -19,6 +19,11 @@ def unchanged_if_failed(variables):
     try:
         yield before
     except BaseException:
-        for variable, value in before:
-            variable.assign(value)
+        put_back(before)
         raise
+
+
+def put_back(values):
+    """Assigns a list of `(variable, value)`."""
+    for variable, value in values:
+        variable.assign(value)

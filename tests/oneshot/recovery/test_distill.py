@@ -237,6 +237,79 @@ def test_several_inputs_and_outputs_of_a_subclassed_model():
         np.testing.assert_array_equal(old, new)
 
 
+def test_lists_of_inputs_and_of_outputs():
+    a, b = keras.Input((6,)), keras.Input((6,))
+    x = layers.Add()([layers.Dense(8, "tanh")(a), layers.Dense(8)(b)])
+    outputs = [layers.Dense(3, "sigmoid")(x), layers.Dense(2)(x)]
+    dense = keras.Model([a, b], outputs)
+    model = pruned(dense)
+    data = (samples(), samples(seed=1))
+    losses = [
+        sigmoid_divergence, squared_error,
+    ]  # fmt: skip
+    pairs = zip(dense(list(data)), model(list(data)), strict=True)
+    expected = sum(
+        loss(*(value_of(each).astype("float64") for each in pair))[0]
+        for loss, pair in zip(losses, pairs, strict=True)
+    )
+    report = distill(model, dense, data, **QUICK)
+    assert report.loss_before == pytest.approx(expected, rel=1e-3)
+    assert report.loss_after < 0.5 * expected
+
+
+class Partly(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = layers.Dense(4, "softmax"), layers.Dense(4)
+
+    def build(self, shape):
+        self.used.build(shape)
+        self.unused.build(shape)
+
+    def call(self, x):
+        return self.used(x)
+
+
+def test_layers_that_the_data_never_reaches_stay():
+    dense, model = Partly(), Partly()
+    for each in (dense, model):
+        each.build((None, 6))
+    model.set_weights(dense.get_weights())
+    prune(model)
+    before = [value_of(v).copy() for v in model.unused.variables]
+    report = distill(model, dense, samples(), **QUICK)
+    assert report.loss_after < report.loss_before
+    for variable, value in zip(model.unused.variables, before, strict=True):
+        np.testing.assert_array_equal(value_of(variable), value)
+
+
+def test_states_of_recurrent_layers_stay():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(batch_shape=(16, 5, 3))
+    x = layers.GRU(8, stateful=True, name="gru")(inputs)
+    dense = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+    model = pruned(dense)
+    (state,) = model.get_layer("gru").states
+    state.assign(np.full((16, 8), 0.5))
+    x = np.random.default_rng(0).normal(size=(16, 5, 3)).astype("float32")
+    report = distill(model, dense, x, **QUICK | {"batch_size": 16, "steps": 8})
+    assert report.loss_after < 0.8 * report.loss_before
+    assert (value_of(state) == 0.5).all()
+    assert model.get_layer("gru").stateful
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_low_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    dense, x = build(), samples()
+    model = pruned(dense)
+    zeros = zeros_of(model)
+    report = distill(model, dense, x, **QUICK)
+    assert report.loss_after < 0.5 * report.loss_before
+    for old, new in zip(zeros, zeros_of(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_masks_of_wrapped_layers_stay():
     dense = build()
     model = wrap(dense, target_sparsity=0.6)
@@ -330,6 +403,18 @@ def test_an_exception_leaves_the_model_unchanged(error, monkeypatch):
     assert report.loss_after < 0.5 * report.loss_before
 
 
+def test_a_loss_that_rises_puts_the_weights_back(caplog):
+    dense, x = build(), samples()
+    model = pruned(dense)
+    before = values_of(model)
+    report = distill(model, dense, x, **QUICK | {"learning_rate": 50.0})
+    assert report.loss_after > report.loss_before and not report.is_kept
+    for old, new in zip(before, values_of(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert "weights were put back" in repr(report)
+    assert "Lower `learning_rate`" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_is_an_error():
     dense, x = build(), samples()
     model = pruned(dense)
@@ -356,6 +441,7 @@ def test_a_loss_that_is_not_finite_is_an_error():
         ({"teacher": lambda x: x}, r"returns \(64, 4\).*the teacher \(64, 6\)"),
         ({"teacher": lambda x: ops.argmax(x, -1)}, "the teacher none"),
         ({"teacher": lambda x: x[:, :4] / 0}, "NaN or infinite"),
+        ({"teacher": keras.Sequential([layers.Dense(4)])}, "is not built"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
