@@ -128,7 +128,7 @@ def prune_one_shot(
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
     report = OneShotReport(rows, method, len(samples), recovered)
     if verbose:
-        print(report.headline)
+        print(report.headline, *report.recoveries, sep="\n")
     return pruned, report
 
 
