@@ -67,7 +67,7 @@ class DistillationReport:
 
 def distill(
     model, teacher, data, *, steps=200, batch_size=32, learning_rate=1e-3, loss=None,
-    temperature=1.0, num_samples=512, seed=0, verbose=True,
+    temperature=1.0, num_samples=2048, seed=0, verbose=True,
 ):  # fmt: skip
     """Trains a pruned model towards the outputs of the dense one, without labels.
 
@@ -102,7 +102,7 @@ def distill(
             sum to one, `"sigmoid"` after such an activation, either for logits if a
             model was compiled with such a loss, and otherwise `"mse"`.
         temperature: Logits are divided by it, > 0. `"mse"` and functions ignore it.
-        num_samples: Most samples to use.
+        num_samples: Most samples to use. More cost no more steps, and help.
         seed: Integer, seed of the choice and order of samples.
         verbose: Whether to show a progress bar.
 
