@@ -17,6 +17,7 @@ from keras_pruner.backend.devices import (
     sum_over_replicas,
     trains_eagerly,
 )
+from keras_pruner.backend.functional_steps import functional_steps
 from keras_pruner.backend.gradients import derivative, double_precision, no_gradients
 from keras_pruner.backend.hashing import salt_of, uniform_hash
 from keras_pruner.backend.keras_private import (
@@ -36,6 +37,7 @@ from keras_pruner.backend.keras_private import (
     recomputes,
     remember_what_to_skip,
     set_initial_epoch,
+    set_keras_mask,
     sublayers_of,
     summary_writer_of,
     track_for_tensorflow,
@@ -115,6 +117,7 @@ __all__ = [
     "count_true",
     "derivative",
     "double_precision",
+    "functional_steps",
     "fuses_loops",
     "get_steps",
     "has_own_train_step",
@@ -149,6 +152,7 @@ __all__ = [
     "salt_of",
     "scale_to_one",
     "set_initial_epoch",
+    "set_keras_mask",
     "set_random_state",
     "set_steps",
     "show_view",

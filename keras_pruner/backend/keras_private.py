@@ -7,6 +7,8 @@ is the file to change.
 import contextlib
 
 import keras
+from keras.src.backend.common import masking
+from keras.src.models.functional import Functional, operation_fn
 
 from keras_pruner.backend.patch import Patch
 
@@ -91,7 +93,30 @@ def without_recomputation(layer):
 
 def keras_mask_of(tensor):
     """Returns the mask of its steps that Keras attached to a tensor, or `None`."""
-    return getattr(tensor, "_keras_mask", None)
+    return masking.get_keras_mask(tensor)
+
+
+def set_keras_mask(tensor, mask):
+    """Attaches the mask of its steps to a tensor; `None` removes it."""
+    masking.set_keras_mask(tensor, mask)
+
+
+def functional_of(operation):
+    """Returns the graph of operations that a model consists of, or `None`.
+
+    A model with a `call` of its own has none, and neither has another operation.
+    """
+    if "call" in vars(operation):
+        return None
+    own_call = getattr(type(operation), "call", None)
+    if own_call is keras.Sequential.call:
+        return operation._functional
+    return operation if own_call is Functional.call else None
+
+
+def in_inference_mode(operation):
+    """Returns a function that calls an operation as a model in inference mode does."""
+    return operation_fn(operation, training=False)
 
 
 @contextlib.contextmanager

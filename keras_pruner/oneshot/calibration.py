@@ -1,6 +1,7 @@
 """Gathers the statistics of what multiplies kernels, batch by batch."""
 
 from keras_pruner.oneshot.inputs import InputCollector
+from keras_pruner.oneshot.passage import Passage
 from keras_pruner.oneshot.statistics import Moments
 
 # A batch gives this many rows for each row of a kernel's matrix, and at least `_LEAST`.
@@ -14,20 +15,40 @@ class Calibration:
         model: Built Keras model, which is pruned stage by stage.
         kernels: Its `Kernel`s that may be pruned.
         batches: List of batches of inputs, all of one shape.
+        max_memory: Most bytes of activations to keep in memory; see `Passage`.
         seed: Integer that decides which rows of large batches are left out.
 
     Attributes:
         order: `CallOrder` of the kernels, by the first batch.
+        peak_memory: Most bytes of activations and statistics at a time.
     """
 
-    def __init__(self, model, kernels, batches, seed=0):
+    def __init__(self, model, kernels, batches, max_memory, seed=0):
         self._batches = batches
+        self._passage = Passage(model, batches, max_memory)
+        self._dense_passage = None
+        self.peak_memory = 0
         self._collector = InputCollector(model, kernels, max_rows=_most_rows, seed=seed)
         self.order = self._collector.order(batches[0])
         self._leader = {k: group[0] for group in self.order.shared for k in group}
 
+    @property
+    def peak_disk(self):
+        """Most bytes of activations in files at a time."""
+        return self._passage.peak_disk
+
+    def restart(self):
+        """Frees all activations, because weights changed anywhere."""
+        for passage in (self._passage, self._dense_passage):
+            if passage is not None:
+                passage.forget()
+        self._dense_passage = None
+
     def moments(self, kernels, dense_values=None):
         """Returns the statistics of kernels, as the model is now.
+
+        Since the last call, only weights of the kernels of that call may have changed,
+        unless you call `restart`.
 
         Args:
             kernels: List of `Kernel`s.
@@ -38,6 +59,9 @@ class Calibration:
             Dict from each kernel to a list of `Moments`, one for each part of its
             columns. Kernels with equal rows share the arrays.
         """
+        if dense_values and self._dense_passage is None:
+            # Up to here the dense model is the same.
+            self._dense_passage = self._passage.fork()
         leaders = {self._leader.get(kernel, kernel) for kernel in kernels}
         moments, columns = {}, {}
         for number, batch in enumerate(self._batches):
@@ -53,6 +77,8 @@ class Calibration:
                 pairs = dense_rows.get(kernel, [None] * len(parts))
                 for own, part, dense in zip(known, parts, pairs, strict=True):
                     own.add(part.values, None if dense is None else dense.values)
+        num_bytes = sum(own.num_bytes for parts in moments.values() for own in parts)
+        self.peak_memory = max(self.peak_memory, self._passage.peak_memory + num_bytes)
         return {
             kernel: [
                 own.with_columns(each)
@@ -66,9 +92,12 @@ class Calibration:
         }
 
     def _collect(self, batch, number, into, kernels, state_mapping=None):
+        passage = self._passage if state_mapping is None else self._dense_passage
+        first = passage.first_step([kernel.variable for kernel in kernels])
         self._collector.collect(
-            batch, into.__setitem__, kernels, state_mapping=state_mapping, number=number
-        )
+            batch, into.__setitem__, kernels, state_mapping=state_mapping,
+            number=number, forward=lambda: passage.run(number, keep_at=first),
+        )  # fmt: skip
 
 
 def _most_rows(kernel):

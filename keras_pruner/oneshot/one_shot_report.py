@@ -41,17 +41,25 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        allocation_seconds: Time in which the sparsity was divided over the kernels.
+        memory: Most bytes of activations and statistics at a time.
+        disk: Most bytes of activations in temporary files at a time.
         recoveries: Tuple of the reports of the recoveries, in their order.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
-        seconds: Time of all kernels together.
+        seconds: Time of the allocation and of all kernels together.
     """
 
-    def __init__(self, kernels, method, num_samples, recoveries=()):
+    def __init__(
+        self, kernels, method, num_samples, *, allocation_seconds=0.0, memory=0, disk=0,
+        recoveries=(),
+    ):  # fmt: skip
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.allocation_seconds = allocation_seconds
+        self.memory, self.disk = memory, disk
         self.recoveries = tuple(recoveries)
 
     @property
@@ -62,7 +70,7 @@ class OneShotReport(Shown):
 
     @property
     def seconds(self):
-        return sum(row.seconds for row in self.kernels)
+        return self.allocation_seconds + sum(row.seconds for row in self.kernels)
 
     @property
     def headline(self):
@@ -75,6 +83,16 @@ class OneShotReport(Shown):
             f"{self.seconds:.1f} s."
         )
 
+    @property
+    def _costs(self):
+        text = (
+            f"{self.allocation_seconds:.1f} s of them to divide the sparsity; "
+            f"{self.memory / 1e6:,.0f} MB of activations and statistics in memory"
+        )
+        return (
+            f"{text}, {self.disk / 1e6:,.0f} MB on disk." if self.disk else f"{text}."
+        )
+
     def rows(self):
         """Returns one dict of plain values per kernel."""
         return [
@@ -84,7 +102,7 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline, *map(str, self.recoveries)],
+            [self.headline, self._costs, *map(str, self.recoveries)],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),

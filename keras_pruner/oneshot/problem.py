@@ -81,6 +81,7 @@ class KernelProblem:
         self.pattern = PATTERNS.get(pattern)
         self.is_centred = bool(centre)
         self.mask = None
+        self._known = None
         self.call = FunctionCache() if call is None else call
         self._check(moments, dense_target)
         self.count = self._checked_count(count)
@@ -94,8 +95,13 @@ class KernelProblem:
         return [part.columns for part in self.parts], self._order
 
     def with_count(self, count):
-        """Returns the same problem for another number of groups to prune."""
+        """Returns the same problem for another number of groups to prune.
+
+        Problems made so compute only once what does not depend on the number.
+        """
         other = copy.copy(self)
+        if self._known is None:
+            self._known = other._known = {}
         other.count, other.mask = self._checked_count(count), None
         return other
 
@@ -113,6 +119,20 @@ class KernelProblem:
                 f"Received: {tuple(other.mask.shape)}"
             )
         return other
+
+    def compute_once(self, key, compute):
+        """Returns the result of a function, or what it gave for another count.
+
+        Args:
+            key: Hashable that tells results apart.
+            compute: Function without arguments, of what does not depend on `count`.
+        """
+        if self._known is None:
+            # It is solved for one count only, and memory is dear.
+            return compute()
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     @property
     def target(self):

@@ -1,11 +1,13 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
 import dataclasses
+import time
 import typing
 
 from keras import ops
 from rich.progress import Progress
 
+from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import Settings, merged_config, takes_settings
 from keras_pruner.kernels import check_built, select_kernels
@@ -25,8 +27,8 @@ ERROR_CURVES = "error_curves"
 def prune_one_shot(
     model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
     num_samples=512, batch_size=None, dense_target=True, centre=True,
-    recovery=None, seed=0, config=None, in_place=False, check=True, verbose=True,
-    **settings: typing.Unpack[Settings],
+    recovery=None, max_memory=2**32, seed=0, config=None, in_place=False, check=True,
+    verbose=True, **settings: typing.Unpack[Settings],
 ):  # fmt: skip
     """Prunes a trained model in one shot, from a few hundred unlabelled samples.
 
@@ -61,6 +63,9 @@ def prune_one_shot(
             outputs of the dense model; see `distill`. `"batch_normalization"`
             recomputes statistics; see `reestimate_batch_normalization`. Or a dict of a
             name and its config, a `Recovery`, or a tuple of several, in their order.
+        max_memory: Most bytes of activations to keep in memory between kernels; more go
+            to temporary files. A model with a `call` of its own keeps none: it runs
+            from its inputs for each stage.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
@@ -83,6 +88,7 @@ def prune_one_shot(
     for each in recoveries:
         each.check(model, dense_target)
     config = _config_of(config, target_sparsity, allocation, settings)
+    check_in_range(max_memory, "`max_memory`", 0, integer=True)
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
@@ -93,25 +99,31 @@ def prune_one_shot(
     for selection in selections:
         selection.check_not_empty()
     _check_kernels(selections)
-    patterns = [(k, s.config.pattern) for s in selections for k in s.kernels]
+    units = [
+        (unit, selection.config.pattern)
+        for selection in selections
+        for unit in _coupled(selection.config.pattern, selection.kernels)
+    ]
     run = StageByStage(
-        pruned, patterns, samples.batches, method,
-        dense_target=dense_target, centre=centre, seed=seed,
+        pruned, units, samples.batches, method,
+        dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
     )  # fmt: skip
-    left_out = run.order.left_out
+    left_out = _whole_units(run.order.left_out, units)
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
     before = [ops.copy(variable) for variable in pruned.weights]
     done, recovered = [], []
     try:
         with Progress(disable=not verbose, transient=True) as progress:
-            counts = {}
+            counts, start = {}, time.perf_counter()
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
                     continue
                 counts |= _counts(run, selection.config, kernels, progress)
-            bar = progress.add_task("prune_one_shot", total=len(counts))
+            allocation_seconds = time.perf_counter() - start
+            num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
+            bar = progress.add_task("prune_one_shot", total=num_kernels)
             for each in run.prune(counts):
                 done.append(each)
                 progress.update(bar, advance=1, description=each.kernel.path)
@@ -126,7 +138,10 @@ def prune_one_shot(
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(rows, method, len(samples), recovered)
+    report = OneShotReport(
+        rows, method, len(samples), allocation_seconds=allocation_seconds,
+        memory=run.peak_memory, disk=run.peak_disk, recoveries=recovered,
+    )  # fmt: skip
     if verbose:
         print(report.headline, *report.recoveries, sep="\n")
     return pruned, report
@@ -166,28 +181,39 @@ def _check_kernels(selections):
                 "masks would stay as they are. Use `in_place=False`, or `strip` the "
                 "model first."
             )
-        pattern = selection.config.pattern
-        if any(len(unit) > 1 for unit in pattern.couple(selection.kernels)):
-            raise ValueError(
-                f"Pattern '{pattern}' couples kernels, which `prune_one_shot` does not "
-                "prune together. Use 'channelx1' or '1xchannel'."
-            )
+
+
+def _coupled(pattern, kernels):
+    """Returns tuples of kernels that lose the same groups."""
+    return [tuple(kernels[i] for i in unit) for unit in pattern.couple(kernels)]
+
+
+def _whole_units(left_out, units):
+    """Leaves a whole unit out if one of its kernels is left out."""
+    found = dict(left_out)
+    for kernels, _ in units:
+        reasons = [left_out[kernel] for kernel in kernels if kernel in left_out]
+        if reasons:
+            found |= {k: left_out.get(k, reasons[0]) for k in kernels}
+    return found
 
 
 def _counts(run, config, kernels, progress):
-    """Returns the number of groups that each kernel loses."""
-    if config.allocation is None and len(kernels) > 1:
-        allocation = _by_curves(run, config, kernels, progress)
+    """Returns the number of groups that each unit loses, by its deciding kernel."""
+    units = _coupled(config.pattern, kernels)
+    if config.allocation is None and len(units) > 1:
+        allocation = _by_curves(run, config, units, progress)
     else:
         allocation = config.allocation or "uniform"
     config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, kernels)
     demand = plan.demand(plan.final_sparsity)
-    return dict(zip(kernels, demand.counts, strict=True))
+    deciding = [run.deciding(unit[0]) for unit in units]
+    return dict(zip(deciding, demand.counts, strict=True))
 
 
-def _by_curves(run, config, kernels, progress):
-    """Returns the allocation that the error curves of the kernels make."""
+def _by_curves(run, config, units, progress):
+    """Returns the allocation that the error curves of the units make."""
     highest = config.pattern.max_sparsity
     if config.target_sparsity >= highest:
         # All kernels are at the highest sparsity of the pattern.
@@ -195,13 +221,17 @@ def _by_curves(run, config, kernels, progress):
     grid = [sparsity for sparsity in GRID if sparsity < highest]
     if highest < 1:
         grid.append(highest)
-    bar = progress.add_task("error curves", total=len(kernels))
+    bar = progress.add_task("error curves", total=len(units))
+    unit_of = {run.deciding(unit[0]): unit for unit in units}
     curves, sizes = {}, {}
     for stage in run.stages:
-        stage = [kernel for kernel in stage if kernel in kernels]
+        stage = [kernel for kernel in stage if kernel in unit_of]
         for kernel, curve in run.error_curves(stage, grid).items():
-            curves[kernel.path], sizes[kernel.path] = curve, kernel.layout.size
-            progress.update(bar, advance=1, description=f"error of {kernel.path}")
+            unit = unit_of[kernel]
+            name = config.pattern.unit_name(unit)
+            curves[name] = curve
+            sizes[name] = sum(each.layout.size for each in unit)
+            progress.update(bar, advance=1, description=f"error of {name}")
     caps = (config.min_sparsity, config.max_sparsity)
     sparsities = curve_sparsities(curves, sizes, config.target_sparsity, caps)
     return lambda plan: sparsities[plan.path]

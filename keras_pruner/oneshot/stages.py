@@ -23,7 +23,7 @@ class PrunedKernel(NamedTuple):
         kernel: `Kernel`.
         num_pruned: Number of its weights that are zero by the mask.
         error: Relative output error; see `KernelProblem.error`. `None` if the kernel
-            stays dense.
+            stays dense, or if outputs of another one decide for it.
         seconds: Time of its statistics and its solution.
     """
 
@@ -42,11 +42,13 @@ class StageByStage:
 
     Args:
         model: Built Keras model, which is pruned in place.
-        plans: List of `(kernel, pattern)`: the kernels that may be pruned.
+        units: List of `(kernels, pattern)`: kernels that may be pruned, most of them
+            alone. Coupled kernels, e.g. of attention heads, lose the same groups.
         batches: List of batches of inputs, all of one shape.
         method: `OneShotMethod`.
         dense_target: Whether each kernel approaches the dense model's outputs.
         centre: Whether means are left to the biases, where a kernel has one.
+        max_memory: Most bytes of activations to keep in memory; see `Passage`.
         seed: Integer, seed of the choice of rows.
 
     Attributes:
@@ -54,19 +56,43 @@ class StageByStage:
     """
 
     def __init__(
-        self, model, plans, batches, method, *, dense_target=True, centre=True, seed=0
+        self, model, units, batches, method, *, dense_target=True, centre=True,
+        max_memory=2**32, seed=0,
     ):  # fmt: skip
-        self._patterns = dict(plans)
-        self._calibration = Calibration(model, list(self._patterns), batches, seed)
+        kernels = [kernel for unit, _ in units for kernel in unit]
+        self._calibration = Calibration(model, kernels, batches, max_memory, seed)
         self._method = method
         self._dense_target, self._centre = dense_target, centre
         self._call = FunctionCache()
         self.order = self._calibration.order
+        self._patterns = {k: pattern.groups_of(k) for u, pattern in units for k in u}
+        place = {kernel: i for i, stage in enumerate(self.stages) for kernel in stage}
+        # The last kernel of a unit reads what all others contribute to.
+        self._deciding = {
+            kernel: max(unit, key=lambda each: place.get(each, -1))
+            for unit, _ in units
+            for kernel in unit
+        }
+        self._units = {self._deciding[unit[0]]: unit for unit, _ in units}
 
     @property
     def stages(self):
         """Tuple of tuples of kernels, in the order of their first calls."""
         return self.order.stages
+
+    def deciding(self, kernel):
+        """Returns the kernel whose outputs decide what a kernel's unit loses."""
+        return self._deciding[kernel]
+
+    @property
+    def peak_memory(self):
+        """Most bytes of activations and statistics at a time."""
+        return self._calibration.peak_memory
+
+    @property
+    def peak_disk(self):
+        """Most bytes of activations in temporary files at a time."""
+        return self._calibration.peak_disk
 
     def error_curves(self, kernels, sparsities):
         """Returns the errors that each kernel makes alone in the dense model.
@@ -75,7 +101,7 @@ class StageByStage:
         the mask, and five steps of conjugate gradients the weights.
 
         Args:
-            kernels: The kernels of a stage.
+            kernels: Kernels of a stage that are `deciding`.
             sparsities: List of shares of the groups to prune.
 
         Returns:
@@ -102,10 +128,12 @@ class StageByStage:
         """Prunes stage by stage.
 
         Args:
-            counts: Dict from kernels to the number of groups to prune.
+            counts: Dict from kernels that are `deciding` to the number of groups that
+                their units lose.
 
         Yields:
-            `PrunedKernel` of each kernel in `counts`, after its weights were replaced.
+            `PrunedKernel` of each kernel of these units, after its weights were
+            replaced.
         """
         dense = None
         if self._dense_target:
@@ -113,33 +141,60 @@ class StageByStage:
                 (variable, ops.copy(variable))
                 for variable in _variables_of(self._patterns)
             ]
-        is_dense = True
+        is_dense, masks = True, {}
+        self._calibration.restart()
         for stage in self.stages:
-            for kernel in stage:
-                if counts.get(kernel) == 0:
+            open_counts = {k: counts.get(self._deciding[k]) for k in stage}
+            for kernel, count in open_counts.items():
+                if count == 0:
                     yield PrunedKernel(kernel, 0, None, 0.0)
-            kernels = [kernel for kernel in stage if counts.get(kernel)]
+            kernels = [kernel for kernel, count in open_counts.items() if count]
             if not kernels:
                 continue
             start = time.perf_counter()
+            undecided = [
+                decider
+                for decider in dict.fromkeys(self._deciding[k] for k in kernels)
+                if len(self._units[decider]) > 1 and decider not in masks
+            ]
             # Before the first change, the model is the dense one.
-            moments = self._calibration.moments(kernels, None if is_dense else dense)
+            moments = self._calibration.moments(
+                list(dict.fromkeys([*kernels, *undecided])), None if is_dense else dense
+            )
+            has_dense_target = self._dense_target and not is_dense
+            for decider in undecided:
+                masks |= self._masks_of_unit(
+                    decider, moments[decider], counts[decider], has_dense_target
+                )
             shared = (time.perf_counter() - start) / len(kernels)
             for kernel in kernels:
                 start = time.perf_counter()
+                decider = self._deciding[kernel]
                 problem = self._problem(
-                    kernel,
-                    moments[kernel],
-                    counts[kernel],
-                    dense_target=self._dense_target and not is_dense,
+                    kernel, moments[kernel], counts[decider], has_dense_target
                 )
+                if kernel in masks:
+                    problem = problem.with_mask(masks[kernel])
                 solution = self._method.solve(problem)
-                error = problem.error(solution.weights)
+                error = problem.error(solution.weights) if kernel is decider else None
                 num_pruned = int(ops.sum(ops.cast(~solution.mask, "int32")))
                 self._replace(kernel, problem, solution.weights)
                 seconds = shared + time.perf_counter() - start
                 yield PrunedKernel(kernel, num_pruned, error, seconds)
             is_dense = False
+
+    def _masks_of_unit(self, decider, moments, count, dense_target):
+        """Returns the mask (K, N) of each kernel in a unit, by the deciding one."""
+        problem = self._problem(decider, moments, count, dense_target)
+        kept = ops.cast(self._method.solve(problem).mask, "float32")
+        pattern, layout = self._patterns[decider], decider.layout
+        is_pruned = pattern.group_scores(kept, layout, "l2") == 0
+        masks = {}
+        for kernel in self._units[decider]:
+            scores = ops.zeros((kernel.layout.rows, kernel.layout.outputs))
+            pattern = self._patterns[kernel]
+            masks[kernel] = pattern.expand(is_pruned, scores, kernel.layout)
+        return masks
 
     def _problem(self, kernel, moments, count, dense_target):
         return KernelProblem(

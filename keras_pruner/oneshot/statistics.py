@@ -57,6 +57,11 @@ class Moments:
     def has_dense_rows(self):
         return self.dense_mean is not None
 
+    @property
+    def num_bytes(self):
+        arrays = (self._squares, self._crosses)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def add(self, rows, dense_rows=None):
         """Adds a batch.
 

@@ -226,6 +226,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._ensure_run(epoch)
+        if self._has_begun:
+            self._run.check_masks()
 
     def on_train_batch_begin(self, batch, logs=None):
         self._ensure_run(0, batch)
@@ -259,7 +261,9 @@ class PruningCallback(keras.callbacks.Callback):
         if self._attachment is None:
             return
         self._synchronise()
-        if not self._has_begun:
+        if self._has_begun:
+            self._run.check_masks()
+        else:
             # The restored run had already ended.
             self._attachment.bind()
         model = self._attachment.model

@@ -1,9 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 import references
 from conftest import BACKEND, value_of
 from keras import ops
-from problems import CASES, PATTERN_NAMES, Case, lowest_mask, result_of
+from problems import CASES, DENSE, PATTERN_NAMES, Case, lowest_mask, result_of
 
 from keras_pruner.backend import FunctionCache
 from keras_pruner.components import PATTERNS, register_pattern
@@ -308,3 +310,25 @@ def test_config_builds_an_equal_method(name):
 def test_settings_out_of_range_are_refused(name, settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         METHODS.get({"name": name, "config": settings})
+
+
+@pytest.mark.parametrize("name", ["admm", "alps", "sparsegpt"])
+def test_problems_for_other_counts_compute_once_what_they_share(name, monkeypatch):
+    problem, calls = Case(**DENSE).problem(share=0.5), []
+    parts = {"admm": "_inverses", "alps": "_decompose", "sparsegpt": "factors_of"}
+    module = f"keras_pruner.oneshot.methods.{name}"
+    own = getattr(sys.modules[module], parts[name])
+
+    def counted(*args):
+        calls.append(args)
+        return own(*args)
+
+    monkeypatch.setattr(f"{module}.{parts[name]}", counted)
+    method = METHODS.get(name)
+    alone = value_of(method.solve(problem).weights)
+    num_calls = len(calls)
+    for count in (problem.count, 20, 30):
+        found = value_of(method.solve(problem.with_count(count)).weights)
+        if count == problem.count:
+            np.testing.assert_array_equal(found, alone)
+    assert len(calls) == 2 * num_calls

@@ -20,6 +20,7 @@ def test_totals_leave_out_skipped_kernels():
     report = make()
     assert report.sparsity == (72 + 48) / (144 + 56 + 56)
     assert report.seconds == 2.0
+    assert make(allocation_seconds=3.0).seconds == 5.0
     assert report.headline == (
         "prune_one_shot: 46.88% of 256 weights in 3 kernels pruned by 'wanda', from "
         "512 samples, in 2.0 s."
@@ -52,6 +53,13 @@ def test_the_table_has_a_line_for_each_kernel_and_the_largest_error_in_all():
             assert " - " in line
     total = [line for line in text.splitlines() if "328" in line or "total" in line]
     assert total and "0.25" in total[-1]
+
+
+def test_costs_are_told():
+    text = make(allocation_seconds=0.5, memory=7_000_000).to_text(width=100)
+    assert "0.5 s of them to divide the sparsity; 7 MB of activations" in text
+    assert "on disk" not in text
+    assert "9 MB on disk" in make(disk=9_000_000).to_text(width=100)
 
 
 def test_lines_of_recoveries_follow_the_headline():

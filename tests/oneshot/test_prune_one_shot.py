@@ -284,13 +284,51 @@ def test_wrapped_layers_in_place_are_refused():
         prune_one_shot(model, smooth(), 0.5, in_place=True, **QUICK)
 
 
-def test_coupled_patterns_are_refused():
+@pytest.mark.parametrize("attention", ["multi_head", "grouped_query"])
+def test_heads_go_together_with_the_rows_that_consume_them(attention):
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 8))
-    outputs = layers.MultiHeadAttention(2, 4)(inputs, inputs)
-    with pytest.raises(ValueError, match="couples kernels"):
-        prune_one_shot(
-            keras.Model(inputs, outputs), smooth(8, (5, 8)), 0.5, pattern="mha", **QUICK
-        )
+    if attention == "multi_head":
+        layer, parts = layers.MultiHeadAttention(4, 3), ("query", "key", "value")
+    else:
+        layer, parts = layers.GroupQueryAttention(3, 4, 2), ("query", "key", "value")
+    x = layers.Dense(8, activation="relu")(inputs)
+    model = keras.Model(inputs, layer(x, x))
+    weights = {v.path.split("/", 1)[1]: v for v in layer.weights}
+    # The first head contributes next to nothing, though its weights are large.
+    output = weights["attention_output/kernel"]
+    value = np.array(output)
+    value[: len(value) // (4 if attention == "multi_head" else 2)] *= 1e-4
+    output.assign(value)
+    weights["query/kernel"].assign(3 * weights["query/kernel"])
+    pruned, report = prune_one_shot(
+        model, smooth(48, (5, 8)), 0.5, pattern="mha", **QUICK
+    )
+    found = {v.path.split("/", 1)[1]: np.array(v) for v in pruned.layers[-1].weights}
+    rows = found["attention_output/kernel"]
+    gone = (rows == 0).all(axis=(1, 2))
+    assert (
+        gone[0] and gone.mean() == 0.5 and ((rows == 0).any(axis=(1, 2)) == gone).all()
+    )
+    for part in parts:
+        columns = found[f"{part}/kernel"]
+        zero = (columns == 0).all(axis=(0, 2))
+        assert (zero == gone.reshape(len(zero), -1)[:, 0]).all()
+    assert report.sparsity == 0.5
+    errors = {row.path.split("/")[-2]: row.error for row in report.kernels if row.zeros}
+    assert errors["query"] is None and 0 < errors["attention_output"] < 1
+
+
+def test_sparsity_is_divided_over_the_heads_of_layers():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(4, 2, name="first")(inputs, inputs)
+    x = layers.MultiHeadAttention(4, 2, name="second")(x, x)
+    model = keras.Model(inputs, x)
+    pruned, report = prune_one_shot(
+        model, smooth(48, (5, 8)), 0.5, pattern="mha", **QUICK
+    )
+    assert report.sparsity == 0.5 and len(report.kernels) == 8
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="half precision is slow on a CPU")

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_pruner.oneshot.inputs.rows import Rows, rows_at
-from keras_pruner.oneshot.inputs.rules import COMPILED, NEVER_CALLED, find_readers
+from keras_pruner.oneshot.inputs.rules import COMPILED, find_readers
 from keras_pruner.oneshot.inputs.watch import Watch
 
 
@@ -78,12 +78,12 @@ class InputCollector:
             `CallOrder`.
         """
         log = _Log(self._readers)
-        log.run(self._model, batch, keeps_inputs=False)
+        log.run(self._model, self._forward(batch), keeps_inputs=False)
         self._num_calls[_shapes_of(batch)] = log.num_calls
         left_out = dict(self._left_out)
         for reader in self._readers:
             missing = [k for k in reader.kernels if k not in log.signatures]
-            left_out |= dict.fromkeys(missing, NEVER_CALLED)
+            left_out |= dict.fromkeys(missing, reader.reason_if_not_called)
         left_out |= log.reasons
         order = [k for k in log.signatures if k not in left_out]
         stages, shared = {}, {}
@@ -96,7 +96,10 @@ class InputCollector:
             {k: left_out[k] for k in self._kernels if k in left_out},
         )
 
-    def collect(self, batch, on_rows, kernels=None, *, state_mapping=None, number=0):
+    def collect(
+        self, batch, on_rows, kernels=None, *, state_mapping=None, number=0,
+        forward=None,
+    ):  # fmt: skip
         """Runs the model on a batch and hands over the rows of kernels.
 
         The pass ends early once the layers were called as often as in the pass of
@@ -113,6 +116,8 @@ class InputCollector:
                 e.g. the weights before pruning. The rows are those of the same
                 positions.
             number: Number of the batch, which decides with the seed which rows stay.
+            forward: Function without arguments that runs the model on the batch, and
+                calls at least the layers of `kernels`. `None` calls the model.
 
         Raises:
             ValueError: If an input of a layer is NaN or infinite.
@@ -125,7 +130,8 @@ class InputCollector:
         readers = [reader for reader in readers if reader.kernels]
         log = _Log(readers)
         expected = self._num_calls.get(_shapes_of(batch))
-        log.run(self._model, batch, expected=expected, state_mapping=state_mapping)
+        forward = forward or self._forward(batch)
+        log.run(self._model, forward, expected=expected, state_mapping=state_mapping)
         most = {k: self._most_rows(r) for r in readers for k in r.kernels}
         first = {k: r.kernels[0] for r in self._readers for k in r.kernels}
         groups = {}
@@ -143,6 +149,10 @@ class InputCollector:
             for kernel in group:
                 columns = log.columns[kernel]
                 on_rows(kernel, list(map(Rows, values, columns)))
+
+    def _forward(self, batch):
+        inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
+        return lambda: self._model(inputs, training=False)
 
     def _most_rows(self, reader):
         numbers = [self._max_rows(kernel) for kernel in reader.kernels]
@@ -166,7 +176,7 @@ class _Log:
         self.columns = {}
         self._kept = {}
 
-    def run(self, model, batch, expected=None, state_mapping=None, keeps_inputs=True):
+    def run(self, model, forward, expected=None, state_mapping=None, keeps_inputs=True):
         def on_call(layer, args, kwargs, is_compiled):
             reader = self._readers[id(layer)]
             self._add(reader, args, kwargs, is_compiled, watch, keeps_inputs)
@@ -176,9 +186,9 @@ class _Log:
             ):
                 watch.stop()
 
-        watched = [reader.layer for reader in self._readers.values()]
+        watched = [(reader.layer, reader.base) for reader in self._readers.values()]
         watch = Watch(model, watched, on_call)
-        watch.run(batch, state_mapping)
+        watch.run(forward, state_mapping)
 
     def kept(self, kernel):
         """Returns which positions of all calls are not masked, a bool array."""

@@ -62,7 +62,14 @@ def einsum_inputs(equation, inputs):
     )
 
 
-@register_kernel_inputs(layers.Embedding)
+# Keras 3.12 has no reversible ones.
+_EMBEDDINGS = (
+    layers.Embedding,
+    getattr(layers, "ReversibleEmbedding", layers.Embedding),
+)
+
+
+@register_kernel_inputs(_EMBEDDINGS)
 def _embedding(layer, inputs, *args, **kwargs):
     """A table multiplies one-hot rows; what reads it backwards, rows of embeddings."""
     is_reversed = kwargs.get("reverse", args[0] if args else False)

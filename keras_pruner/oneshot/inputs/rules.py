@@ -61,30 +61,29 @@ class Reader:
         layer: The layer that reads the kernels in its `call`.
         rule: Function from the layer and the arguments of a call to inputs by name.
         kernels: List of the layer's `Kernel`s.
-        is_certain: Whether the rule was made for the layer's own `call`, so that it
-            is an error if the inputs do not fit.
+        base: Class whose `call` the rule describes, if the layer has another one. The
+            arguments are then those that the `call` of the base class gets.
     """
 
     layer: object
     rule: object
     kernels: list
-    is_certain: bool
+    base: type | None = None
+
+    @property
+    def reason_if_not_called(self):
+        """Why the kernels stay dense if nobody saw a call."""
+        if self.base is None:
+            return NEVER_CALLED
+        name, base = type(self.layer).__name__, self.base.__name__
+        return (
+            f"{name}.call does not run {base}.call, whose inputs are known, or the "
+            "data never reaches the layer: tell what multiplies its kernels by "
+            "`register_kernel_inputs`"
+        )
 
     def inputs_of_call(self, args, kwargs):
         """Returns each kernel's list of `KernelInputs` in a call, or a reason."""
-        try:
-            return self._told(args, kwargs)
-        except Exception:
-            if self.is_certain:
-                raise
-            reason = (
-                f"layer class {type(self.layer).__name__} has a `call` that the rule "
-                "of its base class does not fit: register one with "
-                "`register_kernel_inputs`"
-            )
-            return dict.fromkeys(self.kernels, reason)
-
-    def _told(self, args, kwargs):
         told = self.rule(self.layer, *args, **kwargs)
         return {
             kernel: self._checked(kernel, told[kernel.variable.name])
@@ -131,7 +130,7 @@ def find_readers(kernels):
     """
     readers, left_out = {}, {}
     for kernel in kernels:
-        rule, is_certain = _rule_for(kernel)
+        rule, base = _rule_for(kernel)
         if rule is None:
             left_out[kernel] = (
                 f"no rule tells what multiplies the kernels of layer class "
@@ -140,21 +139,24 @@ def find_readers(kernels):
             )
             continue
         layer = _owner_of(kernel)
-        reader = readers.setdefault(id(layer), Reader(layer, rule, [], is_certain))
+        reader = readers.setdefault(id(layer), Reader(layer, rule, [], base))
         reader.kernels.append(kernel)
     return list(readers.values()), left_out
 
 
 def _rule_for(kernel):
-    """Returns the rule of a kernel's layer, or `None`, and whether it is certain."""
+    """Returns the rule of a kernel's layer, or `None`, and the `base` of a `Reader`."""
+    layer = kernel.layer
     for layer_class, rule in _RULES:
-        if isinstance(kernel.layer, layer_class):
+        if isinstance(layer, layer_class):
             known = layer_class if isinstance(layer_class, tuple) else (layer_class,)
-            return rule, type(kernel.layer).call in [each.call for each in known]
-    kernels = [v for v in own_variables(kernel.layer) if len(v.shape) > 1]
+            base = next(each for each in type(layer).__mro__ if each in known)
+            has_own_call = type(layer).call is not base.call
+            return rule, base if has_own_call and _owner_of(kernel) is layer else None
+    kernels = [v for v in own_variables(layer) if len(v.shape) > 1]
     shape = tuple(kernel.variable.shape)
     is_default = len(shape) == 2 and kernel.layout == dense_layout(shape)
-    return _default_rule(kernel) if len(kernels) == 1 and is_default else None, True
+    return _default_rule(kernel) if len(kernels) == 1 and is_default else None, None
 
 
 def _default_rule(kernel):

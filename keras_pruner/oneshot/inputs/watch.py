@@ -3,7 +3,6 @@
 import contextlib
 
 import keras
-from keras import ops
 
 from keras_pruner.backend import (
     Patch,
@@ -30,7 +29,8 @@ class Watch:
 
     Args:
         model: Built Keras model.
-        watched: List of layers.
+        watched: List of `(layer, base)`. If `base` is a class, the calls that count are
+            those of its `call`, which the layer's own `call` makes.
         on_call: Function from a layer, the positional and keyword arguments of its
             call, and whether the call is inside a compiled function.
     """
@@ -48,27 +48,29 @@ class Watch:
         # Id of the first cell of a running recurrent layer -> arguments of its call.
         self._origins = {}
 
-    def run(self, x, state_mapping=None):
-        """Runs the model on a batch, without changing a variable.
+    def run(self, forward, state_mapping=None):
+        """Runs a pass of the model, without changing a variable.
 
         Args:
-            x: The model's inputs, nested as it takes them.
+            forward: Function without arguments that runs the model in inference mode.
             state_mapping: List of `(variable, value)` to use in place of the model's.
         """
-        x = keras.tree.map_structure(ops.convert_to_tensor, x)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(keras.StatelessScope(state_mapping or []))
             for layer in filter(recomputes, all_layers(self._model)):
                 # It would compute the layer in a trace.
                 stack.enter_context(without_recomputation(layer))
-            for layer in self._watched:
-                stack.enter_context(Patch(layer, call=self._hook(layer)))
+            for layer, base in self._watched:
+                if base is None:
+                    stack.enter_context(Patch(layer, call=self._hook(layer)))
+            for base in {base for _, base in self._watched} - {None}:
+                stack.enter_context(Patch(base, call=self._hook_of_class(base)))
             for layer in all_layers(self._model):
                 for patch in containers.patches_for(layer, self):
                     stack.enter_context(patch)
             with contextlib.suppress(_Stop):
-                self._model(x, training=False)
+                forward()
 
     def stop(self):
         """Ends the pass. Call it from `on_call`."""
@@ -144,5 +146,16 @@ class Watch:
             if id(layer) not in self._closed:
                 self._on_call(layer, args, kwargs, is_tracing())
             return call(*args, **kwargs)
+
+        return hook
+
+    def _hook_of_class(self, base):
+        call = base.call
+        ids = {id(layer) for layer, own in self._watched if own is base}
+
+        def hook(layer, *args, **kwargs):
+            if id(layer) in ids and id(layer) not in self._closed:
+                self._on_call(layer, args, kwargs, is_tracing())
+            return call(layer, *args, **kwargs)
 
         return hook

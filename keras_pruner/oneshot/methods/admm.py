@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 from keras import ops
 
@@ -73,9 +75,12 @@ class ADMM(OneShotMethod):
         penalties = np.geomspace(
             self.first_penalty, self.last_penalty, self.num_penalties
         )
-        for penalty in penalties.astype("float32"):
-            penalty = ops.convert_to_tensor(penalty)
-            inverses = _regular_inverses(hessians, penalty)
+        for value in penalties.astype("float32"):
+            penalty = ops.convert_to_tensor(value)
+            inverses = problem.compute_once(
+                ("admm", self.damping, float(value)),
+                partial(_inverses, hessians, penalty),
+            )
             for _ in range(self.num_steps):
                 sparse, duals, mask = call(
                     _step, inverses, products, sparse, duals, penalty, count, fixed,
@@ -98,7 +103,7 @@ class ADMM(OneShotMethod):
         }
 
 
-def _regular_inverses(hessians, penalty):
+def _inverses(hessians, penalty):
     # Eager, because XLA takes seconds to compile an inverse for TensorFlow.
     return [ops.linalg.inv(h + penalty * ops.eye(h.shape[-1])) for h in hessians]
 

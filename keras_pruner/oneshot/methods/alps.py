@@ -1,3 +1,5 @@
+from functools import partial
+
 from keras import ops
 
 from keras_pruner.checks import check_in_range
@@ -57,7 +59,9 @@ class ALPS(OneShotMethod):
             [part.target for part in problem.parts],
             ops.convert_to_tensor(self.damping, dtype="float32"),
         )
-        values, bases = _decompose(hessians)
+        values, bases = problem.compute_once(
+            ("alps", self.damping), partial(_decompose, hessians)
+        )
         products = call(right_sides, hessians, targets)
         sparse, duals = targets, [ops.zeros_like(target) for target in targets]
         fixed = [] if problem.mask is None else [problem.mask]

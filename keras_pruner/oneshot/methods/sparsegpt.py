@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 from keras import ops
 
@@ -54,7 +55,9 @@ class SparseGPT(OneShotMethod):
 
     def solve(self, problem):
         call, rows = problem.call, problem.layout.rows
-        factors = factors_of(problem, self.damping)
+        factors = problem.compute_once(
+            ("sparsegpt", self.damping), partial(factors_of, problem, self.damping)
+        )
         weights = call(
             _without_dead_inputs,
             [part.target for part in problem.parts],

@@ -1,6 +1,7 @@
 """Recomputes the statistics of BatchNormalization layers from a few samples."""
 
 import dataclasses
+import functools
 import inspect
 import time
 
@@ -15,6 +16,9 @@ from keras_pruner.oneshot.inputs import Watch
 from keras_pruner.oneshot.recovery.base import Recovery, register_recovery
 from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
 from keras_pruner.oneshot.samples import collect_samples
+
+_BASE = keras.layers.BatchNormalization
+_CALL = inspect.signature(_BASE.call)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -134,8 +138,7 @@ def _reestimate(model, samples):
 
 
 def _layers_of(model):
-    kind = keras.layers.BatchNormalization
-    return [layer for layer in all_layers(model) if isinstance(layer, kind)]
+    return [layer for layer in all_layers(model) if isinstance(layer, _BASE)]
 
 
 def _check_has_layers(model):
@@ -161,12 +164,15 @@ def _count_calls(model, batch):
         if is_compiled:
             skipped[layer] = "it runs inside a compiled function"
 
-    Watch(model, layers, on_call).run(batch)
+    Watch(model, list(map(_watched, layers)), on_call).run(_forward(model, batch))
     for layer in layers:
         if not layer.trainable:
             skipped[layer] = "frozen: the layer has trainable=False"
         elif layer not in num_calls:
-            skipped[layer] = "the data never reaches it"
+            skipped[layer] = (
+                "the data never reaches it, or its `call` does not run that of "
+                "BatchNormalization"
+            )
     return num_calls, skipped
 
 
@@ -175,15 +181,25 @@ def _add_inputs(model, layer, num_calls, batch, moments):
 
     def on_call(_, args, kwargs, is_compiled):
         nonlocal calls
-        given = inspect.signature(type(layer).call).bind(layer, *args, **kwargs)
+        given = _CALL.bind(layer, *args, **kwargs)
         x, mask = given.arguments["inputs"], given.arguments.get("mask")
         moments.add(x, layer.axis, mask)
         calls += 1
         if calls == num_calls:
             watch.stop()
 
-    watch = Watch(model, [layer], on_call)
-    watch.run(batch)
+    watch = Watch(model, [_watched(layer)], on_call)
+    watch.run(_forward(model, batch))
+
+
+def _watched(layer):
+    """Returns a layer, and the class whose `call` counts if it has a `call` itself."""
+    return layer, None if type(layer).call is _BASE.call else _BASE
+
+
+def _forward(model, batch):
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
+    return functools.partial(model, inputs, training=False)
 
 
 class _Moments:

@@ -56,7 +56,7 @@ class PruningRun:
         self._check = TrainedCheck(attachment)
         self._latest_step = 0
         # Another callback may have restored the masks and the counts.
-        attachment.bind()
+        self._bind()
         for pruner, counts in zip(
             self.group.pruners, self._saved("pinned", ()), strict=False
         ):
@@ -80,6 +80,10 @@ class PruningRun:
         self.group.begin()
         self._remember_plan()
         self.update()
+
+    def check_masks(self):
+        """Raises an error if other code set the masks and counts to zero."""
+        self._read_step()
 
     def after_batch(self, synchronise):
         """Makes a mask update if one is due.
@@ -163,17 +167,21 @@ class PruningRun:
         step = int(ops.convert_to_numpy(self._optimizer.step))
         if step < self._latest_step:
             # Other code assigned the count: a checkpoint, or zeros.
-            self.attachment.bind()
-            if self.group.num_pruned == self.group.num_weights:
-                raise ValueError(
-                    "Other code assigned zeros to the masks, so every weight was "
-                    "pruned. During `fit`, `model.optimizer.variables` holds them: "
-                    "to reset the state of your optimizer, assign only "
-                    "`model.optimizer.inner_optimizer.variables`. Load the weights "
-                    "from before this `fit`."
-                )
+            self._bind()
         self._latest_step = step
         return step
+
+    def _bind(self):
+        self.attachment.bind()
+        if self.group.num_pruned == self.group.num_weights:
+            raise ValueError(
+                "Other code assigned zeros to the masks, which would prune every "
+                "weight. During `fit`, `model.optimizer.variables` holds them: to "
+                "reset the state of your optimizer, assign only "
+                "`model.optimizer.inner_optimizer.variables`. Before the next `fit`, "
+                "call `reset()` of the callback, and load saved weights if the kernels "
+                "are zero."
+            )
 
     def _saved(self, key, default=None):
         """Returns a value of the saved plan of the run, or the default."""

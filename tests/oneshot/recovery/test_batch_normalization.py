@@ -147,6 +147,20 @@ def test_renormalization_has_the_same_statistics():
     np.testing.assert_allclose(value_of(layer.renorm_mean), x.mean(0), rtol=1e-5)
 
 
+class Doubled(layers.BatchNormalization):
+    """A layer whose statistics are those of twice its inputs."""
+
+    def call(self, x, training=None):
+        return super().call(2 * x, training=training)
+
+
+def test_a_subclass_with_a_call_of_its_own():
+    model = keras.Sequential([keras.Input((2,)), Doubled()])
+    x = samples(20, 2)
+    reestimate_batch_normalization(model, x, batch_size=10)
+    assert_statistics(model.layers[0], 2 * x.astype("float64"))
+
+
 class Unused(keras.Model):
     def __init__(self):
         super().__init__()
