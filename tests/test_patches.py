@@ -20,6 +20,7 @@ PATCHES = {
     "oneshot/inputs/containers.py": "call and inner_loop of RNN, attention, wrappers",
     "oneshot/inputs/watch.py": "call of layers whose inputs are collected",
     "oneshot/at_init/synaptic_flow.py": "dtype policy, activation and call of layers",
+    "oneshot/recovery/distill.py": "stateful of recurrent layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "pytorch/one_shot/module_calls.py": "forward of classes that a module overrides",
     "training/cloning.py": "compiled of models that are copied",

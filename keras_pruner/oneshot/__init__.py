@@ -11,17 +11,37 @@ from keras_pruner.oneshot.methods import (
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.problem import KernelProblem
 from keras_pruner.oneshot.prune_one_shot import prune_one_shot
+from keras_pruner.oneshot.recovery import (
+    RECOVERIES,
+    BatchNormalizationRecovery,
+    BatchNormalizationReport,
+    Distillation,
+    DistillationReport,
+    Recovery,
+    distill,
+    reestimate_batch_normalization,
+    register_recovery,
+)
 
 __all__ = [
+    "BatchNormalizationRecovery",
+    "BatchNormalizationReport",
+    "Distillation",
+    "DistillationReport",
     "KernelInputs",
     "KernelProblem",
     "METHODS",
     "OneShotMethod",
     "OneShotReport",
     "OneShotRow",
+    "RECOVERIES",
+    "Recovery",
     "Solution",
+    "distill",
     "prune_at_init",
     "prune_one_shot",
+    "reestimate_batch_normalization",
     "register_kernel_inputs",
     "register_one_shot_method",
+    "register_recovery",
 ]

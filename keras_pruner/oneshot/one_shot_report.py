@@ -57,6 +57,7 @@ class OneShotReport(Shown):
         allocation_seconds: Time in which the sparsity was divided over the kernels.
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
+        recoveries: Tuple of the reports of the recoveries, in their order.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
@@ -65,7 +66,7 @@ class OneShotReport(Shown):
 
     def __init__(
         self, kernels, method, num_samples, *, curves=None, allocation_seconds=0.0,
-        memory=0, disk=0,
+        memory=0, disk=0, recoveries=(),
     ):  # fmt: skip
         self.kernels = tuple(kernels)
         self.method = method
@@ -73,6 +74,7 @@ class OneShotReport(Shown):
         self.curves = curves or {}
         self.allocation_seconds = allocation_seconds
         self.memory, self.disk = memory, disk
+        self.recoveries = tuple(recoveries)
 
     @property
     def sparsity(self):
@@ -127,7 +129,12 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline, self._costs, *filter(None, [self.advice])],
+            [
+                self.headline,
+                self._costs,
+                *filter(None, [self.advice]),
+                *map(str, self.recoveries),
+            ],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),

@@ -7,13 +7,14 @@ from keras_pruner.oneshot.inputs.convolutions import conv_inputs
 from keras_pruner.oneshot.inputs.dense import einsum_inputs
 from keras_pruner.oneshot.inputs.rows import KernelInputs, Rows, dense_inputs
 from keras_pruner.oneshot.inputs.rules import register_kernel_inputs
-from keras_pruner.oneshot.inputs.watch import forward_of
+from keras_pruner.oneshot.inputs.watch import Watch, forward_of
 
 __all__ = [
     "CallOrder",
     "InputCollector",
     "KernelInputs",
     "Rows",
+    "Watch",
     "conv_inputs",
     "dense_inputs",
     "einsum_inputs",
