@@ -36,6 +36,8 @@ def test_rows_are_plain_values():
         "zeros": 72,
         "error": 0.25,
         "seconds": 1.5,
+        "num_inputs": 0,
+        "num_rows": 0,
         "skipped": None,
         "sparsity": 0.5,
     }
