@@ -138,7 +138,7 @@ def module_kind(module):
 
 
 def overridden_class(module):
-    """Returns torch's class whose `forward` the class of a module overrides, or `None`."""
+    """Returns torch's class whose `forward` a module overrides, or `None`."""
     classes = [c for c in type(module).__mro__ if "forward" in vars(c)]
     of_torch = [c for c in classes if c.__module__.startswith("torch.")]
     return None if classes[0] in of_torch else of_torch[0]
