@@ -41,6 +41,10 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
+            relative output error that a kernel makes alone in the dense model. It is
+            empty if the allocation measured none. Coupled kernels have one curve,
+            under the path of their layer.
         allocation_seconds: Time in which the sparsity was divided over the kernels.
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
@@ -51,11 +55,13 @@ class OneShotReport(Shown):
     """
 
     def __init__(
-        self, kernels, method, num_samples, *, allocation_seconds=0.0, memory=0, disk=0
-    ):
+        self, kernels, method, num_samples, *, curves=None, allocation_seconds=0.0,
+        memory=0, disk=0,
+    ):  # fmt: skip
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.curves = curves or {}
         self.allocation_seconds = allocation_seconds
         self.memory, self.disk = memory, disk
 
@@ -132,6 +138,39 @@ class OneShotReport(Shown):
         ax.barh(places, errors, label="output error", height=0.4)
         ax.set(xlim=(0, max([1.0, *errors])), xlabel="share")
         ax.legend(loc="lower right")
+        return ax
+
+    def plot_curves(self, ax=None):
+        """Plots the error curve of each kernel, and marks the sparsity that it has.
+
+        Args:
+            ax: Matplotlib axes, or `None` for new ones.
+
+        Returns:
+            The axes. Their errors have a logarithmic scale.
+
+        Raises:
+            ValueError: If there are no curves.
+        """
+        if not self.curves:
+            raise ValueError(
+                "The report has no error curves. `prune_one_shot` measures them with "
+                "`allocation='error_curves'`, if there are several kernels."
+            )
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots(layout="constrained")
+        for path, curve in self.curves.items():
+            sparsities, errors = zip(*curve, strict=True)
+            (line,) = ax.plot(sparsities, errors, marker=".", label=path)
+            # Coupled kernels have one curve, under the path of their layer.
+            rows = [r for r in self.kernels if f"{r.path}/".startswith(f"{path}/")]
+            ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
+        ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
+        # An error below float32's rounding would only press the others together.
+        ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))
+        ax.legend(fontsize="small")
         return ax
 
 

@@ -2,26 +2,34 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import time
 import typing
 
 from keras import ops
+from rich.console import Console
 from rich.progress import Progress
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import Settings, merged_config, takes_settings
+from keras_pruner.config import (
+    SAMPLED_ALLOCATIONS,
+    Settings,
+    merged_config,
+    takes_settings,
+)
 from keras_pruner.kernels import check_built, select_kernels
 from keras_pruner.masks import PruningPlan
 from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
+from keras_pruner.oneshot.owl import owl_sparsities
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.training import plain_copy
 
-ERROR_CURVES = "error_curves"
+ERROR_CURVES, OWL = SAMPLED_ALLOCATIONS
 
 
 @takes_settings
@@ -54,8 +62,10 @@ def prune_one_shot(
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
         allocation: How the sparsity is divided over kernels. `"error_curves"` measures
-            the error that each kernel makes alone, at nine sparsities; or any
-            allocation of `PruningConfig` that ranks no scores over all kernels.
+            the error that each kernel makes alone, at nine sparsities. `"owl"` stays
+            within 0.08 of the target; kernels with more outliers among their Wanda
+            scores keep more. Or any allocation of `PruningConfig` that ranks no scores
+            over all kernels.
         num_samples: Most samples to use.
         batch_size: Samples in a batch of calibration; `None` chooses.
         dense_target: Whether each kernel approaches the outputs of the dense model. If
@@ -91,7 +101,7 @@ def prune_one_shot(
     batch = samples.batches[0]
     with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
         report = _prune(
-            subject, config, samples, method, verbose,
+            subject, config, samples, method, allocation, verbose,
             dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
         )  # fmt: skip
     if verbose:
@@ -113,7 +123,7 @@ def _prepared(model, config, batch, in_place, check):
     yield pruned, pruned, config
 
 
-def _prune(model, config, samples, method, verbose, **settings):
+def _prune(model, config, samples, method, allocation, verbose, **settings):
     """Prunes a model in place, or an `OneShotModule`; returns the report."""
     selections = select_kernels(model, config)
     for selection in selections:
@@ -131,13 +141,15 @@ def _prune(model, config, samples, method, verbose, **settings):
     before = [(variable, ops.copy(variable)) for variable in run.variables]
     done = []
     try:
-        with Progress(disable=not verbose, transient=True) as progress:
-            counts, start = {}, time.perf_counter()
+        with _progress(verbose) as progress:
+            counts, curves, start = {}, {}, time.perf_counter()
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
                     continue
-                counts |= _counts(run, selection.config, kernels, progress)
+                counts |= _counts(
+                    run, selection.config, kernels, allocation, curves, progress
+                )
             allocation_seconds = time.perf_counter() - start
             num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
             bar = progress.add_task("prune_one_shot", total=num_kernels)
@@ -151,9 +163,17 @@ def _prune(model, config, samples, method, verbose, **settings):
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
     return OneShotReport(
-        rows, method, len(samples), allocation_seconds=allocation_seconds,
+        rows, method, len(samples), curves=curves,
+        allocation_seconds=allocation_seconds,
         memory=run.peak_memory, disk=run.peak_disk,
     )  # fmt: skip
+
+
+def _progress(verbose):
+    """Returns a progress bar. In a notebook without `ipywidgets` it shows nothing."""
+    plain = importlib.util.find_spec("ipywidgets") is None
+    console = Console(force_jupyter=False) if plain else None
+    return Progress(console=console, disable=not verbose, transient=True)
 
 
 def _row_of(pruned):
@@ -165,18 +185,19 @@ def _row_of(pruned):
 
 
 def _config_of(config, target_sparsity, allocation, settings):
-    """Returns the config; its allocation is `None` if error curves decide."""
+    """Returns the config; its allocation is `None` if the samples decide."""
     if target_sparsity is not None:
         settings = settings | {"target_sparsity": target_sparsity}
     if allocation != ERROR_CURVES:
-        settings = settings | {"allocation": allocation}
+        sampled = allocation == OWL
+        settings = settings | {"allocation": None if sampled else allocation}
     config = merged_config(config, settings)
     given = config.allocation
     if given is not None and (given.ranks_jointly or given.ranks_within_outputs):
         raise ValueError(
             f"Allocation '{given.name}' ranks scores, and `prune_one_shot` solves one "
-            "kernel after the other. Use 'error_curves', 'uniform', 'erk', a dict or a "
-            "function."
+            "kernel after the other. Use 'error_curves', 'owl', 'uniform', 'erk', a "
+            "dict or a function."
         )
     return config
 
@@ -207,13 +228,30 @@ def _whole_units(left_out, units):
     return found
 
 
-def _counts(run, config, kernels, progress):
-    """Returns the number of groups that each unit loses, by its deciding kernel."""
+def _counts(run, config, kernels, allocation, curves, progress):
+    """Returns the number of groups that each unit loses, by its deciding kernel.
+
+    Args:
+        run: `StageByStage`.
+        config: `PruningConfig` of the kernels.
+        kernels: The `Kernel`s.
+        allocation: As `prune_one_shot` takes it.
+        curves: Dict that gets the error curve of each unit, if they are measured.
+        progress: `Progress`.
+    """
     units = _coupled(config.pattern, kernels)
-    if config.allocation is None and len(units) > 1:
-        allocation = _by_curves(run, config, units, progress)
+    if config.allocation is not None:
+        allocation = config.allocation
+    elif len(units) == 1 or config.target_sparsity >= config.pattern.max_sparsity:
+        # There is nothing to choose.
+        allocation = "uniform"
     else:
-        allocation = config.allocation or "uniform"
+        measure = _by_outliers if allocation == OWL else _by_curves
+        sparsities = measure(run, config, units, curves, progress)
+
+        def allocation(plan):
+            return sparsities[plan.path]
+
     config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, kernels)
     demand = plan.demand(plan.final_sparsity)
@@ -221,26 +259,46 @@ def _counts(run, config, kernels, progress):
     return dict(zip(deciding, demand.counts, strict=True))
 
 
-def _by_curves(run, config, units, progress):
-    """Returns the allocation that the error curves of the units make."""
+def _by_curves(run, config, units, curves, progress):
+    """Returns the sparsity of each unit by error curves, which it adds to `curves`."""
     highest = config.pattern.max_sparsity
-    if config.target_sparsity >= highest:
-        # All kernels are at the highest sparsity of the pattern.
-        return "uniform"
     grid = [sparsity for sparsity in GRID if sparsity < highest]
     if highest < 1:
         grid.append(highest)
-    bar = progress.add_task("error curves", total=len(units))
+    elif config.target_sparsity >= grid[-1]:
+        grid.append((1 + config.target_sparsity) / 2)
+    own = _of_units(run, run.error_curves, config, units, progress, grid)
+    curves |= own
+    return curve_sparsities(own, *_total_of(config, units))
+
+
+def _by_outliers(run, config, units, curves, progress):
+    """Returns the sparsity of each unit by the outliers of its scores."""
+    ratios = _of_units(run, run.outlier_ratios, config, units, progress)
+    return owl_sparsities(ratios, *_total_of(config, units))
+
+
+def _of_units(run, measure, config, units, progress, *arguments):
+    """Returns a measure of each unit's deciding kernel, by the unit's name."""
+    bar = progress.add_task("allocation", total=len(units))
     unit_of = {run.deciding(unit[0]): unit for unit in units}
-    curves, sizes = {}, {}
+    found = {}
     for stage in run.stages:
         stage = [kernel for kernel in stage if kernel in unit_of]
-        for kernel, curve in run.error_curves(stage, grid).items():
-            unit = unit_of[kernel]
-            name = config.pattern.unit_name(unit)
-            curves[name] = curve
-            sizes[name] = sum(each.layout.size for each in unit)
-            progress.update(bar, advance=1, description=f"error of {name}")
-    caps = (config.min_sparsity, config.max_sparsity)
-    sparsities = curve_sparsities(curves, sizes, config.target_sparsity, caps)
-    return lambda plan: sparsities[plan.path]
+        for kernel, value in measure(stage, *arguments).items():
+            name = config.pattern.unit_name(unit_of[kernel])
+            found[name] = value
+            progress.update(bar, advance=1, description=f"allocation: {name}")
+    return found
+
+
+def _total_of(config, units):
+    """Returns the sizes of the units, the target over all, and the caps of each."""
+    sizes = {
+        config.pattern.unit_name(unit): sum(kernel.layout.size for kernel in unit)
+        for unit in units
+    }
+    highest = config.max_sparsity
+    if config.pattern.max_sparsity < 1:
+        highest = min(highest or 1.0, config.pattern.max_sparsity)
+    return sizes, config.target_sparsity, (config.min_sparsity, highest)

@@ -8,7 +8,8 @@ from keras import ops
 from keras_pruner.backend import FunctionCache
 from keras_pruner.oneshot.biases import bias_of
 from keras_pruner.oneshot.calibration import Calibration
-from keras_pruner.oneshot.methods import ADMM, Wanda
+from keras_pruner.oneshot.methods import ADMM, Wanda, input_scores
+from keras_pruner.oneshot.owl import outlier_ratio
 from keras_pruner.oneshot.problem import KernelProblem
 
 # Multiplications of an error curve above which it is estimated.
@@ -112,7 +113,7 @@ class StageByStage:
         moments = self._calibration.moments(kernels) if kernels else {}
         curves = {}
         for kernel in kernels:
-            problem = self._problem(kernel, moments[kernel], 0, dense_target=False)
+            problem = self._problem(kernel, moments[kernel], 0)
             num_groups = problem.pattern.num_groups(kernel.layout)
             cost = 50 * kernel.layout.rows * kernel.layout.size * len(sparsities)
             curves[kernel] = []
@@ -125,6 +126,22 @@ class StageByStage:
                 error = asked.error(method.solve(asked).weights)
                 curves[kernel].append((sparsity, error))
         return curves
+
+    def outlier_ratios(self, kernels):
+        """Returns the `outlier_ratio` of the scores `|W| |X|` in the dense model.
+
+        Args:
+            kernels: Kernels of a stage that are `deciding`.
+
+        Returns:
+            Dict from a kernel to a float in [0, 1].
+        """
+        moments = self._calibration.moments(kernels) if kernels else {}
+        ratios = {}
+        for kernel in kernels:
+            problem = self._problem(kernel, moments[kernel], 0, centre=False)
+            ratios[kernel] = outlier_ratio(input_scores(problem))
+        return ratios
 
     def prune(self, counts):
         """Prunes stage by stage.
@@ -195,7 +212,7 @@ class StageByStage:
             masks[kernel] = pattern.expand(is_pruned, scores, kernel.layout)
         return masks
 
-    def _problem(self, kernel, moments, count, dense_target):
+    def _problem(self, kernel, moments, count, dense_target=False, centre=True):
         return KernelProblem(
             kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable)),
             kernel.layout,
@@ -203,7 +220,7 @@ class StageByStage:
             count,
             pattern=self._patterns[kernel],
             dense_target=dense_target,
-            centre=self._centre and bias_of(kernel) is not None,
+            centre=centre and self._centre and bias_of(kernel) is not None,
             call=self._call,
         )
 
