@@ -70,13 +70,12 @@ class ModuleCalls:
 
     def _parts(self):
         """Returns the parts whose own calls count."""
+        # An attention does not call its `out_proj`.
         return [
             part
             for part in self._view.module.modules()
-            # An attention does not call its `out_proj`.
-            if self._is_watched(part)
-            or self._is_watched(getattr(part, "out_proj", None))
-            if self._bases.get(id(part)) is None
+            if any(map(self._is_watched, (part, getattr(part, "out_proj", None))))
+            and self._bases.get(id(part)) is None
         ]
 
     def _forward_of(self, base, hook):
