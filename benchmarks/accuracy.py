@@ -24,11 +24,9 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -188,40 +186,22 @@ class Benchmark:
         self.note(rows=[row | {"seconds": round(row["seconds"], 2)}])
 
     def _run_tfmot(self, problem, runs, advance):
-        """Has `tfmot_accuracy.py` make runs, in the Python that has what it needs."""
-        import numpy as np
+        from tfmot_runs import tfmot_runs
 
-        arrays = {
-            key: getattr(problem, key)
-            for key in ("x_train", "x_test", "y_train", "y_test")
-        }
-        for seed in {seed for seed, _ in runs}:
-            for index, weight in enumerate(problem.dense_weights(seed)):
-                arrays[f"dense/{seed}/{index}"] = weight
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "start.npz")
-            np.savez(path, **arrays)
-            script = os.path.join(os.path.dirname(__file__), "tfmot_accuracy.py")
-            command = [self.options.tfmot_python, script, problem.name, path]
-            command += ["--epochs", str(problem.epochs)]
-            command += [f"--run={seed}:{sparsity}" for seed, sparsity in runs]
-            errors = os.path.join(folder, "errors")
-            with (
-                open(errors, "w") as log,
-                subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=log, text=True
-                ) as process,
-            ):
-                for line in process.stdout:
-                    try:
-                        self._add_tfmot(problem, json.loads(line))
-                    except RuntimeError as error:
-                        self.failures[problem.name, TFMOT] = str(error)
-                    advance()
-            if process.returncode:
-                with open(errors) as log:
-                    last = log.read().strip().splitlines()[-1:]
-                self.failures[problem.name, TFMOT] = " ".join(last)
+        names = ("x_train", "x_test", "y_train", "y_test")
+        data = {name: getattr(problem, name) for name in names}
+        dense = {seed: problem.dense_weights(seed) for seed, _ in runs}
+        python = self.options.tfmot_python
+        rows = tfmot_runs(python, problem.name, data, dense, runs, problem.epochs)
+        try:
+            for row in rows:
+                try:
+                    self._add_tfmot(problem, row)
+                except RuntimeError as error:
+                    self.failures[problem.name, TFMOT] = str(error)
+                advance()
+        except RuntimeError as error:
+            self.failures[problem.name, TFMOT] = str(error)
 
     def _add_tfmot(self, problem, row):
         self.note(versions=row.pop("versions"))

@@ -1,7 +1,8 @@
 """Prunes with tensorflow-model-optimization under the protocol of `accuracy.py`.
 
-`accuracy.py` runs it, with a Python that has tensorflow-model-optimization and
-tf-keras. It prints one JSON object a line for each run.
+`accuracy.py` and `one_shot.py` run it, with a Python that has
+tensorflow-model-optimization and tf-keras. It prints one JSON object a line for each
+run.
 """
 
 import argparse
@@ -15,6 +16,9 @@ import numpy as np  # noqa: E402
 import tensorflow_model_optimization as tfmot  # noqa: E402
 import tf_keras as keras  # noqa: E402
 from data import FREQUENCY, TASKS, end_step  # noqa: E402
+from one_shot_networks import TRAINED  # noqa: E402
+
+TASKS = TASKS | TRAINED
 
 
 def prune(task, start, seed, sparsity, epochs):

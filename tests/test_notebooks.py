@@ -21,7 +21,9 @@ def outputs_of(notebook):
 
 def test_tutorials_are_found():
     names = {path.stem for path in NOTEBOOKS}
-    assert {"quickstart", "wrap_layers", "custom_criterion", "sparse_training"} <= names
+    assert {
+        "quickstart", "wrap_layers", "custom_criterion", "sparse_training", "one_shot",
+    } <= names  # fmt: skip
 
 
 @pytest.mark.notebooks
@@ -42,3 +44,5 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     outputs = outputs_of(notebook)
     assert not [o for o in outputs if o.output_type == "error"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
+    # A progress bar asks for no further package.
+    assert not [o for o in outputs if "ipywidgets" in o.get("text", "")]

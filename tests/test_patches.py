@@ -22,6 +22,7 @@ PATCHES = {
     "oneshot/at_init/synaptic_flow.py": "dtype policy, activation and call of layers",
     "oneshot/recovery/distill.py": "stateful of recurrent layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
+    "pytorch/one_shot/module_calls.py": "forward of classes that a module overrides",
     "training/cloning.py": "compiled of models that are copied",
     "training/custom_objects.py": "names of functions while a model is copied",
     "backend/keras_private.py": "arguments of a wrapper; rematerialization of a layer",

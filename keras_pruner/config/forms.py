@@ -9,6 +9,9 @@ from keras_pruner.components import ALLOCATIONS, CRITERIA, Allocation, Custom
 from keras_pruner.config.foreign_names import FOREIGN_VALUES
 from keras_pruner.intel_names import TYPE_ALIASES
 
+# Allocations that see what multiplies the kernels, as `prune_one_shot` does.
+SAMPLED_ALLOCATIONS = ("error_curves", "owl")
+
 
 def as_tuple(value):
     """Returns the items of a collection, or one value as a tuple."""
@@ -46,7 +49,16 @@ def as_allocation(given):
 
     A dict with a string under `"name"` describes an allocation. Every other dict maps
     regular expressions to sparsities.
+
+    Raises:
+        ValueError: If the name is unknown, or the allocation needs samples.
     """
+    if isinstance(given, str) and given in SAMPLED_ALLOCATIONS:
+        raise ValueError(
+            f"Allocation '{given}' needs samples, so a config does not take it. Write "
+            f"`prune_one_shot(model, data, allocation='{given}')`, or use one of: "
+            f"{', '.join(ALLOCATIONS)}."
+        )
     if isinstance(given, dict):
         is_custom = bool(given) and not isinstance(given.get("name"), str)
     else:

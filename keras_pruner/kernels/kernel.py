@@ -48,6 +48,8 @@ class Kernel:
             class, or `None`.
         is_output: Whether the model returns the outputs of the kernel, perhaps through
             layers without kernels.
+        bias: `keras.Variable` (N,) that the layer adds to the kernel's product, if the
+            search tells it.
     """
 
     path: str
@@ -58,6 +60,7 @@ class Kernel:
     couplings: tuple = ()
     on_request: str | None = None
     is_output: bool = False
+    bias: keras.Variable | None = None
 
     @property
     def wrapper_mask(self):

@@ -38,7 +38,8 @@ class Bias(NamedTuple):
 def bias_of(kernel):
     """Returns the `Bias` that a layer adds to the product of a kernel, or `None`.
 
-    It knows the layers of Keras. Another layer may use its bias in another way.
+    It knows the layers of Keras, and the `bias` of a kernel that has one. Another layer
+    may use its bias in another way.
 
     Args:
         kernel: `Kernel`.
@@ -52,6 +53,8 @@ def bias_of(kernel):
     >>> ops.convert_to_numpy(layer.bias).tolist()
     [1.0, 2.0, 3.0]
     """
+    if kernel.bias is not None:
+        return Bias(kernel.bias)
     layer, name = kernel.layer, kernel.variable.name
     # The cell of a convolutional LSTM is private, but an attribute of its layer.
     holder = getattr(layer, "cell", layer)

@@ -12,7 +12,7 @@ class Calibration:
     """Gathers the statistics of what multiplies kernels, while a model runs on data.
 
     Args:
-        model: Built Keras model, which is pruned stage by stage.
+        model: Built Keras model, or `OneShotModule`, which is pruned stage by stage.
         kernels: Its `Kernel`s that may be pruned.
         batches: List of batches of inputs, all of one shape.
         max_memory: Most bytes of activations to keep in memory; see `Passage`.

@@ -18,6 +18,8 @@ class OneShotRow:
             `|X_d W - X Z|^2 / |X_d W|^2`, with means left out if a bias takes them.
             `None` if the kernel stayed dense.
         seconds: Time of its statistics and its solution.
+        num_inputs: Inputs of the kernel, K.
+        num_rows: Rows of the data that were seen; 0 if the kernel stayed dense.
         skipped: Why it stayed dense, or `None`.
     """
 
@@ -27,11 +29,18 @@ class OneShotRow:
     zeros: int = 0
     error: float | None = None
     seconds: float = 0.0
+    num_inputs: int = 0
+    num_rows: int = 0
     skipped: str | None = None
 
     @property
     def sparsity(self):
         return self.zeros / self.parameters if self.parameters else 0.0
+
+    @property
+    def has_few_rows(self):
+        """Whether fewer rows than inputs were seen, so that many solutions fit them."""
+        return 0 < self.num_rows < self.num_inputs
 
 
 class OneShotReport(Shown):
@@ -41,6 +50,10 @@ class OneShotReport(Shown):
         kernels: Tuple of `OneShotRow`s: pruned ones in their order, then skipped ones.
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
+        curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
+            relative output error that a kernel makes alone in the dense model. It is
+            empty if the allocation measured none. Coupled kernels have one curve,
+            under the path of their layer.
         allocation_seconds: Time in which the sparsity was divided over the kernels.
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
@@ -52,12 +65,13 @@ class OneShotReport(Shown):
     """
 
     def __init__(
-        self, kernels, method, num_samples, *, allocation_seconds=0.0, memory=0, disk=0,
-        recoveries=(),
+        self, kernels, method, num_samples, *, curves=None, allocation_seconds=0.0,
+        memory=0, disk=0, recoveries=(),
     ):  # fmt: skip
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
+        self.curves = curves or {}
         self.allocation_seconds = allocation_seconds
         self.memory, self.disk = memory, disk
         self.recoveries = tuple(recoveries)
@@ -93,6 +107,19 @@ class OneShotReport(Shown):
             f"{text}, {self.disk / 1e6:,.0f} MB on disk." if self.disk else f"{text}."
         )
 
+    @property
+    def advice(self):
+        """A sentence if some kernels saw few rows, else `None`."""
+        few = [row for row in self.kernels if row.has_few_rows]
+        if not few:
+            return None
+        worst = max(few, key=lambda row: row.num_inputs / row.num_rows)
+        return (
+            f"{len(few)} of the kernels saw fewer rows than they have inputs, e.g. "
+            f"{worst.num_rows:,} for {worst.num_inputs:,} in '{worst.path}'. More "
+            "samples may give a more accurate model."
+        )
+
     def rows(self):
         """Returns one dict of plain values per kernel."""
         return [
@@ -102,7 +129,12 @@ class OneShotReport(Shown):
     def view(self, expand=False):
         """Returns the `View` that is printed."""
         return View(
-            [self.headline, self._costs, *map(str, self.recoveries)],
+            [
+                self.headline,
+                self._costs,
+                *map(str, self.recoveries),
+                *filter(None, [self.advice]),
+            ],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
                 Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),
@@ -135,6 +167,39 @@ class OneShotReport(Shown):
         ax.barh(places, errors, label="output error", height=0.4)
         ax.set(xlim=(0, max([1.0, *errors])), xlabel="share")
         ax.legend(loc="lower right")
+        return ax
+
+    def plot_curves(self, ax=None):
+        """Plots the error curve of each kernel, and marks the sparsity that it has.
+
+        Args:
+            ax: Matplotlib axes, or `None` for new ones.
+
+        Returns:
+            The axes. Their errors have a logarithmic scale.
+
+        Raises:
+            ValueError: If there are no curves.
+        """
+        if not self.curves:
+            raise ValueError(
+                "The report has no error curves. `prune_one_shot` measures them with "
+                "`allocation='error_curves'`, if there are several kernels."
+            )
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots(layout="constrained")
+        for path, curve in self.curves.items():
+            sparsities, errors = zip(*curve, strict=True)
+            (line,) = ax.plot(sparsities, errors, marker=".", label=path)
+            # Coupled kernels have one curve, under the path of their layer.
+            rows = [r for r in self.kernels if f"{r.path}/".startswith(f"{path}/")]
+            ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
+        ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
+        # An error below float32's rounding would only press the others together.
+        ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))
+        ax.legend(fontsize="small")
         return ax
 
 

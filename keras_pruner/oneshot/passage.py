@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_pruner.backend import functional_steps, no_gradients
 from keras_pruner.oneshot.activation_store import ActivationStore
+from keras_pruner.oneshot.inputs import forward_of
 
 
 class Passage:
@@ -19,7 +20,7 @@ class Passage:
     model with a `call` of its own is run from its inputs each time.
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or `OneShotModule`.
         batches: List of batches of inputs.
         max_memory: Most bytes of activations to keep in memory. Others are written to
             temporary files.
@@ -103,8 +104,7 @@ class Passage:
         )  # fmt: skip
 
     def _call_model(self, number):
-        inputs = keras.tree.map_structure(ops.convert_to_tensor, self._batches[number])
-        return keras.tree.flatten(self._model(inputs, training=False))
+        return keras.tree.flatten(forward_of(self._model, self._batches[number])())
 
     def fork(self):
         """Returns a passage that starts where this one is, for other weights."""

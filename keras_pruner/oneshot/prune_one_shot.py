@@ -1,31 +1,55 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
-import dataclasses
+import contextlib
+import importlib.util
 import time
 import typing
 
+from absl import logging
 from keras import ops
+from rich.console import Console
 from rich.progress import Progress
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import Settings, merged_config, takes_settings
+from keras_pruner.config import (
+    SAMPLED_ALLOCATIONS,
+    Settings,
+    merged_config,
+    rename_keys,
+    takes_settings,
+)
 from keras_pruner.kernels import check_built, select_kernels
-from keras_pruner.masks import PruningPlan
-from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
+from keras_pruner.oneshot.division import check_allocation, check_name, divide
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.recovery import DenseModel, recoveries_of
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
+from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.training import plain_copy
 
-ERROR_CURVES = "error_curves"
+# Settings of a config that only training knows.
+_OF_TRAINING = {
+    "begin_step",
+    "criterion",
+    "end_step",
+    "frequency",
+    "initial_sparsity",
+    "low_memory_usage",
+    "mask_bits",
+    "pruner_options",
+    "pruning_type",
+    "regularizer",
+    "regularizer_strength",
+    "resume_from_pruned_checkpoint",
+    "schedule",
+}
 
 
 @takes_settings
 def prune_one_shot(
-    model, data, target_sparsity=None, *, method="admm", allocation=ERROR_CURVES,
+    model, data, target_sparsity=None, *, method="admm", allocation="error_curves",
     num_samples=512, batch_size=None, dense_target=True, centre=True,
     recovery=None, max_memory=2**32, seed=0, config=None, in_place=False, check=True,
     verbose=True, **settings: typing.Unpack[Settings],
@@ -44,16 +68,20 @@ def prune_one_shot(
     ```
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or a `torch.nn.Module`, with Keras on any backend.
         data: Samples of the model's inputs: an array, a dict or tuple of arrays for
             several inputs, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch
-            `DataLoader`, or another iterable of batches. Labels are not used.
+            `DataLoader`, or another iterable of batches. Labels are not used. A dict
+            has named arguments of a torch module, a tuple positional ones if `forward`
+            requires as many.
         target_sparsity: Share of the weights of all pruned kernels to zero, in [0, 1).
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
         allocation: How the sparsity is divided over kernels. `"error_curves"` measures
-            the error that each kernel makes alone, at nine sparsities; or any
-            allocation of `PruningConfig` that ranks no scores over all kernels.
+            the error that each kernel makes alone, at nine sparsities. `"owl"` stays
+            within 0.08 of the target; kernels with more outliers among their Wanda
+            scores keep more. Or any allocation of `PruningConfig` that ranks no scores
+            over all kernels.
         num_samples: Most samples to use.
         batch_size: Samples in a batch of calibration; `None` chooses.
         dense_target: Whether each kernel approaches the outputs of the dense model. If
@@ -64,8 +92,8 @@ def prune_one_shot(
             recomputes statistics; see `reestimate_batch_normalization`. Or a dict of a
             name and its config, a `Recovery`, or a tuple of several, in their order.
         max_memory: Most bytes of activations to keep in memory between kernels; more go
-            to temporary files. A model with a `call` of its own keeps none: it runs
-            from its inputs for each stage.
+            to temporary files. A model with a `call` of its own, or a torch module,
+            keeps none: it runs from its inputs for each stage.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
@@ -82,9 +110,16 @@ def prune_one_shot(
         ValueError: If a setting or the data does not fit, an activation is not finite,
             or nothing can be pruned. Nothing of the model changes then.
     """
-    check_built(model)
+    if not is_torch_module(model):
+        check_built(model)
     method = METHODS.get(method)
     recoveries = recoveries_of(recovery)
+    if recoveries and is_torch_module(model):
+        raise ValueError(
+            "`recovery` takes Keras models only. Prune the torch module without it. To "
+            "train it further, lock its zeros by PytorchBasePruner("
+            f'{{"pruning_type": "pattern_lock"}}, module). Received: {recovery!r}'
+        )
     for each in recoveries:
         each.check(model, dense_target)
     config = _config_of(config, target_sparsity, allocation, settings)
@@ -92,10 +127,40 @@ def prune_one_shot(
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
+    batch = samples.batches[0]
+    with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
+        report = _prune(
+            subject, config, samples, method, allocation, verbose, recoveries,
+            dense=model, dense_target=dense_target, centre=centre,
+            max_memory=max_memory, seed=seed,
+        )  # fmt: skip
+    if verbose:
+        print(report.headline, *report.recoveries, sep="\n")
+    if report.advice:
+        logging.warning("prune_one_shot: %s", report.advice)
+    return pruned, report
+
+
+@contextlib.contextmanager
+def _prepared(model, config, batch, in_place, check):
+    """Yields the model to prune, an object with its kernels, and a config for that."""
+    if is_torch_module(model):
+        prepared = one_shot_module(model, config, batch, in_place, check)
+        with prepared as (subject, config):
+            yield model if in_place else subject.module, subject, config
+        return
     pruned = model if in_place else plain_copy(model)
     if check and not in_place:
-        check_copy(model, pruned, samples.batches[0])
-    selections = select_kernels(pruned, config)
+        check_copy(model, pruned, batch)
+    yield pruned, pruned, config
+
+
+def _prune(
+    model, config, samples, method, allocation, verbose, recoveries, *, dense, seed,
+    **settings,
+):  # fmt: skip
+    """Prunes a model in place, or an `OneShotModule`; returns the report."""
+    selections = select_kernels(model, config)
     for selection in selections:
         selection.check_not_empty()
     _check_kernels(selections)
@@ -104,71 +169,83 @@ def prune_one_shot(
         for selection in selections
         for unit in _coupled(selection.config.pattern, selection.kernels)
     ]
-    run = StageByStage(
-        pruned, units, samples.batches, method,
-        dense_target=dense_target, centre=centre, max_memory=max_memory, seed=seed,
-    )  # fmt: skip
+    run = StageByStage(model, units, samples.batches, method, seed=seed, **settings)
     left_out = _whole_units(run.order.left_out, units)
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
-    before = [ops.copy(variable) for variable in pruned.weights]
+    # Recoveries may change every variable.
+    changed = model.variables if recoveries else run.variables
+    before = [(variable, ops.copy(variable)) for variable in changed]
     done, recovered = [], []
     try:
-        with Progress(disable=not verbose, transient=True) as progress:
-            counts, start = {}, time.perf_counter()
+        with _progress(verbose) as progress:
+            counts, curves, start = {}, {}, time.perf_counter()
             for selection in selections:
                 kernels = [k for k in selection.kernels if k not in left_out]
                 if not kernels:
                     continue
-                counts |= _counts(run, selection.config, kernels, progress)
+                units_of_config = _coupled(selection.config.pattern, kernels)
+                own_counts, own_curves = divide(
+                    run, selection.config, units_of_config, allocation, progress
+                )
+                counts, curves = counts | own_counts, curves | own_curves
             allocation_seconds = time.perf_counter() - start
             num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
             bar = progress.add_task("prune_one_shot", total=num_kernels)
             for each in run.prune(counts):
                 done.append(each)
-                progress.update(bar, advance=1, description=each.kernel.path)
-        teacher = DenseModel(pruned, before) if in_place else model
+                error = "" if each.error is None else f": error {each.error:.2g}"
+                description = f"{each.kernel.path}{error}"
+                progress.update(bar, advance=1, description=description)
+        teacher = DenseModel(model, before) if dense is model else dense
         for each in recoveries:
             recovered.append(
-                each.recover(pruned, teacher, samples, seed=seed, verbose=verbose)
+                each.recover(model, teacher, samples, seed=seed, verbose=verbose)
             )
     except BaseException:
-        for variable, value in zip(pruned.weights, before, strict=True):
+        for variable, value in before:
             variable.assign(value)
         raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    report = OneShotReport(
-        rows, method, len(samples), allocation_seconds=allocation_seconds,
+    return OneShotReport(
+        rows, method, len(samples), curves=curves,
+        allocation_seconds=allocation_seconds,
         memory=run.peak_memory, disk=run.peak_disk, recoveries=recovered,
     )  # fmt: skip
-    if verbose:
-        print(report.headline, *report.recoveries, sep="\n")
-    return pruned, report
+
+
+def _progress(verbose):
+    """Returns a progress bar. In a notebook without `ipywidgets` it shows nothing."""
+    plain = importlib.util.find_spec("ipywidgets") is None
+    console = Console(force_jupyter=False) if plain else None
+    return Progress(console=console, disable=not verbose, transient=True)
 
 
 def _row_of(pruned):
     kernel = pruned.kernel
     return OneShotRow(
         kernel.path, tuple(kernel.variable.shape), kernel.layout.size,
-        pruned.num_pruned, pruned.error, pruned.seconds,
+        pruned.num_pruned, pruned.error, pruned.seconds, kernel.layout.rows,
+        pruned.num_rows,
     )  # fmt: skip
 
 
 def _config_of(config, target_sparsity, allocation, settings):
-    """Returns the config; its allocation is `None` if error curves decide."""
+    """Returns the config; its allocation is `None` if the samples decide."""
+    for name in _OF_TRAINING & set(rename_keys(settings)):
+        raise ValueError(
+            f"`{name}` has no meaning for `prune_one_shot`, which prunes in one step "
+            "and without training. `method` says how weights are chosen. Leave it out."
+        )
     if target_sparsity is not None:
         settings = settings | {"target_sparsity": target_sparsity}
-    if allocation != ERROR_CURVES:
-        settings = settings | {"allocation": allocation}
+    check_name(allocation)
+    if allocation != SAMPLED_ALLOCATIONS[0]:
+        sampled = allocation in SAMPLED_ALLOCATIONS
+        settings = settings | {"allocation": None if sampled else allocation}
     config = merged_config(config, settings)
-    given = config.allocation
-    if given is not None and (given.ranks_jointly or given.ranks_within_outputs):
-        raise ValueError(
-            f"Allocation '{given.name}' ranks scores, and `prune_one_shot` solves one "
-            "kernel after the other. Use 'error_curves', 'uniform', 'erk', a dict or a "
-            "function."
-        )
+    check_allocation(config)
     return config
 
 
@@ -196,42 +273,3 @@ def _whole_units(left_out, units):
         if reasons:
             found |= {k: left_out.get(k, reasons[0]) for k in kernels}
     return found
-
-
-def _counts(run, config, kernels, progress):
-    """Returns the number of groups that each unit loses, by its deciding kernel."""
-    units = _coupled(config.pattern, kernels)
-    if config.allocation is None and len(units) > 1:
-        allocation = _by_curves(run, config, units, progress)
-    else:
-        allocation = config.allocation or "uniform"
-    config = dataclasses.replace(config, allocation=allocation)
-    plan = PruningPlan(config, kernels)
-    demand = plan.demand(plan.final_sparsity)
-    deciding = [run.deciding(unit[0]) for unit in units]
-    return dict(zip(deciding, demand.counts, strict=True))
-
-
-def _by_curves(run, config, units, progress):
-    """Returns the allocation that the error curves of the units make."""
-    highest = config.pattern.max_sparsity
-    if config.target_sparsity >= highest:
-        # All kernels are at the highest sparsity of the pattern.
-        return "uniform"
-    grid = [sparsity for sparsity in GRID if sparsity < highest]
-    if highest < 1:
-        grid.append(highest)
-    bar = progress.add_task("error curves", total=len(units))
-    unit_of = {run.deciding(unit[0]): unit for unit in units}
-    curves, sizes = {}, {}
-    for stage in run.stages:
-        stage = [kernel for kernel in stage if kernel in unit_of]
-        for kernel, curve in run.error_curves(stage, grid).items():
-            unit = unit_of[kernel]
-            name = config.pattern.unit_name(unit)
-            curves[name] = curve
-            sizes[name] = sum(each.layout.size for each in unit)
-            progress.update(bar, advance=1, description=f"error of {name}")
-    caps = (config.min_sparsity, config.max_sparsity)
-    sparsities = curve_sparsities(curves, sizes, config.target_sparsity, caps)
-    return lambda plan: sparsities[plan.path]

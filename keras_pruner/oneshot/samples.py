@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_pruner.backend import inputs_structure_of
 from keras_pruner.checks import check_in_range
+from keras_pruner.pytorch import is_torch_module, required_arguments
 
 _BATCH_SIZE = 128
 _FORMS = (
@@ -44,7 +45,7 @@ def collect_samples(model, data, *, num_samples=512, batch_size=None, seed=0):
     unless you choose the size.
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or `torch.nn.Module`.
         data: See `prune_one_shot`. A tuple `(x, y)` or `(x, y, sample_weight)` loses
             its labels. If the model takes as many inputs as the tuple has parts, the
             parts are these inputs.
@@ -144,14 +145,17 @@ def _inputs_in(batch, model):
         return batch
     if len(batch) > 3:
         raise ValueError(
-            f"`data` has {len(batch)} parts, but '{model.name}' takes one input, and "
-            "(x, y, sample_weight) are three."
+            f"`data` has {len(batch)} parts, but {type(model).__name__} takes one "
+            "input, and (x, y, sample_weight) are three."
         )
     return batch[0]
 
 
 def _structure_of(model):
     """Returns the model's symbolic inputs, nested as it takes them, or `None`."""
+    if is_torch_module(model):
+        names = required_arguments(model)
+        return names if len(names) > 1 else "".join(names) or None
     structure = inputs_structure_of(model)
     if structure is None and len(getattr(model, "inputs", None) or ()) == 1:
         return model.inputs[0]
@@ -175,6 +179,8 @@ def _as_arrays(inputs):
 def _as_array(value):
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
     array = np.asarray(value)
     if not array.ndim:
         raise ValueError(f"{_FORMS}. Received a part without samples: {value!r}")
@@ -201,7 +207,7 @@ def _shapes_of(inputs):
 
 def _check_fit(inputs, model):
     expected = getattr(model, "inputs", None)
-    if not expected:
+    if not expected or is_torch_module(model):
         return
     structure = _structure_of(model)
     if isinstance(inputs, dict) and isinstance(structure, dict):

@@ -8,7 +8,8 @@ from keras import ops
 from keras_pruner.backend import FunctionCache
 from keras_pruner.oneshot.biases import bias_of
 from keras_pruner.oneshot.calibration import Calibration
-from keras_pruner.oneshot.methods import ADMM, Wanda
+from keras_pruner.oneshot.division import outlier_ratio
+from keras_pruner.oneshot.methods import ADMM, Wanda, input_scores
 from keras_pruner.oneshot.problem import KernelProblem
 
 # Multiplications of an error curve above which it is estimated.
@@ -25,12 +26,14 @@ class PrunedKernel(NamedTuple):
         error: Relative output error; see `KernelProblem.error`. `None` if the kernel
             stays dense, or if outputs of another one decide for it.
         seconds: Time of its statistics and its solution.
+        num_rows: Rows of the data that the solution fits, at least for each column.
     """
 
     kernel: object
     num_pruned: int
     error: float | None
     seconds: float
+    num_rows: int = 0
 
 
 class StageByStage:
@@ -41,7 +44,7 @@ class StageByStage:
     the outputs of the dense model.
 
     Args:
-        model: Built Keras model, which is pruned in place.
+        model: Built Keras model, or `OneShotModule`, which is pruned in place.
         units: List of `(kernels, pattern)`: kernels that may be pruned, most of them
             alone. Coupled kernels, e.g. of attention heads, lose the same groups.
         batches: List of batches of inputs, all of one shape.
@@ -53,6 +56,7 @@ class StageByStage:
 
     Attributes:
         order: `CallOrder` of the kernels.
+        variables: List of the variables that pruning changes: kernels and biases.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class StageByStage:
             for kernel in unit
         }
         self._units = {self._deciding[unit[0]]: unit for unit, _ in units}
+        self.variables = _variables_of(self._patterns)
 
     @property
     def stages(self):
@@ -110,7 +115,7 @@ class StageByStage:
         moments = self._calibration.moments(kernels) if kernels else {}
         curves = {}
         for kernel in kernels:
-            problem = self._problem(kernel, moments[kernel], 0, dense_target=False)
+            problem = self._problem(kernel, moments[kernel], 0)
             num_groups = problem.pattern.num_groups(kernel.layout)
             cost = 50 * kernel.layout.rows * kernel.layout.size * len(sparsities)
             curves[kernel] = []
@@ -123,6 +128,22 @@ class StageByStage:
                 error = asked.error(method.solve(asked).weights)
                 curves[kernel].append((sparsity, error))
         return curves
+
+    def outlier_ratios(self, kernels):
+        """Returns the `outlier_ratio` of the scores `|W| |X|` in the dense model.
+
+        Args:
+            kernels: Kernels of a stage that are `deciding`.
+
+        Returns:
+            Dict from a kernel to a float in [0, 1].
+        """
+        moments = self._calibration.moments(kernels) if kernels else {}
+        ratios = {}
+        for kernel in kernels:
+            problem = self._problem(kernel, moments[kernel], 0, centre=False)
+            ratios[kernel] = outlier_ratio(input_scores(problem))
+        return ratios
 
     def prune(self, counts):
         """Prunes stage by stage.
@@ -137,10 +158,7 @@ class StageByStage:
         """
         dense = None
         if self._dense_target:
-            dense = [
-                (variable, ops.copy(variable))
-                for variable in _variables_of(self._patterns)
-            ]
+            dense = [(variable, ops.copy(variable)) for variable in self.variables]
         is_dense, masks = True, {}
         self._calibration.restart()
         for stage in self.stages:
@@ -180,7 +198,8 @@ class StageByStage:
                 num_pruned = int(ops.sum(ops.cast(~solution.mask, "int32")))
                 self._replace(kernel, problem, solution.weights)
                 seconds = shared + time.perf_counter() - start
-                yield PrunedKernel(kernel, num_pruned, error, seconds)
+                num_rows = min(part.num_rows for part in moments[kernel])
+                yield PrunedKernel(kernel, num_pruned, error, seconds, num_rows)
             is_dense = False
 
     def _masks_of_unit(self, decider, moments, count, dense_target):
@@ -196,7 +215,7 @@ class StageByStage:
             masks[kernel] = pattern.expand(is_pruned, scores, kernel.layout)
         return masks
 
-    def _problem(self, kernel, moments, count, dense_target):
+    def _problem(self, kernel, moments, count, dense_target=False, centre=True):
         return KernelProblem(
             kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable)),
             kernel.layout,
@@ -204,7 +223,7 @@ class StageByStage:
             count,
             pattern=self._patterns[kernel],
             dense_target=dense_target,
-            centre=self._centre and bias_of(kernel) is not None,
+            centre=centre and self._centre and bias_of(kernel) is not None,
             call=self._call,
         )
 

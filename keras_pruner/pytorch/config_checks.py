@@ -16,22 +16,35 @@ def check_settings(config):
 class _ModuleSelector:
     """Selects the kernels of a torch module, also of nested modules."""
 
-    def __init__(self, module):
+    def __init__(self, module, parameter_of):
         self.module = module
+        self.parameter_of = parameter_of
 
     def __call__(self, kernel):
-        return any(p is kernel.variable.value for p in self.module.parameters())
+        parameter = self.parameter_of(kernel)
+        return any(p is parameter for p in self.module.parameters())
 
     def __repr__(self):
         return repr(self.module)
 
 
-def with_module_selectors(config):
-    """Returns a config with a selector in place of each torch module."""
+def with_module_selectors(config, parameter_of=None):
+    """Returns a config with a selector in place of each torch module.
+
+    Args:
+        config: `PruningConfig`.
+        parameter_of: Function from a `Kernel` to its parameter in these modules. By
+            default the kernel's variable holds it.
+    """
     import torch
 
+    def held(kernel):
+        return kernel.variable.value
+
     def selector(given):
-        return _ModuleSelector(given) if isinstance(given, torch.nn.Module) else given
+        if not isinstance(given, torch.nn.Module):
+            return given
+        return _ModuleSelector(given, parameter_of or held)
 
     def selectors(given):
         return None if given is None else tuple(map(selector, given))
@@ -40,7 +53,9 @@ def with_module_selectors(config):
         config,
         include=selectors(config.include),
         exclude=selectors(config.exclude),
-        local_configs=tuple(map(with_module_selectors, config.local_configs)),
+        local_configs=tuple(
+            with_module_selectors(local, parameter_of) for local in config.local_configs
+        ),
     )
 
 

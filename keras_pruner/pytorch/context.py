@@ -30,8 +30,9 @@ def beside_training(device):
     """
     import torch
 
+    is_torch = keras.backend.backend() == "torch"
     with (
-        keras.device(str(device)),
+        keras.device(str(device)) if is_torch else contextlib.nullcontext(),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
     ):

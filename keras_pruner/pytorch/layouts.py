@@ -95,6 +95,55 @@ def module_rules():
     )
 
 
+# Pattern of a kernel's name -> name of its bias.
+_BIASES = {
+    "in_proj_weight": "in_proj_bias",
+    "weight": "bias",
+    r"weight_(ih|hh)(.*)": r"bias_\1\2",
+}
+
+
+def bias_name(name):
+    """Returns the name under which torch's modules keep the bias of a kernel."""
+    for pattern, bias in _BIASES.items():
+        found = re.fullmatch(pattern, name)
+        if found:
+            return found.expand(bias)
+    return None
+
+
+@functools.cache
+def _kinds():
+    from torch import nn
+
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {
+        "linear": nn.Linear,
+        "conv_transpose": transposed,
+        "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+        "bilinear": nn.Bilinear,
+        "recurrent": nn.RNNBase,
+        "cell": nn.RNNCellBase,
+        "attention": nn.MultiheadAttention,
+        "embedding": nn.Embedding,
+    }
+
+
+def module_kind(module):
+    """Returns `"linear"`, `"conv"` or another kind of torch's modules, or `None`."""
+    for kind, classes in _kinds().items():
+        if isinstance(module, classes):
+            return kind
+    return None
+
+
+def overridden_class(module):
+    """Returns torch's class whose `forward` a module overrides, or `None`."""
+    classes = [c for c in type(module).__mro__ if "forward" in vars(c)]
+    of_torch = [c for c in classes if c.__module__.startswith("torch.")]
+    return None if classes[0] in of_torch else of_torch[0]
+
+
 @functools.cache
 def embedding_rule():
     """Returns the classes of embeddings and their rule."""

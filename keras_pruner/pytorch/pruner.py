@@ -7,8 +7,8 @@ from keras_pruner.pytorch.config_checks import check_settings, with_module_selec
 from keras_pruner.pytorch.context import beside_training, check_backend
 from keras_pruner.pytorch.hooks import Attachment
 from keras_pruner.pytorch.parameters import ModuleView, unwrap
-from keras_pruner.pytorch.state_dict import as_arrays, as_tensors
 from keras_pruner.pytorch.strip import plain_name, strip_module
+from keras_pruner.pytorch.tensors import as_arrays, as_tensors
 
 
 class PytorchBasePruner(PrunerGroup):

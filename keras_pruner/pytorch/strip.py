@@ -1,20 +1,22 @@
 """Makes a plain copy of a torch module."""
 
 import copy
+import sys
 
 import keras
 from keras import ops
 
-from keras_pruner.backend import no_gradients
 from keras_pruner.comparison import compare_outputs
 from keras_pruner.masks import apply_mask
 from keras_pruner.pytorch.context import beside_training
+from keras_pruner.pytorch.forward import arguments_of, fixed_pass
 from keras_pruner.pytorch.parameters import unwrap
+from keras_pruner.pytorch.tensors import as_array
 
 
 def is_torch_module(module):
-    """Whether `module` is a torch module, but no Keras layer, with Keras on torch."""
-    if keras.backend.backend() != "torch" or isinstance(module, keras.layers.Layer):
+    """Whether `module` is a torch module, but no Keras layer, on any backend."""
+    if "torch" not in sys.modules or isinstance(module, keras.layers.Layer):
         return False
     import torch
 
@@ -70,13 +72,13 @@ def check_module(module, plain, inputs):
     Args:
         module: `torch.nn.Module`. It runs in evaluation mode, and stays unchanged.
         plain: Its copy by `strip_module`.
-        inputs: Tensor, or tuple of positional arguments.
+        inputs: Tensor, tuple of positional arguments, or dict of named ones.
 
     Raises:
         ValueError: If the outputs differ by more than rounding.
     """
-    args = inputs if isinstance(inputs, tuple) else (inputs,)
-    result = compare_outputs(*(_outputs(one, args) for one in (unwrap(module), plain)))
+    pair = (unwrap(module), plain)
+    result = compare_outputs(*(_outputs(one, inputs) for one in pair))
     if not result.is_equal:
         raise ValueError(
             f"The copy of {type(module).__name__} computes other outputs than the "
@@ -86,17 +88,12 @@ def check_module(module, plain, inputs):
         )
 
 
-def _outputs(module, args):
+def _outputs(module, inputs):
     """Returns the tensors that a module returns, as arrays, in evaluation mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        with no_gradients():
-            outputs = module.eval()(*args)
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    leaves = keras.tree.flatten(outputs)
-    return [ops.convert_to_numpy(x) for x in leaves if hasattr(x, "detach")]
+    args, kwargs = arguments_of(module, inputs)
+    with fixed_pass(module):
+        outputs = module(*args, **kwargs)
+    return [as_array(x) for x in keras.tree.flatten(outputs) if hasattr(x, "detach")]
 
 
 def plain_name(name):

@@ -19,8 +19,8 @@ def strip(model, *, check=True, inputs=None):
     inputs, and an error tells if their outputs differ.
 
     Args:
-        model: Built Keras model; or, if Keras runs on torch, a `torch.nn.Module` that
-            `PytorchBasePruner` has pruned. Its copy is not compiled and has no hooks.
+        model: Built Keras model; or a `torch.nn.Module` that `PytorchBasePruner` or
+            `prune_one_shot` has pruned. Its copy is not compiled and has no hooks.
         check: Whether to compare the outputs of the copy with the original's.
         inputs: A batch to compare them on, as the model takes it. By default two
             samples are made from the shapes and types of the model's inputs. A model

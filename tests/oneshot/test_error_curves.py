@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_pruner.oneshot.error_curves import GRID, curve_sparsities
+from keras_pruner.oneshot.division.error_curves import GRID, curve_sparsities
 
 LINE = [(s, s) for s in GRID]
 STEEP = [(s, 10 * s) for s in GRID]

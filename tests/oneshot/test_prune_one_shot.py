@@ -340,3 +340,48 @@ def test_half_precision_weights():
     pruned, report = prune_one_shot(model, smooth(48, (8,)), 0.5, **QUICK)
     assert report.sparsity == 0.5
     assert pruned.layers[0].kernel.dtype == "bfloat16"
+
+
+def test_few_rows_are_told(caplog):
+    model = keras.Sequential([keras.Input((20,)), layers.Dense(8)])
+    _, report = prune_one_shot(model, smooth(5, (20,)), 0.5, **QUICK)
+    told = "5 for 20 in '" + report.kernels[0].path
+    assert told in str(report) and told in caplog.text
+    caplog.clear()
+    _, report = prune_one_shot(model, smooth(20, (20,)), 0.5, **QUICK)
+    assert report.advice is None and not caplog.text
+
+
+@pytest.mark.parametrize("target", [0.99, 0.995, 0.37])
+def test_total_is_exact_also_beyond_the_measured_errors(target):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((24,)), layers.Dense(64, activation="relu"), layers.Dense(24)]
+    )
+    _, report = prune_one_shot(model, smooth(48, (24,)), target, **QUICK)
+    weights = sum(row.parameters for row in report.kernels)
+    assert sum(row.zeros for row in report.kernels) == round(target * weights)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"end_step": 9}, {"criterion": "snip"}, {"start_step": 1}]
+)
+def test_settings_of_training_are_refused(setting):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    with pytest.raises(ValueError, match="has no meaning for `prune_one_shot`"):
+        prune_one_shot(model, smooth(8, (4,)), 0.5, **setting)
+
+
+def test_allocation_of_a_config_is_used():
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, activation="relu"), layers.Dense(4)]
+    )
+    config = {"allocation": "uniform", "target_sparsity": 0.5}
+    _, report = prune_one_shot(model, smooth(48, (8,)), config=config, **QUICK)
+    assert [row.sparsity for row in report.kernels] == [0.5, 0.5]
+
+
+def test_unknown_allocation_is_told_what_is_known():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    with pytest.raises(ValueError, match="'error_curve'.*error_curves, owl.*uniform"):
+        prune_one_shot(model, smooth(8, (4,)), 0.5, allocation="error_curve")

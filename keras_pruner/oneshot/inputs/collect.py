@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_pruner.oneshot.inputs.rows import Rows, rows_at
 from keras_pruner.oneshot.inputs.rules import COMPILED, find_readers
-from keras_pruner.oneshot.inputs.watch import Watch
+from keras_pruner.oneshot.inputs.watch import forward_of, watch_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class InputCollector:
     `kernel` and `recurrent_kernel` of a cell fit together row by row.
 
     Args:
-        model: Built Keras model.
+        model: Built Keras model, or `OneShotModule`.
         kernels: Iterable of its `Kernel`s.
         max_rows: Most rows of a kernel that a batch gives: an integer, or a function
             from a `Kernel` to one. A seeded random choice leaves the rest out. `None`
@@ -78,7 +78,7 @@ class InputCollector:
             `CallOrder`.
         """
         log = _Log(self._readers)
-        log.run(self._model, self._forward(batch), keeps_inputs=False)
+        log.run(self._model, forward_of(self._model, batch), keeps_inputs=False)
         self._num_calls[_shapes_of(batch)] = log.num_calls
         left_out = dict(self._left_out)
         for reader in self._readers:
@@ -130,7 +130,7 @@ class InputCollector:
         readers = [reader for reader in readers if reader.kernels]
         log = _Log(readers)
         expected = self._num_calls.get(_shapes_of(batch))
-        forward = forward or self._forward(batch)
+        forward = forward or forward_of(self._model, batch)
         log.run(self._model, forward, expected=expected, state_mapping=state_mapping)
         most = {k: self._most_rows(r) for r in readers for k in r.kernels}
         first = {k: r.kernels[0] for r in self._readers for k in r.kernels}
@@ -149,10 +149,6 @@ class InputCollector:
             for kernel in group:
                 columns = log.columns[kernel]
                 on_rows(kernel, list(map(Rows, values, columns)))
-
-    def _forward(self, batch):
-        inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
-        return lambda: self._model(inputs, training=False)
 
     def _most_rows(self, reader):
         numbers = [self._max_rows(kernel) for kernel in reader.kernels]
@@ -187,7 +183,7 @@ class _Log:
                 watch.stop()
 
         watched = [(reader.layer, reader.base) for reader in self._readers.values()]
-        watch = Watch(model, watched, on_call)
+        watch = watch_calls(model, watched, on_call)
         watch.run(forward, state_mapping)
 
     def kept(self, kernel):
@@ -257,8 +253,9 @@ def _choose(kept, most, seed):
 
 def _check_finite(values, kernel):
     if not all(bool(ops.all(ops.isfinite(part))) for part in values):
+        name = getattr(kernel.layer, "name", type(kernel.layer).__name__)
         raise ValueError(
-            f"An input of layer '{kernel.layer.name}' is NaN or infinite, so kernel "
+            f"An input of layer '{name}' is NaN or infinite, so kernel "
             f"'{kernel.path}' cannot be pruned by it. Check the data and the layers "
             "before this one. In float16, activations may overflow."
         )

@@ -24,10 +24,10 @@ def conv_inputs(
         groups: Groups of channels; their number for a depthwise convolution.
     """
     geometry = tuple(window), tuple(strides), padding, tuple(dilation_rate)
-    return _windowed(inputs, data_format, _conv_axis, geometry, groups)
+    return windowed_inputs(inputs, data_format, _conv_axis, geometry, groups)
 
 
-def _windowed(inputs, data_format, axis_map, geometry, groups=1):
+def windowed_inputs(inputs, data_format, axis_map, geometry, groups=1):
     """Returns the inputs of a layer whose kernel slides over the spatial axes.
 
     Args:
@@ -152,4 +152,6 @@ def _conv_transpose(layer, inputs, *args, **kwargs):
         layer.output_padding,
     )
     geometry = tuple(tuple(g) if isinstance(g, list) else g for g in geometry)
-    return {"kernel": _windowed(inputs, layer.data_format, _transpose_axis, geometry)}
+    return {
+        "kernel": windowed_inputs(inputs, layer.data_format, _transpose_axis, geometry)
+    }

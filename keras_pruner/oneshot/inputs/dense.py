@@ -78,16 +78,23 @@ def _embedding(layer, inputs, *args, **kwargs):
         return {"embeddings": reason}
     if is_reversed:
         return {"reverse_embeddings": dense_inputs(inputs)}
-    if layer.input_dim > _MAX_CLASSES:
-        reason = f"the table has more than {_MAX_CLASSES} rows: one-hot inputs are long"
-        return {"embeddings": reason}
-    return {
-        "embeddings": KernelInputs(
-            ops.reshape(ops.cast(inputs, "int32"), (-1, 1)),
-            tuple(inputs.shape),
-            num_classes=layer.input_dim,
-            source=inputs,
-            form=("classes", layer.input_dim),
-            is_pointwise=True,
-        )
-    }
+    return {"embeddings": class_inputs(inputs, layer.input_dim)}
+
+
+def class_inputs(inputs, num_classes):
+    """Returns the `KernelInputs` of a table, or a reason if it has too many rows.
+
+    Args:
+        inputs: Integer tensor of classes.
+        num_classes: Number of rows of the table.
+    """
+    if num_classes > _MAX_CLASSES:
+        return f"the table has more than {_MAX_CLASSES} rows: one-hot inputs are long"
+    return KernelInputs(
+        ops.reshape(ops.cast(inputs, "int32"), (-1, 1)),
+        tuple(inputs.shape),
+        num_classes=num_classes,
+        source=inputs,
+        form=("classes", num_classes),
+        is_pointwise=True,
+    )

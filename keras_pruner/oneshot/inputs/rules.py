@@ -7,6 +7,7 @@ import numpy as np
 from keras_pruner.backend import all_layers
 from keras_pruner.kernels import dense_layout, own_variables
 from keras_pruner.oneshot.inputs.rows import KernelInputs, dense_inputs
+from keras_pruner.pytorch import is_torch_module, module_kind, overridden_class
 
 NEVER_CALLED = "the data never reaches the layer: the model did not call it"
 COMPILED = (
@@ -14,6 +15,8 @@ COMPILED = (
     "its inputs are not seen: remove the decorator"
 )
 _RULES = []
+# Kind of torch's own modules -> rule.
+_MODULE_RULES = {}
 
 
 def register_kernel_inputs(layer_class, rule=None):
@@ -25,7 +28,7 @@ def register_kernel_inputs(layer_class, rule=None):
     argument of `call`.
 
     Args:
-        layer_class: Class, or tuple of classes, of layers.
+        layer_class: Class, or tuple of classes, of layers or torch modules.
         rule: Function from `(layer, *args, **kwargs)`, with the arguments of the
             layer's `call`, e.g. `training`, to a dict from the names of its kernels to
             their inputs: a tensor (..., K); a `KernelInputs`; a list of
@@ -53,6 +56,16 @@ def register_kernel_inputs(layer_class, rule=None):
     return rule
 
 
+def register_module_inputs(kind):
+    """Registers the rule of a kind of torch's own modules; see `module_kind`."""
+
+    def register(rule):
+        _MODULE_RULES[kind] = rule
+        return rule
+
+    return register
+
+
 @dataclasses.dataclass(eq=False)
 class Reader:
     """A layer whose calls are watched, and its kernels.
@@ -76,8 +89,9 @@ class Reader:
         if self.base is None:
             return NEVER_CALLED
         name, base = type(self.layer).__name__, self.base.__name__
+        call = _call_of(self.base).__name__
         return (
-            f"{name}.call does not run {base}.call, whose inputs are known, or the "
+            f"{name}.{call} does not run {base}.{call}, whose inputs are known, or the "
             "data never reaches the layer: tell what multiplies its kernels by "
             "`register_kernel_inputs`"
         )
@@ -151,12 +165,19 @@ def _rule_for(kernel):
         if isinstance(layer, layer_class):
             known = layer_class if isinstance(layer_class, tuple) else (layer_class,)
             base = next(each for each in type(layer).__mro__ if each in known)
-            has_own_call = type(layer).call is not base.call
+            has_own_call = _call_of(type(layer)) is not _call_of(base)
             return rule, base if has_own_call and _owner_of(kernel) is layer else None
+    if is_torch_module(layer):
+        return _MODULE_RULES.get(module_kind(layer)), overridden_class(layer)
     kernels = [v for v in own_variables(layer) if len(v.shape) > 1]
     shape = tuple(kernel.variable.shape)
     is_default = len(shape) == 2 and kernel.layout == dense_layout(shape)
     return _default_rule(kernel) if len(kernels) == 1 and is_default else None, None
+
+
+def _call_of(layer_class):
+    """Returns the `call` of a Keras layer's class, or the `forward` of a module's."""
+    return getattr(layer_class, "call", None) or layer_class.forward
 
 
 def _default_rule(kernel):
@@ -178,6 +199,8 @@ def _default_rule(kernel):
 
 def _owner_of(kernel):
     """Returns the sublayer whose `call` reads a kernel."""
+    if is_torch_module(kernel.layer):
+        return kernel.layer
     for layer in all_layers(kernel.layer):
         if any(variable is kernel.variable for variable in own_variables(layer)):
             return layer

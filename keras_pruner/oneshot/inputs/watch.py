@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+from keras import ops
 
 from keras_pruner.backend import (
     Patch,
@@ -14,10 +15,30 @@ from keras_pruner.backend import (
     without_recomputation,
 )
 from keras_pruner.oneshot.inputs import containers
+from keras_pruner.pytorch import ModuleCalls, OneShotModule
 
 
 class _Stop(BaseException):
     """Ends a pass. No `except Exception` in between catches it."""
+
+
+def watch_calls(model, watched, on_call):
+    """Returns the `Watch` of a Keras model, or the `ModuleCalls` of a torch module."""
+    kind = ModuleCalls if isinstance(model, OneShotModule) else Watch
+    return kind(model, watched, on_call)
+
+
+def forward_of(model, batch):
+    """Returns a function that runs a model on a batch, in inference mode.
+
+    Args:
+        model: Built Keras model, or `OneShotModule`.
+        batch: The model's inputs, nested as it takes them, as NumPy arrays.
+    """
+    if isinstance(model, OneShotModule):
+        return lambda: model.run(batch)
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
+    return lambda: model(inputs, training=False)
 
 
 class Watch:

@@ -12,7 +12,7 @@ from keras_pruner.oneshot.methods.dsnot import DSnoT
 from keras_pruner.oneshot.methods.magnitude import Magnitude
 from keras_pruner.oneshot.methods.refit import masked
 from keras_pruner.oneshot.methods.sparsegpt import SparseGPT
-from keras_pruner.oneshot.methods.wanda import Wanda
+from keras_pruner.oneshot.methods.wanda import Wanda, input_scores
 
 __all__ = [
     "ADMM",
@@ -24,6 +24,7 @@ __all__ = [
     "Solution",
     "SparseGPT",
     "Wanda",
+    "input_scores",
     "masked",
     "register_one_shot_method",
 ]

@@ -63,12 +63,12 @@ class DenseModel:
 
     Args:
         model: Built Keras model.
-        values: List of the values of `model.weights` before.
+        values: List of `(variable, value before)`.
     """
 
     def __init__(self, model, values):
         self._model = model
-        self._mapping = list(zip(model.weights, values, strict=True))
+        self._mapping = values
 
     def __call__(self, inputs):
         with keras.StatelessScope(state_mapping=self._mapping):
