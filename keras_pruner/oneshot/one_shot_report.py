@@ -132,8 +132,8 @@ class OneShotReport(Shown):
             [
                 self.headline,
                 self._costs,
-                *map(str, self.recoveries),
                 *filter(None, [self.advice]),
+                *map(str, self.recoveries),
             ],
             [
                 Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),

@@ -1,14 +1,11 @@
 """Prunes a trained model in one shot, from a few hundred unlabelled samples."""
 
 import contextlib
-import importlib.util
 import time
 import typing
 
+import keras
 from absl import logging
-from keras import ops
-from rich.console import Console
-from rich.progress import Progress
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
@@ -23,10 +20,15 @@ from keras_pruner.kernels import check_built, select_kernels
 from keras_pruner.oneshot.division import check_allocation, check_name, divide
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
-from keras_pruner.oneshot.recovery import DenseModel, recoveries_of
+from keras_pruner.oneshot.recovery import (
+    DenseModel,
+    recoveries_of,
+    unchanged_if_failed,
+)
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.pytorch import is_torch_module, one_shot_module
+from keras_pruner.reporting import progress_bar
 from keras_pruner.training import plain_copy
 
 # Settings of a config that only training knows.
@@ -116,9 +118,8 @@ def prune_one_shot(
     recoveries = recoveries_of(recovery)
     if recoveries and is_torch_module(model):
         raise ValueError(
-            "`recovery` takes Keras models only. Prune the torch module without it. To "
-            "train it further, lock its zeros by PytorchBasePruner("
-            f'{{"pruning_type": "pattern_lock"}}, module). Received: {recovery!r}'
+            "`recovery` takes Keras models. To train a pruned torch module on, use "
+            "`PytorchBasePruner` with `pruning_type='pattern_lock'`."
         )
     for each in recoveries:
         each.check(model, dense_target)
@@ -128,12 +129,23 @@ def prune_one_shot(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
     batch = samples.batches[0]
+    settings = {
+        "dense_target": dense_target, "centre": centre, "max_memory": max_memory,
+        "seed": seed,
+    }  # fmt: skip
+    recovered = []
     with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
-        report = _prune(
-            subject, config, samples, method, allocation, verbose, recoveries,
-            dense=model, dense_target=dense_target, centre=centre,
-            max_memory=max_memory, seed=seed,
-        )  # fmt: skip
+        run, selections, units = _plan(subject, config, samples, method, settings)
+        with unchanged_if_failed(_variables_of(subject, run)) as before:
+            report = _prune(run, selections, units, allocation, verbose)
+            teacher = DenseModel(pruned, before) if in_place else model
+            for each in recoveries:
+                recovered.append(
+                    each.recover(pruned, teacher, samples, seed=seed, verbose=verbose)
+                )
+    report = OneShotReport(
+        **report, method=method, num_samples=len(samples), recoveries=recovered
+    )
     if verbose:
         print(report.headline, *report.recoveries, sep="\n")
     if report.advice:
@@ -155,11 +167,17 @@ def _prepared(model, config, batch, in_place, check):
     yield pruned, pruned, config
 
 
-def _prune(
-    model, config, samples, method, allocation, verbose, recoveries, *, dense, seed,
-    **settings,
-):  # fmt: skip
-    """Prunes a model in place, or an `OneShotModule`; returns the report."""
+def _variables_of(model, run):
+    """Returns what may change: a recovery changes more than kernels and biases."""
+    return model.weights if isinstance(model, keras.layers.Layer) else run.variables
+
+
+def _plan(model, config, samples, method, settings):
+    """Selects kernels.
+
+    Returns:
+        `StageByStage`, list of `Selection`s, and list of `(unit, pattern)`.
+    """
     selections = select_kernels(model, config)
     for selection in selections:
         selection.check_not_empty()
@@ -169,57 +187,40 @@ def _prune(
         for selection in selections
         for unit in _coupled(selection.config.pattern, selection.kernels)
     ]
-    run = StageByStage(model, units, samples.batches, method, seed=seed, **settings)
+    run = StageByStage(model, units, samples.batches, method, **settings)
+    return run, selections, units
+
+
+def _prune(run, selections, units, allocation, verbose):
+    """Prunes all kernels; returns the arguments of an `OneShotReport`."""
     left_out = _whole_units(run.order.left_out, units)
+    done, counts, curves, start = [], {}, {}, time.perf_counter()
+    with progress_bar(verbose) as progress:
+        for selection in selections:
+            kernels = [k for k in selection.kernels if k not in left_out]
+            if kernels:
+                own = _coupled(selection.config.pattern, kernels)
+                found = divide(run, selection.config, own, allocation, progress)
+                counts, curves = counts | found[0], curves | found[1]
+        allocation_seconds = time.perf_counter() - start
+        num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
+        bar = progress.add_task("prune_one_shot", total=num_kernels)
+        for each in run.prune(counts):
+            done.append(each)
+            error = "" if each.error is None else f": error {each.error:.2g}"
+            description = f"{each.kernel.path}{error}"
+            progress.update(bar, advance=1, description=description)
     skipped = [skip for selection in selections for skip in selection.skipped]
     skipped += [kernel.skip(reason) for kernel, reason in left_out.items()]
-    # Recoveries may change every variable.
-    changed = model.variables if recoveries else run.variables
-    before = [(variable, ops.copy(variable)) for variable in changed]
-    done, recovered = [], []
-    try:
-        with _progress(verbose) as progress:
-            counts, curves, start = {}, {}, time.perf_counter()
-            for selection in selections:
-                kernels = [k for k in selection.kernels if k not in left_out]
-                if not kernels:
-                    continue
-                units_of_config = _coupled(selection.config.pattern, kernels)
-                own_counts, own_curves = divide(
-                    run, selection.config, units_of_config, allocation, progress
-                )
-                counts, curves = counts | own_counts, curves | own_curves
-            allocation_seconds = time.perf_counter() - start
-            num_kernels = sum(run.deciding(k) in counts for u, _ in units for k in u)
-            bar = progress.add_task("prune_one_shot", total=num_kernels)
-            for each in run.prune(counts):
-                done.append(each)
-                error = "" if each.error is None else f": error {each.error:.2g}"
-                description = f"{each.kernel.path}{error}"
-                progress.update(bar, advance=1, description=description)
-        teacher = DenseModel(model, before) if dense is model else dense
-        for each in recoveries:
-            recovered.append(
-                each.recover(model, teacher, samples, seed=seed, verbose=verbose)
-            )
-    except BaseException:
-        for variable, value in before:
-            variable.assign(value)
-        raise
     rows = [_row_of(each) for each in done]
     rows += [OneShotRow(s.path, s.shape, s.size, skipped=s.reason) for s in skipped]
-    return OneShotReport(
-        rows, method, len(samples), curves=curves,
-        allocation_seconds=allocation_seconds,
-        memory=run.peak_memory, disk=run.peak_disk, recoveries=recovered,
-    )  # fmt: skip
-
-
-def _progress(verbose):
-    """Returns a progress bar. In a notebook without `ipywidgets` it shows nothing."""
-    plain = importlib.util.find_spec("ipywidgets") is None
-    console = Console(force_jupyter=False) if plain else None
-    return Progress(console=console, disable=not verbose, transient=True)
+    return {
+        "kernels": rows,
+        "curves": curves,
+        "allocation_seconds": allocation_seconds,
+        "memory": run.peak_memory,
+        "disk": run.peak_disk,
+    }
 
 
 def _row_of(pruned):

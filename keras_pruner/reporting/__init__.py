@@ -3,6 +3,7 @@
 from keras_pruner.reporting.comparison import ComparisonRow, ReportComparison
 from keras_pruner.reporting.lines import lines_of
 from keras_pruner.reporting.plots import plot_history, plot_report, plot_schedule
+from keras_pruner.reporting.progress_bar import progress_bar
 from keras_pruner.reporting.pruning_summaries import PruningSummaries
 from keras_pruner.reporting.render import Column, Shown, View, percent
 from keras_pruner.reporting.report import Report, report
@@ -22,5 +23,6 @@ __all__ = [
     "plot_history",
     "plot_report",
     "plot_schedule",
+    "progress_bar",
     "report",
 ]

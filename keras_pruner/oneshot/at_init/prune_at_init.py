@@ -5,7 +5,6 @@ import typing
 
 import keras
 from keras import ops
-from rich.progress import Progress
 
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import Settings, merged_config, takes_settings
@@ -13,6 +12,7 @@ from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.at_init.calibration_data import as_batches
 from keras_pruner.oneshot.at_init.loss_gradients import Probe
 from keras_pruner.pruners import PrunerGroup
+from keras_pruner.reporting import progress_bar
 from keras_pruner.training import plain_copy
 
 
@@ -168,7 +168,7 @@ def _prune(pruner, model, batches, loss, verbose):
     """Approaches the target in the number of rounds that the criterion asks for."""
     criterion, target = pruner.config.criterion, pruner.target_sparsity_ratio
     rounds = criterion.num_rounds
-    with Progress(disable=not verbose, transient=True) as progress:
+    with progress_bar(verbose) as progress:
         bar = progress.add_task(f"{criterion.name}", total=rounds)
         probe = Probe(model, pruner.kernels, batches, loss)
         for number in range(1, rounds + 1):

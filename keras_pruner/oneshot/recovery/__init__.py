@@ -17,6 +17,7 @@ from keras_pruner.oneshot.recovery.distill import (
     DistillationReport,
     distill,
 )
+from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
 
 __all__ = [
     "BatchNormalizationRecovery",
@@ -30,4 +31,5 @@ __all__ = [
     "recoveries_of",
     "reestimate_batch_normalization",
     "register_recovery",
+    "unchanged_if_failed",
 ]

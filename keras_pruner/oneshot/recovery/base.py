@@ -63,12 +63,12 @@ class DenseModel:
 
     Args:
         model: Built Keras model.
-        values: List of `(variable, value before)`.
+        values: List of `(variable, value)` of all its weights before.
     """
 
     def __init__(self, model, values):
         self._model = model
-        self._mapping = values
+        self._mapping = list(values)
 
     def __call__(self, inputs):
         with keras.StatelessScope(state_mapping=self._mapping):

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 from absl import logging
 from keras import ops
-from rich.progress import Progress
 
 from keras_pruner.backend import Patch, all_layers, no_gradients
 from keras_pruner.checks import check_in_range
@@ -22,7 +21,7 @@ from keras_pruner.oneshot.recovery.unchanged_if_failed import (
     unchanged_if_failed,
 )
 from keras_pruner.oneshot.samples import collect_samples
-from keras_pruner.reporting import percent
+from keras_pruner.reporting import percent, progress_bar
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -192,7 +191,7 @@ class Distillation(Recovery):
     def _train(self, model, losses, samples, expected, seed, verbose):
         student = Student(model, losses, self.learning_rate, self.steps)
         batches = _Batches(samples, expected, self.batch_size, self.steps, seed)
-        with Progress(disable=not verbose, transient=True) as progress:
+        with progress_bar(verbose) as progress:
             bar = progress.add_task("distill", total=self.steps)
             each_step = _EachStep(lambda: progress.update(bar, advance=1))
             with warnings.catch_warnings():

@@ -160,7 +160,7 @@ def test_a_torch_module_is_refused():
     torch = pytest.importorskip("torch")
     module = torch.nn.Linear(6, 4)
     before = module.weight.detach().clone()
-    with pytest.raises(ValueError, match="`recovery` takes Keras models only"):
+    with pytest.raises(ValueError, match="`recovery` takes Keras models"):
         prune_one_shot(module, samples(), 0.5, recovery="distill", in_place=True)
     assert torch.equal(module.weight, before)
 
