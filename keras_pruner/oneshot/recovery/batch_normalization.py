@@ -1,7 +1,6 @@
 """Recomputes the statistics of BatchNormalization layers from a few samples."""
 
 import dataclasses
-import functools
 import inspect
 import time
 
@@ -12,7 +11,7 @@ from keras import ops
 
 from keras_pruner.backend import all_layers
 from keras_pruner.kernels import check_built
-from keras_pruner.oneshot.inputs import Watch
+from keras_pruner.oneshot.inputs import Watch, forward_of
 from keras_pruner.oneshot.recovery.base import Recovery, register_recovery
 from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
 from keras_pruner.oneshot.samples import collect_samples
@@ -164,7 +163,7 @@ def _count_calls(model, batch):
         if is_compiled:
             skipped[layer] = "it runs inside a compiled function"
 
-    Watch(model, list(map(_watched, layers)), on_call).run(_forward(model, batch))
+    Watch(model, list(map(_watched, layers)), on_call).run(forward_of(model, batch))
     for layer in layers:
         if not layer.trainable:
             skipped[layer] = "frozen: the layer has trainable=False"
@@ -189,17 +188,12 @@ def _add_inputs(model, layer, num_calls, batch, moments):
             watch.stop()
 
     watch = Watch(model, [_watched(layer)], on_call)
-    watch.run(_forward(model, batch))
+    watch.run(forward_of(model, batch))
 
 
 def _watched(layer):
     """Returns a layer, and the class whose `call` counts if it has a `call` itself."""
     return layer, None if type(layer).call is _BASE.call else _BASE
-
-
-def _forward(model, batch):
-    inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
-    return functools.partial(model, inputs, training=False)
 
 
 class _Moments:

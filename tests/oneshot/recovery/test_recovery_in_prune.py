@@ -145,14 +145,24 @@ def test_a_recovery_of_your_own(monkeypatch):
             return f"bias_shift: {self.shift}"
 
     recovery = {"name": "bias_shift", "config": {"shift": 2.0}}
+    recovery = ("batch_normalization", recovery)
     pruned, report = prune_one_shot(
         build(), x, 0.5, recovery=recovery, seed=3, in_place=True, **MAGNITUDE
     )
     assert (value_of(pruned.get_layer("head").bias) == 2).all()
     assert "bias_shift: 2.0" in str(report)
     assert (seen["seed"], seen["size"]) == (3, 64)
-    # The teacher is the dense model, though the model was pruned in place.
+    # The teacher is the dense model, though all of the model was changed in place.
     np.testing.assert_allclose(value_of(seen["outputs"]), value_of(dense(x)), atol=1e-6)
+
+
+def test_a_torch_module_is_refused():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(6, 4)
+    before = module.weight.detach().clone()
+    with pytest.raises(ValueError, match="`recovery` takes Keras models"):
+        prune_one_shot(module, samples(), 0.5, recovery="distill", in_place=True)
+    assert torch.equal(module.weight, before)
 
 
 @pytest.mark.parametrize(
