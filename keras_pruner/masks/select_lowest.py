@@ -100,7 +100,8 @@ def select_lowest_per_output(scores, k):
 
     # Of every column: fewer than wanted have a key up to `low`, enough up to `high`.
     low, high = ops.while_loop(
-        lambda low, high: ops.any(high - 1 > low),
+        # `high - 1` overflows where nothing is wanted, so that both are the lowest.
+        lambda low, high: ops.any(high > low + 1),
         halve,
         (
             ops.full((columns,), -(2**31), dtype="int32"),

@@ -22,6 +22,7 @@ from keras_pruner.masks import (
     ordered_keys,
     rank_jointly,
     select_lowest,
+    select_lowest_per_output,
     select_up_to,
 )
 from keras_pruner.masks.kth_lowest import NO_GUESS, count_lowest
@@ -457,3 +458,16 @@ def test_jointly_with_groups_of_any_sizes_equals_the_ranking(demand):
     counts = jointly(*demand)
     assert counts == jointly_by_sorting(*demand)
     assert all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True))
+
+
+def test_every_count_is_taken_of_the_outputs():
+    scores = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    compiled = CompiledFunction(select_lowest_per_output)
+    for count in range(21):
+        marks = value_of(compiled(scores, ops.convert_to_tensor(count, "int32")))
+        share, rest = divmod(count, 4)
+        wanted = [share + (column < rest) for column in range(4)]
+        assert marks.sum(axis=0).tolist() == wanted
+        for column, number in enumerate(wanted):
+            lowest = np.argsort(scores[:, column])[:number]
+            assert set(np.flatnonzero(marks[:, column])) == set(lowest)
