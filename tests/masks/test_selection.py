@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import BACKEND
+from conftest import BACKEND, value_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
