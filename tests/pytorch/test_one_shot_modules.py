@@ -393,7 +393,7 @@ def test_a_rule_for_a_module_of_your_own(monkeypatch):
         ({"data": smooth(8, (2, 6, 6)) * np.nan}, ValueError, "NaN"),
         ({"data": smooth(0)}, ValueError, "empty"),
         ({"data": smooth(8, (3, 6, 6))}, ValueError, "Sequential does not.*channels"),
-        ({"criterion": "grasp"}, ValueError, "prune_at_init"),
+        ({"criterion": "grasp"}, ValueError, "no meaning for `prune_one_shot`"),
         ({"pattern": "mha"}, ValueError, "attention layers only"),
         ({"target_sparsity": 1.5}, ValueError, "target_sparsity"),
         ({"include": "nothing"}, ValueError, "nothing"),
