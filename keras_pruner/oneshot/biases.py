@@ -19,7 +19,11 @@ class Bias(NamedTuple):
     row: int | None = None
 
     def add(self, update):
-        """Adds a vector (N,) to the bias.
+        """Adds a vector (N,) to the bias; see `plus`."""
+        self.variable.assign(self.plus(update))
+
+    def plus(self, update):
+        """Returns the value of the variable with a vector (N,) added to the bias.
 
         Args:
             update: Float32 tensor (N,), in the order of the matrix's columns.
@@ -32,7 +36,7 @@ class Bias(NamedTuple):
             rows = [ops.cast(row, "float32") for row in ops.unstack(value)]
             rows[self.row] = part
             part = ops.stack(rows)
-        self.variable.assign(ops.cast(part, self.variable.dtype))
+        return ops.cast(part, self.variable.dtype)
 
 
 def bias_of(kernel):

@@ -1,8 +1,12 @@
 """Gathers the statistics of what multiplies kernels, batch by batch."""
 
-from keras_pruner.oneshot.inputs import InputCollector
+import numpy as np
+from keras import ops
+
+from keras_pruner.oneshot.inputs import InputCollector, watch_calls
 from keras_pruner.oneshot.passage import Passage
 from keras_pruner.oneshot.statistics import Moments
+from keras_pruner.pytorch import as_array
 
 # A batch gives this many rows for each row of a kernel's matrix, and at least `_LEAST`.
 _ROWS_EACH, _LEAST = 4, 4096
@@ -27,6 +31,9 @@ class Calibration:
         self._batches = batches
         self._passage = Passage(model, batches, max_memory)
         self._dense_passage = None
+        self._model = model
+        # Outputs of the dense model on the first batch, as soon as they are needed.
+        self._outputs = None
         self.peak_memory = 0
         self._collector = InputCollector(model, kernels, max_rows=_most_rows, seed=seed)
         self.order = self._collector.order(batches[0])
@@ -91,6 +98,38 @@ class Calibration:
             for kernel in kernels
         }
 
+    def output_error(self, kernel, state_mapping):
+        """Returns the relative error of the model's outputs under other values.
+
+        It is `|F - D|^2 / |D - mean D|^2` over all outputs of the first batch, with the
+        outputs D of the model as it is. The mean is that over the samples.
+
+        Args:
+            kernel: The `Kernel` of the first layer that computes with other values.
+            state_mapping: List of `(variable, value)` to use in place of the model's.
+
+        Returns:
+            Float, or `None` if the outputs do not vary, or are no numbers.
+        """
+        if self._outputs is None:
+            self._outputs = self._run(self._passage.first_step([kernel.variable]))
+        first = self._passage.first_step([kernel.variable])
+        found = self._run(first, state_mapping)
+        pairs = list(zip(found, self._outputs, strict=True))
+        change = sum(float(np.sum((f - d) ** 2)) for f, d in pairs)
+        whole = sum(float(np.sum((d - d.mean(axis=0)) ** 2)) for _, d in pairs)
+        return change / whole if 0 < whole < np.inf and np.isfinite(change) else None
+
+    def _run(self, first, state_mapping=None):
+        """Returns the outputs on the first batch as a list of float64 arrays."""
+        found = []
+
+        def forward():
+            found.extend(self._passage.run(0, keep_at=first))
+
+        watch_calls(self._model, [], None).run(forward, state_mapping)
+        return [_as_array(x) for x in found if hasattr(x, "shape")]
+
     def _collect(self, batch, number, into, kernels, state_mapping=None):
         passage = self._passage if state_mapping is None else self._dense_passage
         first = passage.first_step([kernel.variable for kernel in kernels])
@@ -102,3 +141,9 @@ class Calibration:
 
 def _most_rows(kernel):
     return max(_ROWS_EACH * kernel.layout.rows, _LEAST)
+
+
+def _as_array(output):
+    if hasattr(output, "detach"):
+        return as_array(output).astype("float64")
+    return ops.convert_to_numpy(ops.cast(output, "float32")).astype("float64")

@@ -51,9 +51,9 @@ class OneShotReport(Shown):
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
         curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
-            relative output error that a kernel makes alone in the dense model. It is
-            empty if the allocation measured none. Coupled kernels have one curve,
-            under the path of their layer.
+            relative error of the model's outputs if this kernel alone is pruned; see
+            `StageByStage.error_curves`. It is empty if the allocation measured none.
+            Coupled kernels have one curve, under the path of their layer.
         allocation_seconds: Time in which the sparsity was divided over the kernels.
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
@@ -196,7 +196,11 @@ class OneShotReport(Shown):
             # Coupled kernels have one curve, under the path of their layer.
             rows = [r for r in self.kernels if f"{r.path}/".startswith(f"{path}/")]
             ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
-        ax.set(xlabel="sparsity", ylabel="relative output error", yscale="log")
+        ax.set(
+            xlabel="sparsity",
+            ylabel="relative error of the model's outputs",
+            yscale="log",
+        )
         # An error below float32's rounding would only press the others together.
         ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))
         ax.legend(fontsize="small")

@@ -80,7 +80,8 @@ def prune_one_shot(
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
         allocation: How the sparsity is divided over kernels. `"error_curves"` measures
-            the error that each kernel makes alone, at nine sparsities. `"owl"` stays
+            the error of the model's outputs that each kernel makes alone, at nine
+            sparsities, and prunes where that costs least. `"owl"` stays
             within 0.08 of the target; kernels with more outliers among their Wanda
             scores keep more. Or any allocation of `PruningConfig` that ranks no scores
             over all kernels.

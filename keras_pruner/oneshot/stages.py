@@ -14,6 +14,8 @@ from keras_pruner.oneshot.problem import KernelProblem
 
 # Multiplications of an error curve above which it is estimated.
 _COSTLY = 2e11
+# A kernel without influence on the outputs of the first batch may have some on others.
+_LEAST_SCALE = 1e-3
 _WANDA, _QUICK = Wanda(per_output=False), ADMM(1, 1, refit_steps=5)
 
 
@@ -99,8 +101,13 @@ class StageByStage:
         """Most bytes of activations in temporary files at a time."""
         return self._calibration.peak_disk
 
-    def error_curves(self, kernels, sparsities):
-        """Returns the errors that each kernel makes alone in the dense model.
+    def error_curves(self, kernels, sparsities, target):
+        """Returns the errors of the model if each kernel alone is pruned.
+
+        At each sparsity the relative error of the kernel's own outputs is measured. At
+        the sparsity next to the target, that of the model's outputs is measured too,
+        and all errors are scaled by the ratio of both. So a kernel whose error grows on
+        its way through the model keeps more.
 
         The errors of a costly kernel are estimated: Wanda over the whole kernel gives
         the mask, and five steps of conjugate gradients the weights.
@@ -108,25 +115,34 @@ class StageByStage:
         Args:
             kernels: Kernels of a stage that are `deciding`.
             sparsities: List of shares of the groups to prune.
+            target: Sparsity over all kernels.
 
         Returns:
             Dict from a kernel to a list of `(sparsity, error)`.
         """
         moments = self._calibration.moments(kernels) if kernels else {}
         curves = {}
+        probed = min(sparsities, key=lambda sparsity: abs(sparsity - target))
         for kernel in kernels:
             problem = self._problem(kernel, moments[kernel], 0)
             num_groups = problem.pattern.num_groups(kernel.layout)
             cost = 50 * kernel.layout.rows * kernel.layout.size * len(sparsities)
-            curves[kernel] = []
+            errors, scale = [], 1.0
             for sparsity in sparsities:
                 asked = problem.with_count(round(sparsity * num_groups))
                 method = self._method
                 if cost > _COSTLY:
                     method = _QUICK
                     asked = asked.with_mask(_WANDA.solve(asked).mask)
-                error = asked.error(method.solve(asked).weights)
-                curves[kernel].append((sparsity, error))
+                weights = method.solve(asked).weights
+                errors.append(asked.error(weights))
+                if sparsity == probed and errors[-1] > 0:
+                    values = self._values(kernel, problem, weights)
+                    found = self._calibration.output_error(kernel, values)
+                    scale = 1.0 if found is None else found / errors[-1]
+            scale = max(scale, _LEAST_SCALE)
+            errors = [scale * error for error in errors]
+            curves[kernel] = list(zip(sparsities, errors, strict=True))
         return curves
 
     def outlier_ratios(self, kernels):
@@ -228,12 +244,17 @@ class StageByStage:
         )
 
     def _replace(self, kernel, problem, weights):
+        for variable, value in self._values(kernel, problem, weights):
+            variable.assign(value)
+
+    def _values(self, kernel, problem, weights):
+        """Returns `(variable, value)` of a kernel and its bias for weights (K, N)."""
         matrix = kernel.layout.from_matrix(weights)
-        bias = bias_of(kernel)
-        update = problem.bias_update(weights) if problem.is_centred else None
-        kernel.variable.assign(ops.cast(matrix, kernel.variable.dtype))
-        if update is not None:
-            bias.add(update)
+        values = [(kernel.variable, ops.cast(matrix, kernel.variable.dtype))]
+        if problem.is_centred:
+            bias = bias_of(kernel)
+            values.append((bias.variable, bias.plus(problem.bias_update(weights))))
+        return values
 
 
 def _variables_of(kernels):

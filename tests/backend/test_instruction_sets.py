@@ -36,6 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("part", ["masks", "rankings", "steps"])
+@pytest.mark.slow
 def test_half_precision_compiles_for_every_cpu(part, tmp_path):
     done = subprocess.run(
         [sys.executable, str(FOLDER / "cross_compile.py"), part, str(tmp_path)],

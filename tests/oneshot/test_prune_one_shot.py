@@ -4,7 +4,7 @@ same out."""
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
+from conftest import BACKEND, value_of
 from keras import layers, ops
 
 from keras_pruner import (
@@ -385,3 +385,21 @@ def test_unknown_allocation_is_told_what_is_known():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
     with pytest.raises(ValueError, match="'error_curve'.*error_curves, owl.*uniform"):
         prune_one_shot(model, smooth(8, (4,)), 0.5, allocation="error_curve")
+
+
+def test_a_kernel_with_little_influence_on_the_outputs_loses_more():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    strong = layers.Dense(16, name="strong")(inputs)
+    weak = layers.Dense(16, name="weak")(inputs)
+    model = keras.Model(inputs, strong + 0.01 * weak)
+    pruned, report = prune_one_shot(model, smooth(96, (16,)), 0.5, **QUICK)
+    shares = {row.path.split("/")[0]: row.sparsity for row in report.kernels}
+    assert shares["weak"] > 0.8 and shares["strong"] < 0.2
+    # At the target, the curve has the error of the model's outputs.
+    x = smooth(96, (16,))
+    alone, _ = prune_one_shot(model, x, 0.5, include="strong", **QUICK)
+    expected, found = (value_of(each(x)) for each in (model, alone))
+    error = ((found - expected) ** 2).sum() / ((expected - expected.mean(0)) ** 2).sum()
+    found = dict(report.curves["strong/kernel"])[0.5]
+    assert found == pytest.approx(error, rel=1e-3)

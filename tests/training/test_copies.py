@@ -182,6 +182,7 @@ def test_state_that_cannot_be_handed_over_is_an_error():
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@pytest.mark.slow
 def test_quantized_layers_are_kept(mode):
     inputs = keras.Input((3, 8))
     x = layers.MultiHeadAttention(2, 4)(inputs, inputs)

@@ -70,6 +70,7 @@ only_tensorflow = pytest.mark.skipif(
 
 
 @only_tensorflow
+@pytest.mark.slow
 def test_mirrored_strategy_prunes_as_one_device():
     [found] = results(start("devices_tensorflow.py", "mirrored", 2))
     for name in ("wrapped", "sr_ste", "rigl", "packed"):
@@ -84,6 +85,7 @@ def test_mirrored_strategy_prunes_as_one_device():
 
 
 @only_tensorflow
+@pytest.mark.slow
 def test_runs_on_mirrored_devices_go_on_where_they_were_cut(tmp_path):
     [found] = results(start("devices_tensorflow.py", "resume", 2, tmp_path))
     expected = found.pop("whole")
@@ -96,6 +98,7 @@ def test_runs_on_mirrored_devices_go_on_where_they_were_cut(tmp_path):
 
 
 @only_tensorflow
+@pytest.mark.slow
 def test_workers_that_share_a_loop_hold_the_masks_of_one():
     from devices_tensorflow import work
 

@@ -53,6 +53,7 @@ def kill(folder, ticks, seconds):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_killed_runs_end_bit_for_bit(tmp_path):
     expected, killed = tmp_path / "expected", tmp_path / "killed"
     expected.mkdir()

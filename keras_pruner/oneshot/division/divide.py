@@ -56,8 +56,8 @@ def divide(run, config, units, sampled, progress):
         ratios = _measure(run.outlier_ratios, run, config, units, progress)
         allocation = _Divided(owl_sparsities(ratios, *_totals_of(config, units)))
     elif allocation is None:
-        grid = _grid_for(config)
-        curves = _measure(run.error_curves, run, config, units, progress, grid)
+        arguments = _grid_for(config), config.target_sparsity
+        curves = _measure(run.error_curves, run, config, units, progress, *arguments)
         allocation = _Divided(curve_sparsities(curves, *_totals_of(config, units)))
     config = dataclasses.replace(config, allocation=allocation)
     plan = PruningPlan(config, [kernel for unit in units for kernel in unit])

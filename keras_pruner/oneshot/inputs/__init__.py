@@ -7,7 +7,7 @@ from keras_pruner.oneshot.inputs.convolutions import conv_inputs
 from keras_pruner.oneshot.inputs.dense import einsum_inputs
 from keras_pruner.oneshot.inputs.rows import KernelInputs, Rows, dense_inputs
 from keras_pruner.oneshot.inputs.rules import register_kernel_inputs
-from keras_pruner.oneshot.inputs.watch import Watch, forward_of
+from keras_pruner.oneshot.inputs.watch import Watch, forward_of, watch_calls
 
 __all__ = [
     "CallOrder",
@@ -20,4 +20,5 @@ __all__ = [
     "einsum_inputs",
     "forward_of",
     "register_kernel_inputs",
+    "watch_calls",
 ]
