@@ -51,9 +51,10 @@ class OneShotReport(Shown):
         method: `OneShotMethod`.
         num_samples: Number of samples that were used.
         curves: Dict from paths to error curves, lists of `(sparsity, error)`: the
-            relative error of the model's outputs if this kernel alone is pruned; see
-            `StageByStage.error_curves`. It is empty if the allocation measured none.
-            Coupled kernels have one curve, under the path of their layer.
+            relative error of the outputs, of its own and of the model's, if this
+            kernel alone is pruned; see `StageByStage.error_curves`. It is empty if the
+            allocation measured none. Coupled kernels have one curve, under the path of
+            their layer.
         allocation_seconds: Time in which the sparsity was divided over the kernels.
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
@@ -198,7 +199,7 @@ class OneShotReport(Shown):
             ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
         ax.set(
             xlabel="sparsity",
-            ylabel="relative error of the model's outputs",
+            ylabel="relative output error",
             yscale="log",
         )
         # An error below float32's rounding would only press the others together.

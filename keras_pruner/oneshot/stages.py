@@ -1,5 +1,6 @@
 """Prunes the kernels of a model in the order in which data reaches them."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -102,12 +103,12 @@ class StageByStage:
         return self._calibration.peak_disk
 
     def error_curves(self, kernels, sparsities, target):
-        """Returns the errors of the model if each kernel alone is pruned.
+        """Returns the errors that each kernel makes if it alone is pruned.
 
         At each sparsity the relative error of the kernel's own outputs is measured. At
         the sparsity next to the target, that of the model's outputs is measured too,
-        and all errors are scaled by the ratio of both. So a kernel whose error grows on
-        its way through the model keeps more.
+        and all errors are scaled so that this one is the geometric mean of both. So a
+        kernel whose error grows on its way through the model keeps more.
 
         The errors of a costly kernel are estimated: Wanda over the whole kernel gives
         the mask, and five steps of conjugate gradients the weights.
@@ -140,7 +141,7 @@ class StageByStage:
                     values = self._values(kernel, problem, weights)
                     found = self._calibration.output_error(kernel, values)
                     scale = 1.0 if found is None else found / errors[-1]
-            scale = max(scale, _LEAST_SCALE)
+            scale = math.sqrt(max(scale, _LEAST_SCALE))
             errors = [scale * error for error in errors]
             curves[kernel] = list(zip(sparsities, errors, strict=True))
         return curves
