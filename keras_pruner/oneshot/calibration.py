@@ -1,5 +1,6 @@
 """Gathers the statistics of what multiplies kernels, batch by batch."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -109,11 +110,11 @@ class Calibration:
             state_mapping: List of `(variable, value)` to use in place of the model's.
 
         Returns:
-            Float, or `None` if the outputs do not vary, or are no numbers.
+            Float, or `None` if the outputs do not vary, or none is a real number.
         """
-        if self._outputs is None:
-            self._outputs = self._run(self._passage.first_step([kernel.variable]))
         first = self._passage.first_step([kernel.variable])
+        if self._outputs is None:
+            self._outputs = self._run(first)
         found = self._run(first, state_mapping)
         pairs = list(zip(found, self._outputs, strict=True))
         change = sum(float(np.sum((f - d) ** 2)) for f, d in pairs)
@@ -121,14 +122,14 @@ class Calibration:
         return change / whole if 0 < whole < np.inf and np.isfinite(change) else None
 
     def _run(self, first, state_mapping=None):
-        """Returns the outputs on the first batch as a list of float64 arrays."""
+        """Returns the real outputs on the first batch as a list of float64 arrays."""
         found = []
 
         def forward():
             found.extend(self._passage.run(0, keep_at=first))
 
         watch_calls(self._model, [], None).run(forward, state_mapping)
-        return [_as_array(x) for x in found if hasattr(x, "shape")]
+        return [_as_array(x) for x in found if _is_real(x)]
 
     def _collect(self, batch, number, into, kernels, state_mapping=None):
         passage = self._passage if state_mapping is None else self._dense_passage
@@ -141,6 +142,11 @@ class Calibration:
 
 def _most_rows(kernel):
     return max(_ROWS_EACH * kernel.layout.rows, _LEAST)
+
+
+def _is_real(output):
+    dtype = getattr(output, "dtype", None)
+    return dtype is not None and "float" in keras.backend.standardize_dtype(dtype)
 
 
 def _as_array(output):

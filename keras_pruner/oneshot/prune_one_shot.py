@@ -51,7 +51,7 @@ _OF_TRAINING = {
 
 @takes_settings
 def prune_one_shot(
-    model, data, target_sparsity=None, *, method="admm", allocation="error_curves",
+    model, data, target_sparsity=None, *, method="admm", allocation=None,
     num_samples=512, batch_size=None, dense_target=True, centre=True,
     recovery=None, max_memory=2**32, seed=0, config=None, in_place=False, check=True,
     verbose=True, **settings: typing.Unpack[Settings],
@@ -80,11 +80,12 @@ def prune_one_shot(
         method: Name or `OneShotMethod`: `"admm"`, `"sparsegpt"`, `"wanda"`, `"alps"`,
             `"magnitude"`, `"dsnot"`.
         allocation: How the sparsity is divided over kernels. `"error_curves"` measures
-            the error of the model's outputs that each kernel makes alone, at nine
-            sparsities, and prunes where that costs least. `"owl"` stays
-            within 0.08 of the target; kernels with more outliers among their Wanda
-            scores keep more. Or any allocation of `PruningConfig` that ranks no scores
-            over all kernels.
+            at nine sparsities the error that each kernel makes alone, in its own
+            outputs and in the model's, and prunes where that costs least. `"owl"`
+            stays within 0.08 of the target; kernels with more outliers among their
+            Wanda scores keep more. Or any allocation of `PruningConfig` that ranks no
+            scores over all kernels. `None` is that of the config, or
+            `"error_curves"`.
         num_samples: Most samples to use.
         batch_size: Samples in a batch of calibration; `None` chooses.
         dense_target: Whether each kernel approaches the outputs of the dense model. If
@@ -138,7 +139,8 @@ def prune_one_shot(
     with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
         run, selections, units = _plan(subject, config, samples, method, settings)
         with unchanged_if_failed(_variables_of(subject, run)) as before:
-            report = _prune(run, selections, units, allocation, verbose)
+            sampled = allocation or SAMPLED_ALLOCATIONS[0]
+            report = _prune(run, selections, units, sampled, verbose)
             teacher = DenseModel(pruned, before) if in_place else model
             for each in recoveries:
                 recovered.append(
@@ -243,9 +245,9 @@ def _config_of(config, target_sparsity, allocation, settings):
     if target_sparsity is not None:
         settings = settings | {"target_sparsity": target_sparsity}
     check_name(allocation)
-    if allocation != SAMPLED_ALLOCATIONS[0]:
-        sampled = allocation in SAMPLED_ALLOCATIONS
-        settings = settings | {"allocation": None if sampled else allocation}
+    if allocation is not None:
+        is_sampled = allocation in SAMPLED_ALLOCATIONS
+        settings = settings | {"allocation": None if is_sampled else allocation}
     config = merged_config(config, settings)
     check_allocation(config)
     return config

@@ -378,7 +378,20 @@ def test_allocation_of_a_config_is_used():
     )
     config = {"allocation": "uniform", "target_sparsity": 0.5}
     _, report = prune_one_shot(model, smooth(48, (8,)), config=config, **QUICK)
-    assert [row.sparsity for row in report.kernels] == [0.5, 0.5]
+    assert [row.sparsity for row in report.kernels] == [0.5, 0.5] and not report.curves
+    x = smooth(48, (8,))
+    _, report = prune_one_shot(
+        model, x, config=config, allocation="error_curves", **QUICK
+    )
+    assert len(report.curves) == 2
+
+
+def test_outputs_that_are_no_real_numbers_have_no_error():
+    inputs = keras.Input((8,))
+    x = layers.Dense(4)(layers.Dense(8, activation="relu")(inputs))
+    model = keras.Model(inputs, ops.argmax(x, axis=-1))
+    _, report = prune_one_shot(model, smooth(48, (8,)), 0.5, **QUICK)
+    assert report.sparsity == 0.5 and len(report.curves) == 2
 
 
 def test_unknown_allocation_is_told_what_is_known():
