@@ -111,7 +111,9 @@ class Benchmark:
     def _run_task(self, name, progress):
         from training import Problem
 
-        problem = Problem(name, self.options.epochs)
+        options = self.options
+        end = None if options.end == "callback" else float(options.end)
+        problem = Problem(name, options.epochs, options.optimizer, options.rate, end)
         task = problem.task
         setup = {
             "train": len(problem.x_train),
@@ -120,10 +122,13 @@ class Benchmark:
             "flops": problem.dense_flops,
             "steps": problem.steps,
             "batch_size": task.batch_size,
-            "learning_rate": task.learning_rate,
+            "optimizer": options.optimizer,
+            "learning_rate": (
+                task.sgd_rate if options.optimizer == "sgd" else task.learning_rate
+            ),
         }
-        self.note(tasks={name: setup})
-        due = self._due(name)
+        self.note(tasks={problem.title: setup})
+        due = self._due(problem)
         bar = progress.add_task(name, total=len(due))
         for seed, method, sparsity in due:
             progress.update(bar, description=f"{name}, {method}")
@@ -135,14 +140,14 @@ class Benchmark:
         if runs:
             self._run_tfmot(problem, runs, functools.partial(progress.advance, bar))
 
-    def _due(self, name):
+    def _due(self, problem):
         """Returns tuples of seed, method and sparsity: the runs that are not made."""
         done = {results.key_of(row) for row in self.results["rows"]}
         due = []
         for seed in range(self.options.seeds):
             for method in self.options.methods:
-                for sparsity in self._sparsities(method, name):
-                    if (name, method, seed, sparsity) not in done:
+                for sparsity in self._sparsities(method, problem.name):
+                    if (problem.title, method, seed, sparsity) not in done:
                         due.append((seed, method, sparsity))
         return due
 
@@ -182,7 +187,7 @@ class Benchmark:
             )
 
     def _add(self, problem, method, **values):
-        row = {"task": problem.name, "method": method} | values
+        row = {"task": problem.title, "method": method} | values
         self.note(rows=[row | {"seconds": round(row["seconds"], 2)}])
 
     def _run_tfmot(self, problem, runs, advance):
@@ -228,6 +233,19 @@ def parse(arguments=None):
         "--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98, 0.99]
     )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam")
+    parser.add_argument(
+        "--rate",
+        choices=("constant", "cosine", "step"),
+        default="constant",
+        help="how the learning rate decays while pruning",
+    )
+    parser.add_argument(
+        "--end",
+        default="0.75",
+        help="share of the run after which masks no longer change; 'callback' for its "
+        "own steps",
+    )
     parser.add_argument("--epochs", type=int, help="E; each task has its own")
     parser.add_argument("--json", help="file for the results, and to go on from")
     parser.add_argument("--tfmot-python", help="Python with tfmot and tf-keras")

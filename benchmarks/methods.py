@@ -150,6 +150,7 @@ def _seed_option(seed):
 # Methods whose own pace of updates matters choose their steps themselves.
 _OPEN_STEPS = {"begin_step": None, "end_step": None, "frequency": None}
 _RANDOM = {"criterion": _random}
+_MAGNITUDE = {"criterion": "magnitude"}
 
 
 def _family(family, pattern, methods, *, sparsities, tasks=None, **common):
@@ -178,26 +179,37 @@ def _family(family, pattern, methods, *, sparsities, tasks=None, **common):
 _FROM_SCRATCH = ("ste", "sr_ste", "rigl")
 _GROUPS = {
     "random": _RANDOM,
-    "magnitude": {},
+    "magnitude": _MAGNITUDE,
+    "second_moment": {"criterion": "second_moment"},
     "taylor": {"criterion": "taylor"},
     "block_mask": {"pruning_type": "block_mask"},
     "progressive": {"pruning_type": "progressive"},
-    "group_lasso": {"regularizer": "group_lasso", "regularizer_strength": 0.1},
-    "growing_l2": {"regularizer": "growing_l2", "regularizer_strength": 1.0},
+    "group_lasso": {
+        "regularizer": "group_lasso",
+        "regularizer_strength": 0.1,
+        **_MAGNITUDE,
+    },
+    "growing_l2": {
+        "regularizer": "growing_l2",
+        "regularizer_strength": 1.0,
+        **_MAGNITUDE,
+    },
 }
 _RETRAIN_FREE = {"pruning_type": "retrain_free", **_OPEN_STEPS}
 
+_DAMPED = {"name": "second_moment", "config": {"damping": 1.0}}
 _SOFT_MOVEMENT = {"name": "movement", "config": {"soft": True}}
 
 METHODS = {
     "dense": dense(1),
     "dense_longer": dense(2),
     "random": from_dense(criterion=_random, allocation="erk"),
-    "magnitude_uniform": from_dense(allocation="uniform"),
-    "magnitude_erk": from_dense(allocation="erk"),
-    "magnitude_global": from_dense(allocation="global"),
-    "magnitude_global_l2": from_dense(allocation="global_l2"),
-    "head_kept": head_kept(allocation="erk"),
+    "default": from_dense(),
+    "magnitude_uniform": from_dense(**_MAGNITUDE, allocation="uniform"),
+    "magnitude_erk": from_dense(**_MAGNITUDE, allocation="erk"),
+    "magnitude_global": from_dense(**_MAGNITUDE, allocation="global"),
+    "magnitude_global_l2": from_dense(**_MAGNITUDE, allocation="global_l2"),
+    "head_kept": head_kept(**_MAGNITUDE, allocation="erk"),
     "lamp": from_dense(criterion="lamp", allocation="global"),
     "gradient": from_dense(criterion="gradient", allocation="erk"),
     "snip": from_dense(criterion="snip"),
@@ -207,14 +219,23 @@ METHODS = {
     "taylor_erk": from_dense(criterion="taylor", allocation="erk"),
     "fisher": from_dense(criterion="fisher"),
     "fisher_erk": from_dense(criterion="fisher", allocation="erk"),
+    "second_moment": from_dense(criterion="second_moment"),
+    "second_moment_damped": from_dense(criterion=_DAMPED),
     "movement": from_dense(criterion="movement"),
     "movement_soft": from_dense(criterion=_SOFT_MOVEMENT),
     "ste": from_scratch(pruning_type="ste"),
+    "ste_from_dense": from_dense(pruning_type="ste"),
+    "st3": from_scratch(pruning_type="st3"),
+    "st3_from_dense": from_dense(pruning_type="st3"),
+    "feather": from_scratch(pruning_type="feather"),
+    "feather_from_dense": from_dense(pruning_type="feather"),
     "str": from_scratch(pruning_type="str"),
     "set": from_scratch(pruning_type="set", pruner_options=_seed_option),
     "rigl": from_scratch(pruning_type="rigl"),
     "top_kast": from_scratch(pruning_type="top_kast"),
+    "top_kast_from_dense": from_dense(pruning_type="top_kast"),
     "acdc": from_scratch(pruning_type="acdc", **_OPEN_STEPS),
+    "acdc_from_dense": from_dense(pruning_type="acdc", **_OPEN_STEPS),
     "lottery_ticket": from_scratch(pruning_type="lottery_ticket", **_OPEN_STEPS),
     "random_at_init": at_init(_random),
     "snip_at_init": at_init("snip"),
@@ -231,7 +252,7 @@ METHODS = {
         "2:4",
         {
             "random": _RANDOM,
-            "magnitude": {},
+            "magnitude": _MAGNITUDE,
             "snip_momentum": {"criterion": "snip_momentum"},
             "ste": {"pruning_type": "ste"},
             "sr_ste": {"pruning_type": "sr_ste"},
@@ -250,7 +271,7 @@ METHODS = {
         "mha",
         {
             "random": _RANDOM,
-            "magnitude": {},
+            "magnitude": _MAGNITUDE,
             "taylor": {"criterion": "taylor"},
             "retrain_free": _RETRAIN_FREE,
         },

@@ -91,7 +91,8 @@ def _print_table(task, setup, rows):
         f"**{task}**: {setup['weights']:,} weights in kernels, {setup['flops']:,} FLOPs"
         f" dense; {setup['train']:,} / {setup['test']:,} examples; {setup['steps']} "
         f"steps dense and {setup['steps']} while pruning, or {2 * setup['steps']} from "
-        f"initial weights; Adam {setup['learning_rate']:g}, batches of "
+        f"initial weights; {setup.get('optimizer', 'adam')} "
+        f"{setup['learning_rate']:g}, batches of "
         f"{setup['batch_size']}; {seeds} seeds. Mean test accuracy in % (lowest - "
         "highest).\n"
     )

@@ -33,6 +33,7 @@ METHODS = {
     "taylor": {"criterion": "taylor"},
     "taylor, 1xchannel": {"criterion": "taylor", "pattern": "1xchannel"},
     "fisher": {"criterion": "fisher"},
+    "second_moment": {"criterion": "second_moment"},
     "movement": {"criterion": "movement"},
     "block_mask, 4x1": {"pruning_type": "block_mask", "pattern": "4x1"},
     "retrain_free, 1xchannel": {
@@ -50,6 +51,8 @@ METHODS = {
         "pattern": "2:4",
         "target_sparsity": 0.5,
     },
+    "st3": {"pruning_type": "st3"},
+    "feather": {"pruning_type": "feather"},
     "str": {"pruning_type": "str"},
     "lottery_ticket": {"pruning_type": "lottery_ticket"},
     "group_lasso, 4x1": {"regularizer": "group_lasso", "pattern": "4x1"},

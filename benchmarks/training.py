@@ -27,23 +27,51 @@ class Result:
     flops: float
 
 
+OPTIMIZERS = {
+    "adam": lambda task, rate: keras.optimizers.Adam(rate(task.learning_rate)),
+    "adamw": lambda task, rate: keras.optimizers.AdamW(rate(task.learning_rate)),
+    "sgd": lambda task, rate: keras.optimizers.SGD(rate(task.sgd_rate), momentum=0.9),
+}
+_schedules = keras.optimizers.schedules
+# Functions from a first learning rate and the steps of a run to what it becomes.
+RATES = {
+    "constant": lambda rate, steps: rate,
+    "cosine": lambda rate, steps: _schedules.CosineDecay(rate, steps),
+    "step": lambda rate, steps: _schedules.PiecewiseConstantDecay(
+        [steps // 2, steps * 3 // 4], [rate, rate / 10, rate / 100]
+    ),
+}
+
+
 class Problem:
     """A task with its data, and the dense weights of each seed.
 
     Args:
         name: Key of `TASKS`.
         epochs: Epochs of dense training, and again of pruning; the task's by default.
+        optimizer: Key of `OPTIMIZERS`.
+        rate: Key of `RATES`: how the learning rate changes while pruning. Dense
+            training has a constant one.
+        end: Share of the steps after which masks no longer change. With `None` the
+            callback chooses all steps itself.
 
     Attributes:
         epochs: As given.
+        title: The name, and what differs from Adam with a constant learning rate.
         steps: Optimizer steps in so many epochs.
         kernels: The `Kernel`s of the model; their variables are of no model in use.
         positions: How often one forward pass of one example applies each kernel.
     """
 
-    def __init__(self, name, epochs=None):
+    def __init__(self, name, epochs=None, optimizer="adam", rate="constant", end=0.75):
         self.name = name
         self.task = TASKS[name]
+        self.optimizer, self.rate, self.end = optimizer, rate, end
+        changes = [optimizer] if optimizer != "adam" else []
+        changes += [f"{rate} decay"] if rate != "constant" else []
+        plan = "steps of the callback" if end is None else f"end at {end}"
+        changes += [plan] if end != 0.75 else []
+        self.title = ", ".join([name, *changes])
         self.epochs = epochs or self.task.epochs
         self.x_train, self.x_test, self.y_train, self.y_test = self.task.load()
         if len(self.x_train) % self.task.batch_size:
@@ -79,7 +107,7 @@ class Problem:
 
     def dense_model(self, seed):
         """Returns a compiled model with the seed's dense weights, new optimizer."""
-        model = self.initial_model(seed)
+        model = self.compile(self.initial_model(seed), self.rate)
         model.set_weights(self.dense_weights(seed))
         return model
 
@@ -91,10 +119,12 @@ class Problem:
             self._dense[seed] = model.get_weights()
         return self._dense[seed]
 
-    def compile(self, model):
+    def compile(self, model, rate="constant"):
         """Compiles a model as every run is compiled, and returns it."""
         model.compile(
-            keras.optimizers.Adam(self.task.learning_rate),
+            OPTIMIZERS[self.optimizer](
+                self.task, lambda first: RATES[rate](first, self.steps)
+            ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         return model
@@ -129,12 +159,13 @@ class Problem:
             RuntimeError: If the sparsity over the pruned kernels is not the target.
         """
         steps = epochs * len(self.x_train) // self.task.batch_size
-        chosen = {
-            "target_sparsity": sparsity,
-            "begin_step": 0,
-            "end_step": end_step(steps),
-            "frequency": FREQUENCY,
-        }
+        chosen = {"target_sparsity": sparsity}
+        if self.end is not None:
+            chosen |= {
+                "begin_step": 0,
+                "end_step": end_step(steps, self.end),
+                "frequency": FREQUENCY,
+            }
         callback = PruningCallback(verbose=False, **(chosen | settings))
         self.fit(model, seed, epochs, [callback])
         nonzeros = [np.count_nonzero(weight) for weight in model.get_weights()]

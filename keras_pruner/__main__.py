@@ -1,8 +1,6 @@
 """Runs the command line."""
 
-import sys
-
-from keras_pruner.cli import main
+from keras_pruner.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

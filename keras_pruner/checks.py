@@ -223,7 +223,9 @@ def check_sparsities(config, assign):
                 f"another pattern. Received: {getattr(config, key)}"
             )
     is_absolute = config.allocation is not None and config.allocation.is_absolute
-    if not is_absolute and not (config.min_sparsity <= config.target_sparsity <= most):
+    # Caps on the shares of groups that share weights say little of their sparsity.
+    is_free = is_absolute or config.pattern.overlaps
+    if not is_free and not (config.min_sparsity <= config.target_sparsity <= most):
         raise ValueError(
             "The caps cannot meet the target: kernels that each have a sparsity in "
             f"[{config.min_sparsity}, {most}] cannot have "

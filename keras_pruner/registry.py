@@ -1,26 +1,32 @@
 """Registers criteria, patterns, schedules, allocations and pruners by name."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar
 
 from keras_pruner.checks import did_you_mean, naming, shown
+from keras_pruner.types import ClassT
 
 
-class Component:
+class Named:
+    """Base class of everything that has a name in a `Registry`."""
+
+    # `Registry.register` sets it.
+    name: str | None = None
+
+
+class Component(Named):
     """Base class of everything that you can name, configure, compare and save.
 
     Subclasses return the arguments of their constructor from `get_config`.
     """
 
-    # `Registry.register` sets it.
-    name = None
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as plain Python values."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Builds the component from a config that `get_config` returned.
 
         Raises:
@@ -37,18 +43,21 @@ class Component:
             ) from error
         return cls(**config)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self), repr(sorted(self.get_config().items()))))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-class Registry(Mapping):
+ComponentT = TypeVar("ComponentT", bound=Named)
+
+
+class Registry(Mapping[str, type[ComponentT]], Generic[ComponentT]):
     """Maps names to the classes of one family, e.g. of all criteria.
 
     A registry is a read-only mapping. `register` adds names, inside the package and
@@ -70,14 +79,14 @@ class Registry(Mapping):
     {'name': 'apple', 'config': {}}
     """
 
-    def __init__(self, family, base):
+    def __init__(self, family: str, base: type[ComponentT]) -> None:
         self.family = family
         self.base = base
-        self._classes = {}
+        self._classes: dict[str, type[ComponentT]] = {}
         # Messages begin with it: "A pattern", "An allocation".
         self._one = f"{'An' if family[0] in 'aeiou' else 'A'} {family}"
 
-    def register(self, *names):
+    def register(self, *names: str) -> Callable[[ClassT], ClassT]:
         """Returns a decorator that registers a class under one or more names.
 
         Args:
@@ -118,30 +127,30 @@ class Registry(Mapping):
 
         return decorate
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> type[ComponentT]:
         return self._classes[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._classes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Registry({self.family}: {', '.join(self._classes)})"
 
-    def knows(self, identifier):
+    def knows(self, identifier: Any) -> bool:
         """Returns whether `get` makes an instance of a name."""
         return isinstance(identifier, str) and identifier in self._classes
 
-    def unknown(self, identifier):
+    def unknown(self, identifier: Any) -> ValueError:
         """Returns the error for a name that is not registered."""
         return ValueError(
             f"Unknown {self.family} {shown(identifier)}. Known: "
             f"{', '.join(self._classes)}.{did_you_mean(identifier, self._classes)}"
         )
 
-    def get(self, identifier, default=None):
+    def get(self, identifier: Any, default: Any = None) -> ComponentT:
         """Returns the instance that a name, a dict or an instance describes.
 
         Args:
@@ -187,6 +196,6 @@ class Registry(Mapping):
     def _from_name(self, name):
         return self._from_dict({"name": name})
 
-    def serialize(self, component):
+    def serialize(self, component: Component) -> dict[str, Any]:
         """Returns a dict of plain values that `get` turns into an equal instance."""
         return {"name": component.name, "config": component.get_config()}

@@ -12,6 +12,11 @@ from keras import ops
 BACKEND = keras.backend.backend()
 
 
+def slow_on_tensorflow(test):
+    """Leaves a test to `-m slow` on TensorFlow, whose suite is the longest."""
+    return pytest.mark.slow(test) if BACKEND == "tensorflow" else test
+
+
 def pytest_collection_modifyitems(items):
     """Starts the longest tests first, so that none runs alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

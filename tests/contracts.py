@@ -284,6 +284,9 @@ def demanded(pruner, sparsity):
     """
     total = sum(plan.num_weights for plan in pruner.plan.kernels)
     sizes = [plan.group_size for plan in pruner.plan.kernels]
+    if pruner.pattern.overlaps:
+        # The fewest groups that reach it.
+        return sparsity * pruner.num_weights + max(sizes) / 2, max(sizes) / 2
     # Whole groups come as near as they can.
     slack = min(sizes) // 2
     if pruner.config.allocation.is_absolute:

@@ -67,7 +67,7 @@ def test_defaults():
     # Left to the pruner and the criterion.
     assert (config.criterion, config.allocation, config.schedule) == (None,) * 3
     complete = KerasBasePruner(config, build_mlp()).config
-    assert complete.criterion.name == "magnitude"
+    assert complete.criterion.name == "second_moment"
     assert complete.allocation.name == "global_l2"
     assert complete.schedule.name == "polynomial"
     assert complete.schedule.power == 3.0
@@ -75,6 +75,36 @@ def test_defaults():
     assert (config.include, config.exclude, config.local_configs) == (None, (), ())
     assert (config.min_sparsity, config.max_sparsity) == (0.0, None)
     assert repr(config) == "PruningConfig(target_sparsity=0.9)"
+
+
+@pytest.mark.parametrize(
+    "settings, criterion",
+    [
+        ({"target_sparsity": 0.8}, "magnitude"),
+        ({"target_sparsity": 0.81}, "second_moment"),
+        ({"target_sparsity": 0.81, "criterion": "magnitude"}, "magnitude"),
+        ({"target_sparsity": 0.8, "pattern": "1x4"}, "magnitude"),
+        ({"target_sparsity": 0.9, "pattern": "1x4"}, "second_moment"),
+        ({"target_sparsity": 0.9, "pattern": "1xchannel"}, "magnitude"),
+        ({"target_sparsity": 0.9, "pruning_type": "ste"}, "magnitude"),
+        (
+            {"target_sparsity": 0.9, "pruning_type": "progressive", "pattern": "1x4"},
+            "magnitude",
+        ),
+        ({"target_sparsity": 0.9, "pruning_type": "rigl"}, "magnitude"),
+        ({"target_sparsity": 0.9, "pruning_type": "lottery_ticket"}, "magnitude"),
+    ],
+)
+def test_an_open_criterion_follows_the_target(settings, criterion):
+    (pruner,) = create_pruners(settings, build_mlp())
+    assert pruner.config.criterion.name == criterion
+
+
+def test_an_open_criterion_follows_the_target_of_a_local_config():
+    local = {"include": "head", "target_sparsity": 0.7}
+    pruners = create_pruners({"local_configs": [local]}, build_mlp())
+    names = {p.kernels[0].path: p.config.criterion.name for p in pruners}
+    assert names == {"hidden/kernel": "second_moment", "head/kernel": "magnitude"}
 
 
 @pytest.mark.parametrize(
@@ -265,7 +295,7 @@ def test_pruning_type_that_is_no_name_is_an_error():
 
 
 def test_unknown_pruning_type_is_an_error_that_names_the_nearest():
-    refuses("Unknown pruner 'basik'. Known: acdc, basic, ", pruning_type="basik")
+    refuses("Unknown pruner 'basik'. Known: basic, block_mask, ", pruning_type="basik")
     refuses("Did you mean 'basic'?", pruning_type="basik")
 
 
@@ -617,8 +647,8 @@ def test_default_of_a_dict_does_not_contradict_a_setting():
 # Signatures.
 
 
-def test_settings_name_every_field_in_order():
-    assert list(Settings.__annotations__) == FIELDS
+def test_settings_name_every_field():
+    assert set(Settings.__annotations__) == set(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -747,6 +777,103 @@ def test_as_config_takes_a_config_a_dict_or_nothing():
     assert as_config(None) == PruningConfig()
 
 
+# Engines.
+
+
+@pytest.mark.parametrize(
+    ("engine", "pattern"),
+    [("litert", "1x4"), ("tflite", "1x4"), ("nvidia", "2:4"), ("keras", "1x1")],
+)
+def test_engine_chooses_the_pattern(engine, pattern):
+    assert str(PruningConfig(for_engine=engine).pattern) == pattern
+    assert str(merged_config(PruningConfig(), {"for_engine": "litert"}).pattern) == (
+        "1x4"
+    )
+    config = PruningConfig(pattern=None, for_engine={"name": engine})
+    assert str(config.pattern) == pattern
+
+
+def test_pattern_that_an_engine_rewards_as_much_is_kept():
+    config = PruningConfig(for_engine="litert", pattern="1x16")
+    assert str(config.pattern) == "1x16"
+    changed = dataclasses.replace(config, target_sparsity=0.5)
+    assert str(changed.pattern) == "1x16"
+    # Whole channels help everywhere, once `shrink` has removed them.
+    config = PruningConfig(for_engine="onnxruntime", pattern="channel_groups")
+    assert config.capability().rewards == "size and time"
+
+
+def test_pattern_that_an_engine_rewards_less_is_an_error():
+    refuses(
+        "`for_engine`: Pattern '4x1' brings less than '1x4': size, not size and time. ",
+        for_engine="litert",
+        pattern="4x1",
+    )
+    refuses("Pattern '1x1' brings less", for_engine="litert", pattern="1x1")
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "jax", "torch", "onnx"])
+def test_engine_that_rewards_no_zeros_is_an_error_that_says_what_to_do(engine):
+    refuses("computes with them. Remove whole channels", for_engine=engine)
+    refuses('`pattern="channel_groups"` and `shrink`', for_engine=engine)
+
+
+def test_unknown_engine_is_an_error_that_suggests_one():
+    refuses("`for_engine`: Unknown engine 'lite_rt'", for_engine="lite_rt")
+    refuses("Did you mean 'litert'?", for_engine="lite_rt")
+    refuses('Write `for_engine="litert"`', engine="litert")
+
+
+def test_local_configs_inherit_the_engine_or_choose_another():
+    config = PruningConfig(
+        for_engine="litert",
+        target_sparsity=0.5,
+        local_configs=[
+            {"include": "a", "target_sparsity": 0.7},
+            {"include": "b", "for_engine": None, "pattern": "1x1"},
+            {"include": "c", "for_engine": "nvidia"},
+        ],
+    )
+    patterns = [str(local.pattern) for local in config.local_configs]
+    assert patterns == ["1x4", "1x1", "2:4"]
+    one = {"include": "a", "for_engine": "litert"}
+    local = PruningConfig(local_configs=[one]).local_configs[0]
+    assert str(local.pattern) == "1x4"
+
+
+def test_capability_of_a_config_follows_its_target():
+    assert PruningConfig().capability() is None
+    config = PruningConfig(for_engine="litert", target_sparsity=0.5)
+    assert config.capability().rewards == "size"
+    assert config.capability(0.9).rewards == "size and time"
+
+
+def test_kernels_that_gain_less_stay_dense_with_a_reason():
+    model = keras.Sequential(
+        [
+            layers.Input((6, 4)),
+            layers.Conv1D(4, 2, name="conv"),
+            layers.Flatten(),
+            layers.Dense(6, name="hidden"),
+            layers.Dense(2, name="head"),
+        ]
+    )
+    (found,) = select_kernels(model, PruningConfig(for_engine="litert"))
+    assert [kernel.path for kernel in found.kernels] == ["hidden/kernel"]
+    reasons = {skip.path: skip.reason for skip in found.skipped}
+    assert "gains nothing in time from zeros of a Conv1D" in reasons["conv/kernel"]
+    assert "the kernel has 6 inputs" in reasons["head/kernel"]
+    shown = report(model, for_engine="litert")
+    assert shown.capability.rewards == "size"
+    # Dense weights bring nothing, so the report says nothing of the engine.
+    assert "litert" not in shown.to_text()
+    model.layers[2].kernel.assign(np.zeros((20, 6)))
+    shown = report(model, for_engine="litert")
+    assert shown.capability.rewards == "size and time"
+    assert "litert, pattern '1x4': size and time." in shown.to_text(expand=True)
+    assert "inference is not faster" not in shown.to_text()
+
+
 # Frozen.
 
 
@@ -807,6 +934,8 @@ def test_replace_checks_the_changed_copy():
         {"include": ["dense_.*"], "exclude": "dense_10", "layer_types": "Linear"},
         {"regularizer": "group_lasso", "regularizer_strength": 0.01},
         {"low_memory_usage": True, "resume_from_pruned_checkpoint": True},
+        {"for_engine": "litert", "local_configs": [{"include": "head"}]},
+        {"for_engine": "nvidia", "pattern": "3:4", "target_sparsity": 0.75},
         {
             "target_sparsity": 0.8,
             "local_configs": [

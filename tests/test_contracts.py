@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, value_of
+from conftest import BACKEND, slow_on_tensorflow, value_of
 from contracts import (
     CASES,
     LOCKED,
@@ -151,6 +151,7 @@ def check_update(pruner, sparsity):
             np.testing.assert_array_equal(value_of(made), value_of(state))
 
 
+@slow_on_tensorflow
 @every_case
 def test_loop_of_ones_own_in_low_precision(case):
     """Step hooks, run by hand on kernels of bfloat16, with little memory."""
@@ -203,7 +204,7 @@ def test_rule_knows_the_scale_of_the_loss(case):
         np.testing.assert_array_equal(value_of(shaped[0]) * 1024, value_of(shaped[1]))
 
 
-@cases_of("fisher", "str")
+@cases_of("fisher", "second_moment", "str")
 def test_scaled_loss_changes_nothing(case, data):
     found = []
     for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
@@ -228,7 +229,7 @@ def test_mixed_float16(case, data):
     check_count(pruner, pruner.target_sparsity_ratio)
 
 
-@cases_of("fisher")
+@cases_of("fisher", "second_moment")
 def test_resumed_amid_accumulated_gradients(case, data, tmp_path):
     x, y = data
     # Five batches an epoch: the second of a pair is seen after the run was cut.

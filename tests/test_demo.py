@@ -1,11 +1,12 @@
-"""The command line and the demo that it runs."""
+"""The demo that the command line runs."""
 
 import pytest
+from conftest import slow_on_tensorflow
 
-from keras_pruner.cli import main
 from keras_pruner.demo import run_demo
 
 
+@slow_on_tensorflow
 @pytest.mark.long
 def test_demo_prunes_reloads_and_shrinks(capsys):
     result = run_demo(target_sparsity=0.9, epochs=6)
@@ -20,12 +21,3 @@ def test_demo_prunes_reloads_and_shrinks(capsys):
     printed = capsys.readouterr().out
     assert "PruningCallback: 1x1 pattern, 5 kernels (0 skipped)" in printed
     assert "test accuracy" in printed and "90.00%" in printed
-
-
-def test_command_line_reports_bad_input(capsys):
-    assert main(["demo", "--target-sparsity", "90"]) == 1
-    error = capsys.readouterr().err
-    assert "`target_sparsity` must be in [0, 1) (a fraction, not a percentage)" in error
-    with pytest.raises(SystemExit):
-        main(["prune"])
-    assert "invalid choice: 'prune'" in capsys.readouterr().err

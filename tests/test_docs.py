@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_pruner
+from keras_pruner.channels.rules import registry as channel_rules
 from keras_pruner.kernels import rules
 from keras_pruner.registry import Registry
 
@@ -38,7 +39,14 @@ def namespace():
     return {"keras": keras, "model": model, "x": x, "y": y, **vars(keras_pruner)}
 
 
-@pytest.mark.parametrize("page", PAGES)
+# They train or measure, for ten seconds and more.
+SLOW_PAGES = {"README.md", "docs/measuring.md", "docs/quantization.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW_PAGES)) for p in PAGES],
+)
 def test_examples_of_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks((ROOT / page).read_text())
@@ -114,6 +122,7 @@ def test_printed_values_of_docstring_are_right(example, tmp_path, monkeypatch):
         pytest.skip("the example is written for torch")
     # An example may register a class; other tests must not see it.
     monkeypatch.setattr(rules, "_RULES", list(rules._RULES))
+    monkeypatch.setattr(channel_rules, "_LAYERS", list(channel_rules._LAYERS))
     for registry in vars(keras_pruner).values():
         if isinstance(registry, Registry):
             monkeypatch.setattr(registry, "_classes", dict(registry._classes))

@@ -7,6 +7,7 @@ is the file to change.
 import contextlib
 
 import keras
+import numpy as np
 from keras.src.backend.common import masking
 from keras.src.models.functional import Functional, operation_fn
 
@@ -18,6 +19,21 @@ NOT_SLOTS = {
     "_model_variables_moving_average",
     "_accumulated_gradients",
 }
+
+
+# Where optimizers keep the running mean of squared gradients: a class, the list of its
+# slots, and the name of its decay; `None` if the mean has no bias to correct. Sums that
+# begin above zero, as Adagrad's, and maxima, as Adamax's, are no such means.
+_SECOND_MOMENTS = (
+    ("Adam", "_velocities", "beta_2"),
+    ("Nadam", "_velocities", "beta_2"),
+    ("Lamb", "_velocities", "beta_2"),
+    ("ScheduleFreeAdamW", "_velocities", "beta_2"),
+    ("Muon", "adam_velocities", "adam_beta_2"),
+    ("RMSprop", "_velocities", "rho"),
+    ("Adadelta", "_accumulated_grads", "rho"),
+    ("Adafactor", "_v", None),
+)
 
 
 def all_layers(model, include_self=True):
@@ -50,7 +66,8 @@ def call_like(wrapper, layer):
     """Lets Keras treat the arguments of a wrapper's call as those of its layer's call.
 
     Keras sorts and converts arguments by the signature of `call`, and passes `training`
-    and `mask` to a layer whose signature has them.
+    and `mask` to a layer whose signature has them. A Sequential model asks its first
+    layer for `input_shape`.
     """
     names = (
         "_allow_non_tensor_positional_args",
@@ -60,11 +77,21 @@ def call_like(wrapper, layer):
         "_call_has_training_arg",
         "_call_signature",
         "_convert_input_args",
+        "_input_shape_arg",
         "call_signature_parameters",
     )
     # Older versions of Keras lack some.
     known = [name for name in names if hasattr(layer, name)]
     Patch(wrapper, **{name: getattr(layer, name) for name in known})
+
+
+def is_called_to_train(layer):
+    """Whether the call in which a layer runs has `training=True`.
+
+    Args:
+        layer: Keras layer whose `call` runs now.
+    """
+    return layer._get_call_context().get_value("training") is True
 
 
 def track_for_tensorflow(layer, variable, name):
@@ -101,6 +128,21 @@ def set_keras_mask(tensor, mask):
     masking.set_keras_mask(tensor, mask)
 
 
+def resize(variable, shape):
+    """Gives a variable another shape, and zeros as values."""
+    variable._shape = tuple(shape)
+    variable._initialize(keras.ops.zeros(shape, variable.dtype))
+
+
+def forget_calls(layer):
+    """Removes the symbolic calls of a layer, and torch's lists of its old values."""
+    layer._inbound_nodes.clear()
+    layer._outbound_nodes.clear()
+    for each in all_layers(layer):
+        if hasattr(each, "_torch_params"):
+            each._track_variables()
+
+
 def functional_of(operation):
     """Returns the graph of operations that a model consists of, or `None`.
 
@@ -114,9 +156,28 @@ def functional_of(operation):
     return operation if own_call is Functional.call else None
 
 
+def links_of(graph):
+    """Returns the pairs of an operation and one that reads its outputs.
+
+    Args:
+        graph: Graph of operations, as `functional_of` returns it.
+    """
+    return [
+        (producer_of(tensor)[0], node.operation)
+        for nodes in graph._nodes_by_depth.values()
+        for node in nodes
+        for tensor in node.input_tensors
+    ]
+
+
 def in_inference_mode(operation):
     """Returns a function that calls an operation as a model in inference mode does."""
     return operation_fn(operation, training=False)
+
+
+def run_in_inference_mode(function, arrays):
+    """Returns the outputs of a `keras.Function`, as in a model in inference mode."""
+    return function._run_through_graph(arrays, operation_fn=in_inference_mode)
 
 
 @contextlib.contextmanager
@@ -168,6 +229,43 @@ def count_of(optimizer):
     Its public `iterations` counts accumulated batches only when they are applied.
     """
     return optimizer._iterations
+
+
+def second_moment_slots(optimizer):
+    """Returns the slots in which an optimizer averages squared gradients.
+
+    Returns:
+        Tuple of a list with one variable, or `None`, for each variable that it trains,
+        and of the decay of the means, `None` if they have no bias. The list is empty if
+        the class of the optimizer keeps no such means, and `None` if it keeps some, but
+        the optimizer is not built yet.
+    """
+    for name, slots, decay in _SECOND_MOMENTS:
+        # Older versions of Keras lack some.
+        known = getattr(keras.optimizers, name, None)
+        if known is not None and isinstance(optimizer, known):
+            if not optimizer.built:
+                return None, None
+            decay = None if decay is None else getattr(optimizer, decay)
+            return slots_in_order(optimizer, getattr(optimizer, slots)), decay
+    return [], None
+
+
+def slots_in_order(optimizer, slots):
+    """Returns slots as a list with one variable, or `None`, for each trained one.
+
+    The Muon of Keras 3.12 keeps a dict from the paths of its variables to slots.
+    """
+    if isinstance(slots, dict):
+        return [slots.get(variable.path) for variable in optimizer._trainable_variables]
+    return slots
+
+
+def rate_schedule_of(optimizer):
+    """Returns an optimizer's `LearningRateSchedule`, or `None` if it has none."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    return rate if is_schedule else None
 
 
 def moving_averages_of(optimizer):
@@ -222,3 +320,70 @@ def class_with_fit():
 def has_own_train_step(model):
     """Returns whether a model's class replaces the training step of Keras."""
     return type(model).train_step is not class_with_fit().train_step
+
+
+@contextlib.contextmanager
+def without_initial_values():
+    """Context in which layers create weights of zeros.
+
+    Random initial values take most of the time to create a model on JAX, which
+    compiles a function for each shape.
+    """
+    original = keras.layers.Layer.add_weight
+
+    def add_weight(self, *args, **kwargs):
+        kwargs |= dict(zip(("shape", "initializer", "dtype"), args, strict=False))
+        dtype = kwargs.get("dtype") or self.variable_dtype
+        if keras.backend.is_float_dtype(dtype):
+            kwargs["initializer"] = _zeros
+        return original(self, **kwargs)
+
+    with Patch(keras.layers.Layer, add_weight=add_weight):
+        yield
+
+
+def _zeros(shape, dtype=None):
+    return keras.ops.convert_to_tensor(np.zeros(shape), dtype=dtype)
+
+
+def in_float64(*models):
+    """Context in which layers compute in float64; their variables stay."""
+    return in_dtype("float64", *models)
+
+
+@contextlib.contextmanager
+def in_dtype(dtype, *models):
+    """Context in which layers of a float type compute in another one.
+
+    Variables stay, and so do quantized layers.
+    """
+    with contextlib.ExitStack() as patches:
+        for layer in {id(x): x for model in models for x in all_layers(model)}.values():
+            is_float = keras.backend.is_float_dtype(layer.compute_dtype or "")
+            if is_float and getattr(layer, "quantization_mode", None) is None:
+                policy = keras.dtype_policies.DTypePolicy(dtype)
+                patches.enter_context(Patch(layer, _dtype_policy=policy))
+        yield
+
+
+def scope_with(values):
+    """Returns a `keras.StatelessScope` in which variables have other values.
+
+    Args:
+        values: List of pairs of a variable and its value, which may have a wider type.
+    """
+    scope = keras.StatelessScope()
+    for variable, value in values:
+        scope.add_update((variable, keras.ops.convert_to_tensor(value)))
+    return scope
+
+
+def class_of_keras_operation(operation):
+    """Returns the name of the class of an operation, e.g. `"Matmul"`.
+
+    Returns:
+        A string; `None` for layers, and for classes that Keras does not define.
+    """
+    cls = type(operation)
+    is_own = cls.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+    return cls.__name__ if is_own else None

@@ -1,17 +1,29 @@
 """Reads and writes the state that an optimizer keeps per weight, such as momentum.
 
 For an optimizer from outside Keras, pass an object with the methods
-`slots_of(variable)`, `get_steps()` and `set_steps(steps)`.
+`slots_of(variable)`, `get_steps()` and `set_steps(steps)`. An optimizer of your own, or
+such an object, may have a method `second_moment_of(variable)`; see the function of that
+name.
 """
 
+from typing import Any, NamedTuple
+
+import numpy as np
 from keras import ops
 
 from keras_pruner.backend.keras_private import (
     NOT_SLOTS,
     count_of,
     moving_averages_of,
+    rate_schedule_of,
+    second_moment_slots,
+    slots_in_order,
     variables_trained_by,
 )
+from keras_pruner.backend.tracing import run_as_python
+
+# Share of the highest learning rate by which weights recover little.
+LOW_RATE = 1 / 8
 
 
 def innermost(optimizer):
@@ -31,6 +43,36 @@ def loss_scale_of(optimizer):
             scale = scale * optimizer.loss_scale_factor
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return scale
+
+
+def last_step_before_decay(optimizer, now, begin, end, share=LOW_RATE):
+    """Returns the last step at which the scheduled learning rate is not yet low.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, wrapped or not.
+        now: Present step, as the caller counts steps.
+        begin: First step to look at.
+        end: Last step to look at.
+        share: A rate is low if it is at most this share of the highest.
+
+    Returns:
+        Integer in [begin, end). The rate is read at a hundred steps between them.
+        `None` if the optimizer has no `LearningRateSchedule`, or if the rate is not low
+        at `end`.
+    """
+    optimizer = innermost(optimizer)
+    schedule = rate_schedule_of(optimizer)
+    if schedule is None:
+        return None
+    offset = int(ops.convert_to_numpy(optimizer.iterations)) - now
+    steps = np.linspace(begin, end, 101).astype(int)
+    counts = (ops.convert_to_tensor(int(step) + offset, "int32") for step in steps)
+    with run_as_python():
+        rates = np.array([float(ops.convert_to_numpy(schedule(n))) for n in counts])
+    is_high = rates > share * rates.max()
+    if is_high[-1] or not is_high.any():
+        return None
+    return int(steps[is_high][-1])
 
 
 def may_skip(optimizer):
@@ -60,11 +102,71 @@ def slots_of(optimizer, variable):
     for name, slots in vars(optimizer).items():
         if name in NOT_SLOTS:
             continue
+        slots = slots_in_order(optimizer, slots)
         if isinstance(slots, list | tuple) and len(slots) == len(known):
             slot = slots[position]
             if tuple(getattr(slot, "shape", ())) == tuple(variable.shape):
                 found.append(slot)
     return found
+
+
+class GradientMoment(NamedTuple):
+    """Holds an optimizer's running mean of the squared gradients of a variable.
+
+    Args:
+        slot: Float variable or tensor of the variable's shape; may be `None` before
+            the first step.
+        steps: Number of steps in the mean; 0 if it knows nothing yet.
+        weight: Share of these steps in the mean, in (0, 1]: `slot / weight` has no
+            bias.
+    """
+
+    slot: Any
+    steps: int
+    weight: float = 1.0
+
+
+def second_moment_of(optimizer, variable):
+    """Returns an optimizer's running mean of the squared gradients of a variable.
+
+    The gradients are those that the optimizer applied: unscaled, averaged over
+    accumulated batches, clipped, and masked.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, wrapped or not; or an object with a
+            method of this name, which may return a plain tuple. `None` has no means.
+        variable: Variable that the optimizer trains.
+
+    Returns:
+        `GradientMoment`, or `None` if the optimizer keeps none for the variable.
+    """
+    optimizer = innermost(optimizer)
+    if hasattr(optimizer, "second_moment_of"):
+        found = optimizer.second_moment_of(variable)
+        return None if found is None else GradientMoment(*found)
+    if optimizer is None or hasattr(optimizer, "slots_of"):
+        return None
+    slots, decay = second_moment_slots(optimizer)
+    if slots is None:
+        return GradientMoment(None, steps=0)
+    position = _position(optimizer, variable) if slots else None
+    slot = None if position is None else slots[position]
+    if slot is None:
+        return None
+    # It counts applied steps only.
+    steps = int(ops.convert_to_numpy(optimizer.iterations))
+    return GradientMoment(slot, steps, weight_in_mean(decay, steps))
+
+
+def weight_in_mean(decay, steps):
+    """Returns the share of all steps in a running mean that began at zero.
+
+    Args:
+        decay: Share of the old mean that each step keeps; `None` if the mean did not
+            begin at zero.
+        steps: Number of steps.
+    """
+    return 1.0 if decay is None or not steps else 1.0 - float(decay) ** steps
 
 
 def moving_average_of(optimizer, variable):
@@ -141,6 +243,23 @@ def moving_averages(optimizer):
     variables, averages = variables_trained_by(optimizer), moving_averages_of(optimizer)
     pairs = zip(map(id, variables), averages, strict=True)
     return {key: average for key, average in pairs if average is not None}
+
+
+def newest_in_average(optimizer):
+    """Returns the share of the next weights in an optimizer's moving averages.
+
+    Args:
+        optimizer: Built `keras.optimizers.Optimizer`, wrapped or not.
+
+    Returns:
+        Float32 tensor: 1 before the first step, later `1 - ema_momentum`; 0 if it keeps
+        no averages.
+    """
+    optimizer = innermost(optimizer)
+    if not optimizer.use_ema:
+        return ops.zeros(())
+    is_first = ops.equal(optimizer.iterations + 0, 0)
+    return ops.where(is_first, 1.0, 1.0 - optimizer.ema_momentum)
 
 
 def apply_inner(optimizer, gradients, variables, trained=None, *, as_pairs=False):

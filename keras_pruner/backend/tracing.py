@@ -48,6 +48,18 @@ def unfused():
         _UNFUSED.reset(token)
 
 
+def run_as_python():
+    """Returns a context in which branches run as Python does, without compiling them.
+
+    Outside of compiled code JAX would compile each branch whenever it meets it.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.disable_jit()
+    return contextlib.nullcontext()
+
+
 def traces_assignments():
     """Returns whether a traced function may read and assign variables."""
     return keras.backend.backend() == "tensorflow"

@@ -5,13 +5,24 @@ from keras_pruner.comparison.compare import (
     check_copy,
     compare_models,
     compare_outputs,
+    output_error,
+    outputs_of,
+    runnable_inputs,
+    variation_of,
 )
-from keras_pruner.comparison.sample_inputs import sample_inputs
+from keras_pruner.comparison.foreign import compare_foreign
+from keras_pruner.comparison.sample_inputs import sample_inputs, symbolic_inputs
 
 __all__ = [
     "Comparison",
     "check_copy",
+    "compare_foreign",
     "compare_models",
     "compare_outputs",
+    "output_error",
+    "outputs_of",
+    "runnable_inputs",
     "sample_inputs",
+    "symbolic_inputs",
+    "variation_of",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_pruner.backend import Patch, all_layers, no_gradients
+from keras_pruner.backend import Patch, all_layers, no_gradients, scope_with
 from keras_pruner.comparison.sample_inputs import sample_inputs
 
 # The largest difference that counts as rounding, as a share of the largest output.
@@ -76,11 +76,11 @@ def compare_models(model, copy, inputs=None):
     >>> compare_models(model, other).difference
     0.0
     """
-    arguments, expected, reason = _runnable_inputs(model, inputs)
+    arguments, expected, reason = runnable_inputs(model, inputs)
     if arguments is None:
         return Comparison(reason=reason)
     try:
-        made = _outputs(copy, arguments)
+        made = outputs_of(copy, arguments)
     except Exception as error:
         raise ValueError(
             f"The copy of '{model.name}' fails on inputs on which the model runs "
@@ -89,7 +89,7 @@ def compare_models(model, copy, inputs=None):
     result = compare_outputs(expected, made, _tolerance(model))
     if result.is_equal:
         return result
-    itself = compare_outputs(expected, _outputs(model, arguments), _tolerance(model))
+    itself = compare_outputs(expected, outputs_of(model, arguments), _tolerance(model))
     if not itself.is_equal:
         return Comparison(reason="the outputs of the model differ from call to call")
     return result
@@ -136,12 +136,24 @@ def check_copy(model, copy, inputs=None):
     return result
 
 
-def _runnable_inputs(model, inputs):
-    """Returns arguments on which a model runs and its outputs, or a reason."""
+def runnable_inputs(model, inputs=None):
+    """Finds arguments on which a model runs.
+
+    Args:
+        model: Built Keras model.
+        inputs: A batch of inputs, or `None` to make some.
+
+    Returns:
+        Tuple of the positional and named arguments, the outputs as a list of arrays,
+        and `None`; or of `None`, `None` and the reason.
+
+    Raises:
+        ValueError: If the model cannot run on given inputs.
+    """
     if inputs is not None:
         arguments = ((inputs,), {})
         try:
-            return arguments, _outputs(model, arguments), None
+            return arguments, outputs_of(model, arguments), None
         except Exception as error:
             raise ValueError(
                 f"'{model.name}' cannot run on the given `inputs`: {error}"
@@ -153,7 +165,7 @@ def _runnable_inputs(model, inputs):
             candidates = list(sample_inputs(model))
         for arguments in candidates:
             try:
-                outputs = _outputs(model, arguments)
+                outputs = outputs_of(model, arguments)
             except Exception as error:
                 reason = f"the model fails on made inputs{advice} ({_short(error)})"
                 continue
@@ -170,14 +182,23 @@ def _short(error):
     return f"{type(error).__name__}: {text[:200]}"
 
 
-def _outputs(model, arguments):
-    """Returns the outputs of a model as a list of arrays; its variables stay."""
+def outputs_of(model, arguments, values=()):
+    """Returns the outputs of a model in inference mode; its variables do not change.
+
+    Args:
+        model: Built Keras model.
+        arguments: Tuple of positional arguments and a dict of named ones.
+        values: Pairs of a variable and the value with which the model computes.
+
+    Returns:
+        List of arrays.
+    """
     args, kwargs = arguments
     with contextlib.ExitStack() as contexts:
         # The user knows the model's own warnings.
         contexts.enter_context(warnings.catch_warnings(action="ignore"))
         contexts.enter_context(no_gradients())
-        contexts.enter_context(keras.StatelessScope(state_mapping=_reset_states(model)))
+        contexts.enter_context(scope_with([*_reset_states(model), *values]))
         outputs = model(*args, **kwargs, training=False)
         leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
         return [ops.convert_to_numpy(leaf) for leaf in leaves]
@@ -195,6 +216,50 @@ def _tolerance(model):
     dtypes = {str(layer.compute_dtype) for layer in all_layers(model)}
     is_half = any("16" in dtype or "float8" in dtype for dtype in dtypes)
     return _HALF_TOLERANCE if is_half else _TOLERANCE
+
+
+def output_error(expected, made):
+    """Returns the relative error `|F - D|^2 / |D - mean D|^2` of outputs.
+
+    Args:
+        expected: List of arrays D, samples first. The mean is that over the samples.
+        made: List of arrays F of the same shapes. Outputs that are no real numbers do
+            not count.
+
+    Returns:
+        Float, or `None` if no output varies or is a real number, or F is not finite.
+
+    Example:
+
+    >>> output_error([np.array([[0.0], [2.0]])], [np.array([[0.0], [1.0]])])
+    0.5
+    """
+    change = whole = 0.0
+    for dense, found in zip(expected, made, strict=True):
+        if "float" in str(dense.dtype):
+            dense, found = dense.astype("float64"), found.astype("float64")
+            change += float(np.sum((found - dense) ** 2))
+            whole += float(np.sum((dense - dense.mean(axis=0)) ** 2))
+    return change / whole if 0 < whole < np.inf and np.isfinite(change) else None
+
+
+def variation_of(arrays):
+    """Returns how far outputs vary over samples, as a share of the largest output.
+
+    It is that of the output that varies least. Outputs that are no real numbers, or
+    are all zero, do not count; without any other it is 1.
+
+    Example:
+
+    >>> variation_of([np.array([[1.0, 2.0], [1.0, 4.0]])])
+    0.25
+    """
+    shares = []
+    for array in arrays:
+        if array.dtype.kind == "f" and array.ndim and np.abs(array).max(initial=0) > 0:
+            spread = np.abs(array - array.mean(axis=0)).max()
+            shares.append(min(1.0, float(spread / np.abs(array).max())))
+    return min(shares, default=1.0)
 
 
 def compare_outputs(expected, made, tolerance=_TOLERANCE):
@@ -235,7 +300,7 @@ def _difference(expected, made):
 def _first_different_layer(model, copy, inputs):
     """Returns in words which layer's outputs differ first, or `None`."""
     try:
-        arguments, _, _ = _runnable_inputs(model, inputs)
+        arguments, _, _ = runnable_inputs(model, inputs)
         records = _records(model, arguments), _records(copy, arguments)
     except Exception:
         return None
@@ -274,5 +339,5 @@ def _records(model, arguments):
             # Wrapper layers of this package are in one of the models only.
             if not hasattr(layer, "mask_of"):
                 patches.enter_context(Patch(layer, call=recorded(layer)))
-        _outputs(model, arguments)
+        outputs_of(model, arguments)
     return records

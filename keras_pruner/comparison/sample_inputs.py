@@ -9,36 +9,41 @@ from keras import ops
 
 from keras_pruner.backend import all_layers, inputs_structure_of
 
-_BATCH_SIZE = 2
 # Sizes to try for axes that a model leaves open, e.g. of sequences and images.
 _OPEN_SIZES = (8, 32, 128, 2)
 
 
-def sample_inputs(model):
+def symbolic_inputs(model):
+    """Returns a model's symbolic inputs, nested as it takes them, or `None`."""
+    structure = inputs_structure_of(model)
+    if structure is None and len(getattr(model, "inputs", None) or ()) == 1:
+        return model.inputs[0]
+    return structure
+
+
+def sample_inputs(model, batch_size=2):
     """Yields inputs that a model may take, the likeliest first.
 
     Floats are uniform in [-1, 1), or in [0, 1) at the second try. Integers are indices
     that every embedding of the model has, or words of its lookup layers. Strings are
-    words of its lookup layers. A batch has two samples, unless the model fixes its
-    size. The values are the same in every call.
+    words of its lookup layers. The values are the same in every call.
 
     Args:
         model: Built Keras model. If it has no symbolic inputs, the shapes that it was
             built with are used, and their types are guessed.
+        batch_size: Number of samples, unless the model fixes it.
 
     Yields:
         Tuples of positional arguments and a dict of named ones. Nothing, if the model
         says nothing about its inputs.
     """
-    structure = inputs_structure_of(model)
-    if structure is None and len(getattr(model, "inputs", None) or ()) == 1:
-        structure = model.inputs[0]
+    structure = symbolic_inputs(model)
     if structure is not None:
         leaves = keras.tree.flatten(structure)
         is_open = any(None in leaf.shape[1:] for leaf in leaves)
         sizes = _OPEN_SIZES if is_open else _OPEN_SIZES[:1]
         for size, low in itertools.product(sizes, (-1, 0)):
-            maker = _Maker(model, size, low)
+            maker = _Maker(model, batch_size, size, low)
             inputs = keras.tree.map_structure(
                 lambda leaf, maker=maker: maker.make(leaf.shape, leaf.dtype), structure
             )
@@ -46,7 +51,7 @@ def sample_inputs(model):
         return
     for keep_batch in (False, True):
         for dtype in _guessed_dtypes(model):
-            yield from _inputs_by_shapes(model, dtype, keep_batch)
+            yield from _inputs_by_shapes(model, batch_size, dtype, keep_batch)
 
 
 def _guessed_dtypes(model):
@@ -55,9 +60,9 @@ def _guessed_dtypes(model):
     return ("int32", "float32") if embeds else ("float32",)
 
 
-def _inputs_by_shapes(model, dtype, keep_batch):
+def _inputs_by_shapes(model, batch_size, dtype, keep_batch):
     config = model.get_build_config() or {}
-    maker = _Maker(model, _OPEN_SIZES[0])
+    maker = _Maker(model, batch_size, _OPEN_SIZES[0])
 
     def make(shape):
         return maker.make(shape if keep_batch else (None, *shape[1:]), dtype)
@@ -78,9 +83,9 @@ def _inputs_by_shapes(model, dtype, keep_batch):
 class _Maker:
     """Makes values of a shape and type."""
 
-    def __init__(self, model, open_size, low=-1):
+    def __init__(self, model, batch_size, open_size, low=-1):
         self._random = np.random.default_rng(0)
-        self._open_size, self._low = open_size, low
+        self._batch_size, self._open_size, self._low = batch_size, open_size, low
         layers = all_layers(model)
         limits = [
             getattr(layer, name)
@@ -98,7 +103,7 @@ class _Maker:
         dtype = keras.backend.standardize_dtype(dtype)
         batch, *others = shape
         sizes = [self._open_size if size is None else size for size in others]
-        shape = (batch or _BATCH_SIZE, *sizes)
+        shape = (batch or self._batch_size, *sizes)
         return ops.convert_to_tensor(self._values(shape, dtype), dtype=dtype)
 
     def _values(self, shape, dtype):

@@ -6,9 +6,11 @@ Sparsities are Python floats in double precision, so counts of groups are exact.
 """
 
 import math
+from typing import Any
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.registry import Component, Registry
+from keras_pruner.types import Tensor
 
 
 class Schedule(Component):
@@ -28,7 +30,7 @@ class Schedule(Component):
     constant [0.9, 0.9, 0.9, 0.9, 0.9]
     """
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         """Returns the sparsity at one point of the curve.
 
         Args:
@@ -40,6 +42,13 @@ class Schedule(Component):
             Float in [0, 1).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `sparsity`.")
+
+    def own_scheduler(self) -> Any:
+        """Returns a new `PruningScheduler` if the schedule chooses the update steps.
+
+        Most schedules return `None`, and the config says when masks are updated.
+        """
+        return None
 
 
 SCHEDULES = Registry("schedule", Schedule)
@@ -61,13 +70,13 @@ class Polynomial(Schedule):
         [To prune, or not to prune, Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
 
-    def __init__(self, power=3.0):
+    def __init__(self, power: float = 3.0) -> None:
         self.power = check_in_range(power, "`power`", 0, open_low=True)
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return target + (initial - target) * (1.0 - progress) ** self.power
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"power": self.power}
 
 
@@ -75,7 +84,7 @@ class Polynomial(Schedule):
 class Linear(Schedule):
     """Prunes at a constant rate: `s = initial + (target - initial) * p`."""
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return initial + (target - initial) * progress
 
 
@@ -86,7 +95,7 @@ class Cosine(Schedule):
     `s = initial + (target - initial) * (1 - cos(pi p / 2))`
     """
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return initial + (target - initial) * (1.0 - math.cos(math.pi * progress / 2))
 
 
@@ -97,7 +106,7 @@ class Exponential(Schedule):
     `s = 1 - (1 - initial) * ((1 - target) / (1 - initial))^p`
     """
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return 1.0 - (1.0 - initial) * ((1.0 - target) / (1.0 - initial)) ** progress
 
 
@@ -105,7 +114,7 @@ class Exponential(Schedule):
 class Cube(Schedule):
     """Starts slowly, as Intel's pruner: `s = initial + (target - initial) * p^3`."""
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return initial + (target - initial) * progress**3
 
 
@@ -113,5 +122,5 @@ class Cube(Schedule):
 class Constant(Schedule):
     """Prunes to the target at the first update: `s = target`."""
 
-    def sparsity(self, progress, initial, target):
+    def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
         return target

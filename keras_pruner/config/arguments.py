@@ -2,14 +2,21 @@
 
 import dataclasses
 import inspect
+from typing import Any
 
 from keras_pruner.checks import shown
+from keras_pruner.config.forms import with_open_pattern
 from keras_pruner.config.pruning_config import PruningConfig
 from keras_pruner.config.settings import (
+    Settings,
     keyword_for,
     rename_keys,
     setting_parameters,
 )
+from keras_pruner.types import FunctionT
+
+# What functions take as `config`.
+AnyConfig = PruningConfig | Settings | dict[str, Any] | None
 
 
 def as_config(config):
@@ -34,7 +41,7 @@ def merged_config(config, settings):
         ValueError: If a setting is unknown or invalid.
     """
     if isinstance(config, PruningConfig):
-        changes = rename_keys(settings)
+        changes = with_open_pattern(config, rename_keys(settings))
         return dataclasses.replace(config, **changes) if changes else config
     if config is not None and not isinstance(config, dict):
         raise TypeError(
@@ -45,7 +52,7 @@ def merged_config(config, settings):
     return PruningConfig(**(rename_keys(config or {}) | rename_keys(settings)))
 
 
-def takes_settings(function):
+def takes_settings(function: FunctionT) -> FunctionT:
     """Shows the settings of `PruningConfig` in place of `**settings`.
 
     It sets the signature that editors, notebooks and `help` read. The function itself
@@ -63,5 +70,6 @@ def takes_settings(function):
     names = {parameter.name for parameter in own}
     added = setting_parameters(PruningConfig.defaults())
     added = [parameter for parameter in added if parameter.name not in names]
-    function.__signature__ = signature.replace(parameters=[*own, *added, *rest])
+    shown_signature = signature.replace(parameters=[*own, *added, *rest])
+    function.__signature__ = shown_signature  # type: ignore[attr-defined]
     return function

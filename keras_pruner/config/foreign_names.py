@@ -18,6 +18,7 @@ _SCHEDULE = (
 )
 _PRUNER = '`pruning_type="rigl"`'
 _OPTIONS = '`pruning_type="rigl", pruner_options={"drop_fraction": 0.3}`'
+_ENGINE = '`for_engine="litert"`'
 _LOCAL = '`local_configs=[{"include": "head", "target_sparsity": 0.5}]`'
 
 # The name in another library -> what to write here. Code stands in backticks.
@@ -31,6 +32,9 @@ FOREIGN_NAMES = {
     "sparsity_m_by_n": _N_OF_M,
     "m_by_n": _N_OF_M,
     "power": '`schedule={"name": "polynomial", "config": {"power": 3}}`',
+    "engine": _ENGINE,
+    "runtime": _ENGINE,
+    "target_engine": _ENGINE,
     # torch.nn.utils.prune
     "amount": _TARGET,
     "pruning_method": _PRUNER,
@@ -147,11 +151,24 @@ FOREIGN_VALUES = {
         "filters": "1xchannel",
         "output": "1xchannel",
         "input": "channelx1",
+        "group": "channel_groups",
+        "groups": "channel_groups",
+        "channel_group": "channel_groups",
+        "coupled_channels": "channel_groups",
+        "dependency_graph": "channel_groups",
+        "depgraph": "channel_groups",
         "head": "mha",
         "heads": "mha",
         "nm": "2:4",
         "n:m": "2:4",
         "block": "4x1",
+    },
+    "for_engine": {
+        "tensorflow_lite": "litert",
+        "tf_lite": "litert",
+        "xnnpack": "litert",
+        "open_vino": "openvino",
+        "trt": "tensorrt",
     },
     "criterion": {
         "l1": "magnitude",

@@ -71,6 +71,42 @@ def agrees(criterion, name):
     return criterion is None or CRITERIA.get(criterion) == CRITERIA.get(name)
 
 
+def with_open_pattern(config, changes):
+    """Lets another engine choose the pattern, unless the config says one of its own.
+
+    Args:
+        config: `PruningConfig` to change.
+        changes: Dict of fields.
+
+    Returns:
+        The dict, perhaps with `pattern=None`.
+    """
+    if "for_engine" not in changes or "pattern" in changes:
+        return changes
+    engine, pattern = config.for_engine, config.pattern
+    if pattern.is_unstructured or (engine and pattern == engine.choose_pattern()):
+        return changes | {"pattern": None}
+    return changes
+
+
+def refuse_overlaps(config, function):
+    """Raises an error if a config has a pattern that masks kernels together.
+
+    Args:
+        config: `PruningConfig`.
+        function: Name of the function that prunes each kernel by itself.
+    """
+    for part in (config, *config.local_configs):
+        if part.pattern.overlaps:
+            raise ValueError(
+                f"`{function}` treats each kernel by itself, but pattern "
+                f"'{part.pattern}' masks several kernels and their biases together. "
+                "`prune_structured` cuts channels without training, and "
+                f"`PruningCallback(pattern='{part.pattern}')` masks them while a model "
+                "trains. Or choose another pattern."
+            )
+
+
 def layer_type_names(given):
     """Returns the names of layer classes, each once.
 

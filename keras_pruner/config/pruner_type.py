@@ -1,10 +1,16 @@
 """Defines what a config asks of the pruner that it names."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from keras_pruner.checks import did_you_mean, shown
-from keras_pruner.registry import Registry
+from keras_pruner.registry import Named, Registry
+
+# Up to this target, magnitude is as accurate as any criterion.
+HIGHEST_FOR_MAGNITUDE = 0.8
 
 
-class PrunerType:
+class PrunerType(Named):
     """Holds the defaults and the checks of a pruner's settings.
 
     A `PruningConfig` asks them of the class that its `pruning_type` names. Every pruner
@@ -13,18 +19,20 @@ class PrunerType:
 
     # Set by `Registry.register`.
     name = None
-    # Defaults of an open `criterion`, `schedule` or `allocation`; `None` leaves the
-    # allocation to the criterion.
-    default_criterion = "magnitude"
+    # Defaults of an open `criterion`, `schedule` or `allocation`. With `None` the
+    # criterion follows the target, and the criterion chooses the allocation.
+    default_criterion: str | None = None
     default_schedule = "polynomial"
-    default_allocation = None
+    default_allocation: str | None = None
     # Options that `pruner_options` may set, with their defaults.
-    default_options = {}  # noqa: RUF012
+    default_options: dict[str, Any] = {}  # noqa: RUF012
     # Whether it can keep the zeros of a checkpoint, as a config may ask.
     keeps_zeros = True
+    # Whether it takes patterns with a kernel in several units; see `Pattern.overlaps`.
+    takes_overlaps = False
 
     @classmethod
-    def complete(cls, config):
+    def complete(cls, config: Any) -> tuple[Any, dict[str, Any]]:
         """Fills in the fields that a config leaves to the pruner.
 
         Args:
@@ -37,7 +45,9 @@ class PrunerType:
             ValueError: If an option is unknown, or the config does not fit the pruner.
         """
         config = config.completed(
-            cls.default_criterion, cls.default_schedule, cls.default_allocation
+            cls.criterion_for(config),
+            cls.default_schedule,
+            cls.allocation_for(config),
         )
         for name in config.pruner_options:
             if name not in cls.default_options:
@@ -54,12 +64,41 @@ class PrunerType:
                 "`resume_from_pruned_checkpoint`, or use pruning_type 'basic' or "
                 "'pattern_lock'."
             )
+        if config.pattern.overlaps and not cls.takes_overlaps:
+            raise ValueError(
+                f"Pruner '{cls.name or cls.__name__}' does not take pattern "
+                f"'{config.pattern}', whose groups share weights. Use pruning_type "
+                "'basic' or 'lottery_ticket', or another pattern."
+            )
         options = cls.default_options | config.pruner_options
         cls.check(config, options)
         return config, options
 
     @classmethod
-    def check(cls, config, options):
+    def criterion_for(cls, config: Any) -> str:
+        """Returns the name of the criterion for a config that leaves it open.
+
+        By default it is `"magnitude"` up to a target of 80 %, and for whole channels
+        and heads. For others it is `"second_moment"`, which is more accurate there
+        (docs/accuracy.md). Neither needs memory.
+        """
+        if cls.default_criterion is not None:
+            return cls.default_criterion
+        is_high = config.target_sparsity > HIGHEST_FOR_MAGNITUDE
+        if is_high and not config.pattern.prunes_channels:
+            return "second_moment"
+        return "magnitude"
+
+    @classmethod
+    def allocation_for(cls, config: Any) -> str | None:
+        """Returns the name of the allocation for a config that leaves it open.
+
+        `None` leaves it to the criterion.
+        """
+        return cls.default_allocation
+
+    @classmethod
+    def check(cls, config: Any, options: Mapping[str, Any]) -> None:
         """Raises an error if the pruner cannot work with a config.
 
         Args:

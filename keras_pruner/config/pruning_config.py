@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from keras_pruner.backend import REDUCTIONS
 from keras_pruner.checks import (
@@ -17,15 +18,19 @@ from keras_pruner.checks import (
 )
 from keras_pruner.components import (
     ALLOCATIONS,
+    CAPABILITIES,
     CRITERIA,
     PATTERNS,
     REGULARIZERS,
     SCHEDULES,
     Allocation,
+    Capability,
     Criterion,
+    EngineCapability,
     Pattern,
     Regularizer,
     Schedule,
+    capability_of,
 )
 from keras_pruner.config.forms import (
     agrees,
@@ -34,13 +39,21 @@ from keras_pruner.config.forms import (
     layer_type_names,
     plain_selector,
     refuse_foreign_value,
+    with_open_pattern,
 )
 from keras_pruner.config.pruner_type import PRUNERS
-from keras_pruner.config.settings import FAMILIES, rename_keys, takes_every_name
+from keras_pruner.config.settings import (
+    FAMILIES,
+    Settings,
+    rename_keys,
+    takes_every_name,
+)
 from keras_pruner.intel_names import split_pruning_type
-from keras_pruner.kernels import check_selector
+from keras_pruner.kernels import Kernel, check_selector
 
 DEFAULT_TARGET_SPARSITY = 0.9
+# The constructor replaces it.
+_OPEN: Any = None
 
 
 @takes_every_name
@@ -63,17 +76,24 @@ class PruningConfig:
     Args:
         target_sparsity: Fraction of weights to zero, in [0, 1). Defaults to 0.9, or
             to n/m for an `n:m` pattern.
-        pattern: Shape of the groups that are pruned together: `"1x1"` (single weights,
-            the default), `"NxM"` (blocks of N outputs by M inputs), `"n:m"` (n of every
-            m inputs), `"channelx1"` (input channels), `"1xchannel"` (outputs).
+        pattern: Shape of the groups that are pruned together: `"1x1"` (single weights),
+            `"NxM"` (blocks of N outputs by M inputs), `"n:m"` (n of every m inputs),
+            `"channelx1"` (input channels), `"1xchannel"` (outputs), `"mha"` (attention
+            heads), `"channel_groups"` (whole channels of a model). Defaults to `"1x1"`,
+            or to the choice of `for_engine`.
+        for_engine: Name of the engine that will run the model, e.g. `"litert"`, or
+            `None`. It chooses the pattern, and leaves kernels dense that the engine
+            does not reward; `capability_of` says what it rewards.
         criterion: How weights are scored, e.g. `"magnitude"`, `"snip_momentum"`;
-            `docs/algorithms.md` lists all. With `None` the pruner chooses, most often
-            `"magnitude"`.
+            `docs/algorithms.md` lists all. With `None` the pruner chooses. The default
+            pruner takes `"magnitude"` up to a target of 80 %, and above that
+            `"second_moment"`, which needs no memory either.
         allocation: How the target is divided over the kernels: `"erk"`, `"uniform"`,
             `"global"`, `"global_l2"`, a dict from regular expressions to sparsities,
             or a function from a `KernelPlan` to a sparsity. With `None` the pruner,
             criterion and pattern choose: `"global_l2"` for single weights scored by
-            magnitude, `"global"` for those scored by gradients, `"erk"` for groups.
+            magnitude or `"second_moment"` and for channel groups, `"global"` for single
+            weights scored by gradients, `"erk"` for other groups.
         schedule: How sparsity grows: `"polynomial"`, `"linear"`, `"cos"`, `"exp"`,
             `"cube"`, `"constant"`. With `None` the pruner chooses; gradual pruners
             choose `"polynomial"`.
@@ -120,11 +140,12 @@ class PruningConfig:
         TypeError: If a value has the wrong type, or is given without its name.
     """
 
-    target_sparsity: float | None = None
-    pattern: Pattern | str = "1x1"
-    criterion: Criterion | str | None = None
-    allocation: Allocation | str | None = None
-    schedule: Schedule | str | None = None
+    target_sparsity: float = _OPEN
+    pattern: Pattern = _OPEN
+    for_engine: EngineCapability | None = None
+    criterion: Criterion | None = None
+    allocation: Allocation | None = None
+    schedule: Schedule | None = None
     initial_sparsity: float = 0.0
     begin_step: int | None = None
     end_step: int | None = None
@@ -135,7 +156,7 @@ class PruningConfig:
     min_sparsity: float = 0.0
     max_sparsity: float | None = None
     group_reduction: str = "mean"
-    regularizer: Regularizer | str | None = None
+    regularizer: Regularizer | None = None
     regularizer_strength: float = 1e-4
     low_memory_usage: bool = False
     mask_bits: int = 8
@@ -144,7 +165,11 @@ class PruningConfig:
     resume_from_pruned_checkpoint: bool = False
     local_configs: tuple = ()
 
-    def __post_init__(self):
+    if TYPE_CHECKING:
+        # The fields have the types that they hold, `Settings` those that you can write.
+        def __init__(self, **settings: Unpack[Settings]) -> None: ...
+
+    def __post_init__(self) -> None:
         self._normalise_pruner()
         self._normalise_components()
         self._normalise_selection()
@@ -186,7 +211,9 @@ class PruningConfig:
         options = {} if self.pruner_options is None else self.pruner_options
         self._set("pruner_options", plain_dict(options, "`pruner_options`"))
 
-    def completed(self, criterion, schedule, allocation=None):
+    def completed(
+        self, criterion: str, schedule: str, allocation: str | None = None
+    ) -> Self:
         """Returns a config with the pruner's defaults in place of `None`.
 
         Args:
@@ -198,23 +225,29 @@ class PruningConfig:
         Raises:
             ValueError: If the criterion cannot work with the rest.
         """
-        criterion = CRITERIA.get(self.criterion, criterion)
-        allocation = allocation or criterion.default_allocation
+        found = CRITERIA.get(self.criterion, criterion)
+        allocation = allocation or found.default_allocation
         if allocation is None and self.pattern.is_unstructured:
             # The most accurate of docs/accuracy.md.
-            allocation = "global" if criterion.is_comparable else "global_l2"
+            allocation = "global" if found.is_comparable else "global_l2"
+        allocation = allocation or self.pattern.default_allocation
         # The constructor calls this, so it makes the copy without it.
         config = copy.copy(self)
-        config._set("criterion", criterion)
+        config._set("criterion", found)
         config._set("schedule", SCHEDULES.get(self.schedule, schedule))
         config._set("allocation", ALLOCATIONS.get(self.allocation, allocation or "erk"))
-        criterion.check(config)
+        found.check(config)
         config.allocation.check(config)
+        config.pattern.check(config)
         return config
 
     def _normalise_components(self):
         for key, registry in FAMILIES.items():
             refuse_foreign_value(key, registry, getattr(self, key))
+        if self.for_engine is not None:
+            with naming("`for_engine`"):
+                self._set("for_engine", CAPABILITIES.get(self.for_engine))
+                self._set("pattern", self.for_engine.choose_pattern(self.pattern))
         self._set("pattern", PATTERNS.get(self.pattern, "1x1"))
         for key, registry in (
             ("criterion", CRITERIA),
@@ -256,7 +289,7 @@ class PruningConfig:
 
     def _local_config(self, local):
         if isinstance(local, dict):
-            changes = rename_keys(local)
+            changes = with_open_pattern(self, rename_keys(local))
             if as_tuple(changes.get("local_configs")):
                 raise ValueError("A local config has no local configs of its own.")
             own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -279,6 +312,25 @@ class PruningConfig:
             )
         return local
 
+    def refusal(self, kernel: Kernel) -> str | None:
+        """Returns why a `Kernel` stays dense under engine and pattern, or `None`."""
+        reason = None
+        if self.for_engine is not None:
+            reason = self.for_engine.refusal(kernel, self.pattern)
+        return reason or self.pattern.refusal(kernel)
+
+    def capability(self, sparsity: float | None = None) -> Capability | None:
+        """Returns the `Capability` of `for_engine` on this machine, or `None`.
+
+        Args:
+            sparsity: Share of zeros; `None` for the target.
+        """
+        if self.for_engine is None:
+            return None
+        sparsity = self.target_sparsity if sparsity is None else sparsity
+        engine, pattern = self.for_engine, self.pattern
+        return capability_of(engine, pattern, sparsity=sparsity, dtype=engine.dtype)
+
     def _target_for(self, pattern):
         """Returns this target, or `None` if a local pattern cannot meet it."""
         pattern = PATTERNS.get(pattern, self.pattern)
@@ -286,7 +338,7 @@ class PruningConfig:
         return self.target_sparsity if meets else None
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any]:
         """Returns a dict from the name of each field to its default."""
         return {
             field.name: {} if field.name == "pruner_options" else field.default
@@ -294,7 +346,7 @@ class PruningConfig:
         }
 
     @classmethod
-    def from_dict(cls, config):
+    def from_dict(cls, config: dict[str, Any]) -> Self:
         """Builds a config from a dict of fields.
 
         The keys are names of fields, or of Intel Neural Compressor as listed in
@@ -313,7 +365,7 @@ class PruningConfig:
             )
         return cls(**rename_keys(config))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns a dict of plain values; `from_dict` makes an equal config of it.
 
         Layers in `include` and `exclude` become their names.
@@ -333,7 +385,7 @@ class PruningConfig:
         values["local_configs"] = [local.to_dict() for local in self.local_configs]
         return values
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         defaults = PruningConfig()
         changed = [
             f"{field.name}={getattr(self, field.name)!r}"

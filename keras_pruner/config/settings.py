@@ -6,17 +6,17 @@ import numbers
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
-import keras
-
 from keras_pruner.checks import did_you_mean, shown
 from keras_pruner.components import (
     ALLOCATIONS,
+    CAPABILITIES,
     CRITERIA,
     PATTERNS,
     REGULARIZERS,
     SCHEDULES,
     Allocation,
     Criterion,
+    EngineCapability,
     Pattern,
     Regularizer,
     Schedule,
@@ -24,37 +24,32 @@ from keras_pruner.components import (
 from keras_pruner.config.foreign_names import FOREIGN_NAMES
 from keras_pruner.config.pruner_type import PRUNERS
 from keras_pruner.intel_names import KEY_ALIASES, renamed
+from keras_pruner.types import Where
 
 # The registry of each setting that is a component.
 FAMILIES = {
     "pattern": PATTERNS,
+    "for_engine": CAPABILITIES,
     "criterion": CRITERIA,
     "allocation": ALLOCATIONS,
     "schedule": SCHEDULES,
     "regularizer": REGULARIZERS,
 }
 
-Selector = str | keras.layers.Layer | Callable
 
+class OneShotSettings(typing.TypedDict, total=False):
+    """Holds the settings that `prune_one_shot` takes beside arguments of its own."""
 
-class Settings(typing.TypedDict, total=False):
-    """Holds settings of a `PruningConfig`, as keyword arguments or as a dict.
-
-    The keys are the fields of `PruningConfig`. The types are those that you can write;
-    the config holds one form of each.
-    """
-
-    target_sparsity: float | None
     pattern: str | Pattern | dict | None
+    for_engine: str | EngineCapability | dict | None
     criterion: str | Criterion | dict | None
-    allocation: str | Allocation | Mapping[str, float] | Callable | None
     schedule: str | Schedule | dict | None
     initial_sparsity: float
     begin_step: int | None
     end_step: int | None
     frequency: int | None
-    include: Selector | Sequence[Selector] | None
-    exclude: Selector | Sequence[Selector] | None
+    include: Where
+    exclude: Where
     layer_types: str | type | Sequence[str | type] | None
     min_sparsity: float
     max_sparsity: float | None
@@ -67,6 +62,27 @@ class Settings(typing.TypedDict, total=False):
     pruner_options: Mapping[str, object] | None
     resume_from_pruned_checkpoint: bool
     local_configs: Sequence[typing.Any] | dict | None
+
+
+class Settings(OneShotSettings, total=False):
+    """Holds settings of a `PruningConfig`, as keyword arguments or as a dict.
+
+    The keys are the fields of `PruningConfig`. The types are those that you can write;
+    the config holds one form of each.
+    """
+
+    target_sparsity: float | None
+    allocation: str | Allocation | Mapping[str, float] | Callable | None
+
+
+class LayerSettings(Settings, total=False):
+    """Holds settings, and arguments of `keras.layers.Layer`."""
+
+    name: str | None
+    dtype: typing.Any
+    trainable: bool
+    autocast: bool
+    activity_regularizer: typing.Any
 
 
 _KNOWN = tuple(Settings.__annotations__)
@@ -128,9 +144,9 @@ def setting_parameters(defaults):
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=defaults[name],
-            annotation=kind,
+            annotation=Settings.__annotations__[name],
         )
-        for name, kind in Settings.__annotations__.items()
+        for name in defaults
     ]
 
 

@@ -2,14 +2,20 @@
 
 from keras_pruner.kernels.filters import check_regex, check_selector, matches_path
 from keras_pruner.kernels.find import (
-    NOT_A_MATRIX,
     check_built,
     find_all_kernels,
     find_kernels,
     find_wrapped,
     masks_of,
 )
-from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch, Skipped
+from keras_pruner.kernels.kernel import (
+    NOT_A_MATRIX,
+    Coupling,
+    Kernel,
+    KernelSearch,
+    ScoredKernel,
+    Skipped,
+)
 from keras_pruner.kernels.layouts import (
     KernelLayout,
     conv_layout,
@@ -19,6 +25,7 @@ from keras_pruner.kernels.layouts import (
     einsum_layout,
     stacked_layout,
 )
+from keras_pruner.kernels.quantized import integers_of, refuse_quantized
 from keras_pruner.kernels.rules import (
     own_variables,
     register_kernel_rule,
@@ -32,6 +39,7 @@ __all__ = [
     "KernelLayout",
     "KernelSearch",
     "NOT_A_MATRIX",
+    "ScoredKernel",
     "Selection",
     "Skipped",
     "check_built",
@@ -45,9 +53,11 @@ __all__ = [
     "find_all_kernels",
     "find_kernels",
     "find_wrapped",
+    "integers_of",
     "masks_of",
     "matches_path",
     "own_variables",
+    "refuse_quantized",
     "register_kernel_rule",
     "registered_layouts",
     "select_in_model",

@@ -8,14 +8,17 @@ from keras import layers
 
 from keras_pruner.backend import all_layers, is_view, sublayers_of
 from keras_pruner.kernels.keras_hub import hub_layouts
-from keras_pruner.kernels.kernel import Coupling, Kernel, KernelSearch
+from keras_pruner.kernels.kernel import (
+    NOT_A_MATRIX,
+    Coupling,
+    Kernel,
+    KernelSearch,
+)
 from keras_pruner.kernels.outputs import output_variables
 from keras_pruner.kernels.rules import (
     own_variables,
     registered_layouts,
 )
-
-NOT_A_MATRIX = "not multiplied by as a matrix"
 
 # Weights of these Keras layers may have several axes, but are no matrices.
 _NO_MATRICES = {
@@ -40,7 +43,8 @@ _EMBEDDING = "embeddings are pruned only when asked for: add 'Embedding' to laye
 
 def _refusal(layer):
     """Returns why you cannot prune a layer of a known class now, or `None`."""
-    if getattr(layer, "quantization_mode", None) is not None:
+    # In float8 layers the kernel is a float variable, which trains.
+    if getattr(layer, "quantization_mode", None) not in (None, "float8"):
         return (
             f"the layer is quantized ({layer.quantization_mode}), so its kernel is "
             "computed: prune before `quantize`"
@@ -58,7 +62,12 @@ def _layouts(layer):
     return hub_layouts(layer, own_variables(layer)) if layouts is None else layouts
 
 
-def find_kernels(model, *, embeddings=False, name=None):
+def find_kernels(
+    model: keras.Model | keras.layers.Layer,
+    *,
+    embeddings: bool = False,
+    name: str | None = None,
+) -> KernelSearch:
     """Finds the prunable kernels of a model or layer, through all nesting.
 
     `isinstance` identifies layers, and names identify variables. A shared layer or

@@ -2,10 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any, Protocol
 
 import keras
 
 from keras_pruner.kernels.layouts import KernelLayout
+
+# How the reason begins of a variable that may have several axes, but is no matrix.
+NOT_A_MATRIX = "not multiplied by as a matrix"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Coupling:
     index_map: tuple | None = None
 
 
+class ScoredKernel(Protocol):
+    """What a criterion may read of the kernel that it scores."""
+
+    @property
+    def path(self) -> str:
+        """The path of the kernel in the model."""
+
+    @property
+    def layout(self) -> KernelLayout:
+        """How the kernel becomes a matrix."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
     """Describes one prunable variable of a model.
@@ -43,13 +59,16 @@ class Kernel:
         layout: `KernelLayout`.
         layer: The layer that owns the variable, or `None`.
         wrapper: The wrapper layer that masks the variable, or `None`.
-        couplings: Tuple of `Coupling`s: how other kernels lose groups with it.
+        couplings: Tuple of `Coupling`s, or of a pattern's own class with a `kind`: how
+            other kernels lose groups with it.
         on_request: Reason to skip the kernel unless a config asks for it by its layer
             class, or `None`.
         is_output: Whether the model returns the outputs of the kernel, perhaps through
             layers without kernels.
         bias: `keras.Variable` (N,) that the layer adds to the kernel's product, if the
             search tells it.
+        is_scored: Whether criteria score it. If not, as a bias, its mask follows from
+            the kernels that lose groups with it.
     """
 
     path: str
@@ -61,21 +80,26 @@ class Kernel:
     on_request: str | None = None
     is_output: bool = False
     bias: keras.Variable | None = None
+    is_scored: bool = True
 
     @property
-    def wrapper_mask(self):
+    def wrapper_mask(self) -> Any:
         """The mask variable of the wrapper layer around the kernel, or `None`."""
         return None if self.wrapper is None else self.wrapper.mask_of(self.variable)
 
-    def coupling(self, kind):
-        """Returns the kernel's `Coupling` of a kind, or `None`."""
-        return next((c for c in self.couplings if c.kind == kind), None)
+    def coupling(self, kind: str) -> Any:
+        """Returns the kernel's first coupling of a kind, or `None`."""
+        return next(iter(self.couplings_of(kind)), None)
 
-    def skip(self, reason):
+    def couplings_of(self, kind: str) -> tuple[Any, ...]:
+        """Returns a tuple of the kernel's couplings of a kind."""
+        return tuple(c for c in self.couplings if c.kind == kind)
+
+    def skip(self, reason: str) -> "Skipped":
         """Returns the `Skipped` of this kernel."""
         return Skipped(self.path, tuple(self.variable.shape), reason)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Kernel '{self.path}' {tuple(self.variable.shape)}>"
 
 
@@ -88,7 +112,7 @@ class Skipped:
     reason: str
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.shape)
 
 
@@ -103,6 +127,19 @@ class KernelSearch:
             tells them. The layout is `None` if no rule knows the variable.
     """
 
-    kernels: tuple
-    skipped: tuple
-    skipped_kernels: tuple = ()
+    kernels: tuple[Kernel, ...]
+    skipped: tuple[Skipped, ...]
+    skipped_kernels: tuple[Kernel, ...] = ()
+
+    @property
+    def known(self) -> tuple[Kernel, ...]:
+        """The kernels, and those of the skipped that a rule knows, e.g. quantized."""
+        held = [kernel for kernel in self.skipped_kernels if kernel.layout is not None]
+        return (*self.kernels, *held)
+
+    @property
+    def matrices(self) -> tuple[Kernel, ...]:
+        """The kernels, and those of the skipped that are matrices, e.g. quantized."""
+        pairs = zip(self.skipped_kernels, self.skipped, strict=True)
+        matrices = [k for k, skip in pairs if not skip.reason.startswith(NOT_A_MATRIX)]
+        return (*self.kernels, *matrices)

@@ -9,6 +9,8 @@ import math
 
 from keras import ops
 
+from keras_pruner.types import Tensor
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelLayout:
@@ -37,23 +39,23 @@ class KernelLayout:
     split: tuple | None = None
 
     @property
-    def window_size(self):
+    def window_size(self) -> int:
         return math.prod(self.window)
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         return self.window_size * self.inputs
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.shape)
 
     @property
-    def dimensions(self):
+    def dimensions(self) -> tuple[int, ...]:
         """Sizes that the ERK formula sums and multiplies: window, inputs, outputs."""
         return (*self.window, self.inputs, self.outputs)
 
-    def to_matrix(self, kernel):
+    def to_matrix(self, kernel: Tensor) -> Tensor:
         """Views a tensor of the kernel's shape as its `(K, N)` matrix.
 
         Example:
@@ -72,7 +74,7 @@ class KernelLayout:
             kernel = ops.transpose(kernel, self.permutation)
         return ops.reshape(kernel, (self.rows, self.outputs))
 
-    def from_matrix(self, matrix):
+    def from_matrix(self, matrix: Tensor) -> Tensor:
         """Inverts `to_matrix`."""
         if self.permutation is None:
             return ops.reshape(matrix, self.shape)

@@ -1,5 +1,8 @@
 """Defines which variables of a layer are kernels, by the class of the layer."""
 
+from collections.abc import Callable
+from typing import Any, overload
+
 from keras import layers
 
 from keras_pruner.backend import sublayers_of
@@ -10,11 +13,18 @@ from keras_pruner.kernels.layouts import (
     depthwise_layout,
     einsum_layout,
 )
+from keras_pruner.types import Classes, FunctionT
 
 _RULES = []
 
 
-def register_kernel_rule(layer_class, rule=None):
+@overload
+def register_kernel_rule(
+    layer_class: Classes, rule: None = None
+) -> Callable[[FunctionT], FunctionT]: ...
+@overload
+def register_kernel_rule(layer_class: Classes, rule: FunctionT) -> FunctionT: ...
+def register_kernel_rule(layer_class: Classes, rule: Any = None) -> Any:
     """Registers a rule for the prunable variables of a layer class.
 
     The search looks rules up by `isinstance`, the latest first, so that a user's rule

@@ -6,8 +6,8 @@ import keras
 
 from keras_pruner.checks import did_you_mean
 from keras_pruner.kernels.filters import names_any, select
-from keras_pruner.kernels.find import NO_WEIGHTS, find_all_kernels
-from keras_pruner.kernels.kernel import Kernel, KernelSearch
+from keras_pruner.kernels.find import NO_WEIGHTS, find_all_kernels, find_wrapped
+from keras_pruner.kernels.kernel import Kernel, KernelSearch, Skipped
 from keras_pruner.kernels.layouts import conv_layout, dense_layout
 
 NOT_SELECTED = "not selected by `include` or `layer_types`"
@@ -28,11 +28,11 @@ class Selection:
     """
 
     config: object
-    kernels: tuple
-    skipped: tuple
+    kernels: tuple[Kernel, ...]
+    skipped: tuple[Skipped, ...]
     modules: object
 
-    def check_not_empty(self):
+    def check_not_empty(self) -> None:
         """Raises a `ValueError` that names every skipped kernel if none is left."""
         if self.kernels:
             return
@@ -90,7 +90,9 @@ def select_in_model(model, config):
         if kernel.wrapper_mask is not None
     ]
     if not wrapped:
-        return _divide(kernels, skipped, model, config)
+        # Wrapped layers may all be frozen.
+        free = [] if find_wrapped(model) else kernels
+        return _divide(free, skipped, model, config)
     groups = []
     for kernel in wrapped:
         own_config = kernel.wrapper.pruning_config or config
@@ -140,7 +142,10 @@ def _divide(kernels, skipped, modules, config):
         parts.insert(0, (main, rest))
     selections = [_fit_pattern(*part, modules) for part in parts]
     first = selections[0]
-    skipped = (*skipped, *left_out, *first.skipped)
+    # A pattern may mask variables with others that nobody selects, as embeddings.
+    taken = {kernel.path for selection in selections for kernel in selection.kernels}
+    left = [skip for skip in (*skipped, *left_out) if skip.path not in taken]
+    skipped = (*left, *first.skipped)
     return [dataclasses.replace(first, skipped=skipped), *selections[1:]]
 
 
@@ -197,9 +202,10 @@ def _search(name, module):
             f"'{module.name}' is not built, so its weights do not exist yet. Call it "
             "on data once, or `build(input_shape)`, before pruning."
         )
-    if getattr(module, "quantization_mode", None) is not None and name is not None:
+    mode = getattr(module, "quantization_mode", None)
+    if mode not in (None, "float8") and name is not None:
         raise ValueError(
-            f"Layer '{module.name}' is quantized ({module.quantization_mode}), so its "
+            f"Layer '{module.name}' is quantized ({mode}), so its "
             "kernel is computed. Prune before `quantize`."
         )
     found = find_all_kernels(module, name=name)
@@ -280,11 +286,15 @@ def _check_types(kernels, names):
 
 def _fit_pattern(config, kernels, modules):
     """Returns the `Selection` of the kernels that take the config's pattern."""
+    kernels, skipped = config.pattern.place(kernels, modules)
     reasons = [(kernel, _refusal(kernel, config)) for kernel in kernels]
     return Selection(
         config,
         tuple(kernel for kernel, reason in reasons if reason is None),
-        tuple(k.skip(reason) for k, reason in reasons if reason is not None),
+        (
+            *skipped,
+            *(k.skip(reason) for k, reason in reasons if reason is not None),
+        ),
         modules,
     )
 
@@ -297,4 +307,4 @@ def _refusal(kernel, config):
             f"pattern '{config.pattern}' would remove outputs of the model: to prune "
             "them too, name the layer in `include`"
         )
-    return config.pattern.refusal(kernel)
+    return config.refusal(kernel)

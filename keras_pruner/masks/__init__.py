@@ -24,6 +24,7 @@ from keras_pruner.masks.make import (
     weight_scores,
     zero_groups,
 )
+from keras_pruner.masks.overlap_plan import OverlapPlan, plan_for
 from keras_pruner.masks.packed_mask import (
     PackedMask,
     as_mask,
@@ -36,6 +37,7 @@ from keras_pruner.masks.packed_mask import (
     variable_of,
 )
 from keras_pruner.masks.select_lowest import (
+    Chosen,
     Cut,
     PerOutput,
     select_lowest,
@@ -51,11 +53,13 @@ from keras_pruner.masks.state_format import (
 from keras_pruner.masks.unit import Unit, UnitInputs, UnitResult
 
 __all__ = [
+    "Chosen",
     "Cut",
     "Demand",
     "Forecast",
     "HIGHEST_SCORE",
     "LOWEST_SCORE",
+    "OverlapPlan",
     "PackedMask",
     "PerOutput",
     "PruningPlan",
@@ -81,6 +85,7 @@ __all__ = [
     "mask_variable_spec",
     "ordered_keys",
     "pack",
+    "plan_for",
     "rank_jointly",
     "read_mask",
     "read_state",

@@ -60,8 +60,8 @@ class PruningPlan:
         self.config = config
         self.idle = set()
         self.kernels = [
-            _plan_unit(config.pattern, [kernels[index] for index in unit])
-            for unit in config.pattern.couple(kernels)
+            plan_unit(unit, [kernels[index] for index in unit.indices])
+            for unit in config.pattern.units(kernels)
         ]
         lower, upper = self._bounds(config.min_sparsity, config.target_sparsity)
         self._check_bounds(lower, upper)
@@ -102,7 +102,7 @@ class PruningPlan:
         if pinned is not None:
             lower = list(map(max, lower, pinned))
             upper = list(map(max, lower, upper))
-        held = self._weights_in(lower)
+        held = self.weights_in(lower)
         target = max(target_weights(sparsity, self._of_active(plans)), held)
         if config.allocation.ranks_jointly:
             counts = [0] * len(plans)
@@ -131,7 +131,8 @@ class PruningPlan:
             ]
         return lower, upper
 
-    def _weights_in(self, counts):
+    def weights_in(self, counts):
+        """Returns the number of weights in some groups of each kernel."""
         return sum(k * p.group_size for k, p in zip(counts, self.kernels, strict=True))
 
     def _given_groups(self):
@@ -169,12 +170,12 @@ class PruningPlan:
                     f"{wanted * size:g}, but the caps and pattern "
                     f"'{self.config.pattern}' allow [{low * size:g}, {high * size:g}]."
                 )
-        return self._weights_in(groups) / self.num_weights
+        return self.weights_in(groups) / self.num_weights
 
     def _check_target(self, lower, upper):
         config = self.config
         target = target_weights(config.target_sparsity, self.kernels)
-        least, most = self._weights_in(lower), self._weights_in(upper)
+        least, most = self.weights_in(lower), self.weights_in(upper)
         # Whole groups may miss any target by half a group.
         slack = max(plan.group_size for plan in self.kernels) / 2
         if target - most > slack and config.max_sparsity is None:
@@ -202,15 +203,19 @@ class PruningPlan:
         return sparsity
 
 
-def _plan_unit(pattern, kernels):
-    """Returns the `KernelPlan` of kernels that lose the same groups together."""
+def plan_unit(unit, kernels):
+    """Returns the `KernelPlan` of kernels that lose the same groups together.
+
+    Args:
+        unit: Their `CoupledKernels`.
+        kernels: List of the `Kernel`s.
+    """
     layouts = [kernel.layout for kernel in kernels]
-    groups = list(map(pattern.groups_of, kernels))
-    sizes = [own.group_size(la) for own, la in zip(groups, layouts, strict=True)]
+    sizes = [p.group_size(la) for p, la in zip(unit.patterns, layouts, strict=True)]
     return KernelPlan(
-        pattern.unit_name(kernels),
+        unit.name,
         layouts[0],
-        groups[0].num_groups(layouts[0]),
+        unit.patterns[0].num_groups(layouts[0]),
         sum(sizes),
         coupled=tuple(layouts[1:]),
     )
@@ -300,9 +305,12 @@ def allocate_counts(allocation, sparsity, plans, lower, upper):
     densities = allocation.relative_densities(plans)
     if allocation.rounds_each_kernel and len(set(densities)) == 1:
         counts = [round(sparsity * p.num_weights / p.group_size) for p in plans]
-        # Kernels round independently only if no cap binds.
-        if all(a <= k <= b for a, k, b in zip(lower, counts, upper, strict=True)):
-            return counts
+        bounded = [
+            min(b, max(a, k)) for a, k, b in zip(lower, counts, upper, strict=True)
+        ]
+        # Otherwise the kernels without a cap share the rest.
+        if bounded == counts or not allocation.keeps_total:
+            return bounded
     target = target_weights(sparsity, plans)
     ideal = _scale_densities(densities, target, plans, lower, upper)
     return _round_to_total(ideal, target, plans, lower, upper)

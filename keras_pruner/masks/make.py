@@ -13,7 +13,9 @@ from keras_pruner.backend import (
     scale_to_one,
     sum_of_all,
 )
+from keras_pruner.components import CRITERIA
 from keras_pruner.masks.select_lowest import (
+    Chosen,
     Cut,
     PerOutput,
     select_lowest,
@@ -52,26 +54,44 @@ def are_finite(inputs, groups=None):
 def score_kernels(config, unit, inputs):
     """Returns a list of the scores of each kernel in a unit."""
     return [
-        score_kernel(config, kernel, kernel.pattern, rule, weight, state.get("memory"))
+        score_kernel(config, kernel, kernel.pattern, rule, weight, state)
         for kernel, rule, weight, state in zip(
             unit.kernels, unit.rules, inputs.weights, inputs.states, strict=True
         )
     ]
 
 
-def score_kernel(config, kernel, pattern, rule, weight, memory=None):
+def score_kernel(config, kernel, pattern, rule, weight, state):
     """Returns the float32 scores of a kernel's weights, (K, N), or of its groups.
+
+    A kernel that criteria do not score, as a bias, has zeros.
 
     It scores groups, in the shape of `pattern.pool`, if the criterion pools and the
     pattern chooses no single weights.
+
+    Args:
+        config: `PruningConfig`, complete.
+        kernel: `Kernel` or `Member`.
+        pattern: Its `Pattern`.
+        rule: Its `TrainingRule`.
+        weight: Tensor: its value.
+        state: Dict with the `"memory"` of a criterion that has one. If that is a slot
+            of an optimizer, see `moments_of`.
     """
     layout = kernel.layout
+    if not kernel.is_scored:
+        return ops.zeros((layout.rows, layout.outputs))
     matrix = layout.to_matrix(weight)
-    if not config.criterion.has_memory:
-        return config.criterion.scores(matrix, kernel)
-    scores = config.criterion.scores(
-        ops.cast(matrix, "float32"), kernel, rule.memory_matrix(memory)
-    )
+    criterion = config.criterion
+    if needs_stand_in(config, [state]):
+        criterion = CRITERIA.get(criterion.stand_in)
+    if not criterion.has_memory:
+        return criterion.scores(matrix, kernel)
+    memory, further = rule.memory_matrix(state["memory"]), ()
+    if criterion.reads_optimizer:
+        memory, further = memory / state["weight_in_mean"], (state["mean_of_all"],)
+    matrix = ops.cast(matrix, "float32")
+    scores = criterion.scores(matrix, kernel, memory, *further)
     if scores_are_pooled(config):
         # Criteria may flatten scores that the pattern keeps in two axes.
         pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
@@ -79,13 +99,19 @@ def score_kernel(config, kernel, pattern, rule, weight, memory=None):
     return scores
 
 
-def weight_scores(config, kernel, rule, weight, memory=None):
+def needs_stand_in(config, states):
+    """Returns whether the criterion reads an optimizer that has nothing to read."""
+    has_memory = any("memory" in state for state in states)
+    return config.criterion.reads_optimizer and not has_memory
+
+
+def weight_scores(config, kernel, rule, weight, state):
     """Returns the scores of a kernel's weights as float32, (K, N).
 
     Weights of one group have one score if the criterion scores groups.
     """
     pattern = config.pattern.groups_of(kernel)
-    scores = score_kernel(config, kernel, pattern, rule, weight, memory)
+    scores = score_kernel(config, kernel, pattern, rule, weight, state)
     return (
         pattern.spread(scores, kernel.layout) if scores_are_pooled(config) else scores
     )
@@ -97,17 +123,32 @@ def scores_are_pooled(config):
 
 
 def score_groups(config, unit, weights, scores):
-    """Returns the scores that rank the groups of a unit."""
+    """Returns the scores that rank the groups of a unit.
+
+    Args:
+        config: `PruningConfig`, complete.
+        unit: `Unit`.
+        weights: List of the values of its kernels.
+        scores: List of the kernels' scores.
+    """
+    normalize = config.allocation.normalize == "l2"
     parts = []
     for kernel, part in zip(unit.kernels, scores, strict=True):
+        if not kernel.is_scored:
+            continue
         if not scores_are_pooled(config):
             part = kernel.pattern.group_scores(
                 part, kernel.layout, config.group_reduction
             )
+        if normalize and config.pattern.overlaps:
+            part = _over_mean_square(part)
         parts.append(part)
     groups = sum(parts[1:], parts[0])
-    if config.allocation.normalize == "l2":
-        groups = _over_norm(groups, weights)
+    if normalize:
+        if config.pattern.overlaps:
+            groups = groups * (1 / len(parts))
+        else:
+            groups = _over_norm(groups, weights)
     if config.resume_from_pruned_checkpoint:
         groups = ops.where(zero_groups(unit, weights), LOWEST_SCORE, groups)
     if config.low_memory_usage:
@@ -124,6 +165,8 @@ def select_groups(groups, inputs, what="masks"):
         what: Key of the target in `inputs.targets`.
     """
     target = inputs.targets[what]
+    if isinstance(target, Chosen):
+        return target.groups
     if isinstance(target, Cut):
         return select_up_to(groups, target)
     if isinstance(target, PerOutput):
@@ -158,6 +201,13 @@ def zero_groups(unit, weights):
         groups = kernel.pattern.group_scores(magnitudes, kernel.layout, "max")
         marks = groups == 0 if marks is None else ops.logical_and(marks, groups == 0)
     return marks
+
+
+def _over_mean_square(scores):
+    """Divides the scores of a kernel's groups by the root of their mean square."""
+    scale = scale_to_one(scores)
+    mean = sum_of_all(scores, lambda x: rounded_square(x * scale)) / scores.shape[0]
+    return scores * scale / ops.maximum(ops.sqrt(mean), 1e-30)
 
 
 def _over_norm(scores, weights):

@@ -61,6 +61,16 @@ class PerOutput(NamedTuple):
     count: Any
 
 
+class Chosen(NamedTuple):
+    """A target that says which groups to prune, because the host has chosen them.
+
+    Args:
+        groups: Bool tensor of the groups; `True` = prune.
+    """
+
+    groups: Any
+
+
 def select_lowest_per_output(scores, k):
     """Marks the k lowest scores, ranked within each output and divided evenly.
 

@@ -1,5 +1,6 @@
 """Defines units, the kernels that lose the same groups together, and their data."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -16,11 +17,13 @@ class Member:
 
     Attributes:
         layout: The kernel's `KernelLayout`.
+        is_scored: Whether the kernel has a share in the scores of the groups.
     """
 
     def __init__(self, kernel, pattern):
         self.layout = kernel.layout
         self.pattern = pattern
+        self.is_scored = kernel.is_scored
         self.path_is_read = False
         self._path = kernel.path
 
@@ -33,7 +36,7 @@ class Member:
     def signature(self):
         """Hashable identity of the member except tensors."""
         path = self._path if self.path_is_read else None
-        return self.layout, self.pattern, path
+        return self.layout, self.pattern, self.is_scored, path
 
 
 class Unit:
@@ -43,7 +46,7 @@ class Unit:
         indices: Positions of the kernels among all pruned kernels.
         kernels: The `Kernel`s.
         rules: Their `TrainingRule`s, which define how criterion states are kept.
-        pattern: `Pattern` of the config.
+        patterns: List with the `Pattern` that divides each of them.
 
     Attributes:
         kernels: Tuple of `Member`s.
@@ -54,9 +57,10 @@ class Unit:
     >>> attention.build(query_shape=(None, 3, 2), value_shape=(None, 3, 2))
     >>> kernels = find_kernels(attention).kernels
     >>> pattern = PATTERNS.get("mha")
-    >>> pattern.couple(kernels)
-    [(0, 1, 2, 3)]
-    >>> unit = Unit([0, 1, 2, 3], kernels, [None] * 4, pattern)
+    >>> (heads,) = pattern.units(kernels)
+    >>> heads.indices
+    (0, 1, 2, 3)
+    >>> unit = Unit(heads.indices, kernels, [None] * 4, heads.patterns)
     >>> for member in unit.kernels:  # A head is a column of three, a row of the last.
     ...     shape = (member.layout.rows, member.layout.outputs)
     ...     print(member.path, shape, "axis", member.pattern.axis)
@@ -66,9 +70,9 @@ class Unit:
     att/attention_output/kernel (4, 2) axis 0
     """
 
-    def __init__(self, indices, kernels, rules, pattern):
+    def __init__(self, indices, kernels, rules, patterns):
         self.indices = tuple(indices)
-        self.kernels = tuple(Member(k, pattern.groups_of(k)) for k in kernels)
+        self.kernels = tuple(map(Member, kernels, patterns))
         self.rules = tuple(rules)
 
     @property
@@ -95,7 +99,7 @@ class UnitInputs(NamedTuple):
     states: list
     targets: dict
     extra: dict
-    groups: list = ()
+    groups: Sequence[Any] = ()
 
 
 class UnitResult(NamedTuple):
@@ -108,6 +112,6 @@ class UnitResult(NamedTuple):
             state, and its scores are finite.
     """
 
-    masks: list
-    states: list
+    masks: Sequence[Any]
+    states: Sequence[Any]
     finite: Any

@@ -1,9 +1,9 @@
 """Gathers the statistics of what multiplies kernels, batch by batch."""
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_pruner.comparison import output_error
 from keras_pruner.oneshot.inputs import InputCollector, watch_calls
 from keras_pruner.oneshot.passage import Passage
 from keras_pruner.oneshot.statistics import Moments
@@ -102,8 +102,8 @@ class Calibration:
     def output_error(self, kernel, state_mapping):
         """Returns the relative error of the model's outputs under other values.
 
-        It is `|F - D|^2 / |D - mean D|^2` over all outputs of the first batch, with the
-        outputs D of the model as it is. The mean is that over the samples.
+        It is the `output_error` on the first batch. D are the outputs of the model as
+        it is.
 
         Args:
             kernel: The `Kernel` of the first layer that computes with other values.
@@ -115,11 +115,7 @@ class Calibration:
         first = self._passage.first_step([kernel.variable])
         if self._outputs is None:
             self._outputs = self._run(first)
-        found = self._run(first, state_mapping)
-        pairs = list(zip(found, self._outputs, strict=True))
-        change = sum(float(np.sum((f - d) ** 2)) for f, d in pairs)
-        whole = sum(float(np.sum((d - d.mean(axis=0)) ** 2)) for _, d in pairs)
-        return change / whole if 0 < whole < np.inf and np.isfinite(change) else None
+        return output_error(self._outputs, self._run(first, state_mapping))
 
     def _run(self, first, state_mapping=None):
         """Returns the real outputs on the first batch as a list of float64 arrays."""

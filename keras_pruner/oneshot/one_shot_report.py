@@ -1,8 +1,22 @@
 """Reports what `prune_one_shot` did to each kernel."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from keras_pruner.reporting import Column, Shown, View, lines_of, percent
+from keras_pruner.components import Capability
+from keras_pruner.oneshot.methods.base import OneShotMethod
+from keras_pruner.reporting import (
+    Column,
+    Shown,
+    View,
+    axes_of_rows,
+    lines_of,
+    percent,
+    plot_error_curves,
+    ratio_of,
+)
+from keras_pruner.types import Axes, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +73,8 @@ class OneShotReport(Shown):
         memory: Most bytes of activations and statistics at a time.
         disk: Most bytes of activations in temporary files at a time.
         recoveries: Tuple of the reports of the recoveries, in their order.
+        capability: `Capability`: what the zeros bring on the config's `for_engine`, or
+            `None`.
 
     Attributes:
         sparsity: Zeros / weights, over all kernels that were not skipped.
@@ -66,9 +82,18 @@ class OneShotReport(Shown):
     """
 
     def __init__(
-        self, kernels, method, num_samples, *, curves=None, allocation_seconds=0.0,
-        memory=0, disk=0, recoveries=(),
-    ):  # fmt: skip
+        self,
+        kernels: Sequence[Any],
+        method: OneShotMethod,
+        num_samples: int,
+        *,
+        curves: Mapping[str, Any] | None = None,
+        allocation_seconds: float = 0.0,
+        memory: int = 0,
+        disk: int = 0,
+        recoveries: Sequence[Any] = (),
+        capability: Capability | None = None,
+    ) -> None:
         self.kernels = tuple(kernels)
         self.method = method
         self.num_samples = num_samples
@@ -76,19 +101,20 @@ class OneShotReport(Shown):
         self.allocation_seconds = allocation_seconds
         self.memory, self.disk = memory, disk
         self.recoveries = tuple(recoveries)
+        self.capability = capability
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         rows = [row for row in self.kernels if row.skipped is None]
         weights = sum(row.parameters for row in rows)
         return sum(row.zeros for row in rows) / weights if weights else 0.0
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         return self.allocation_seconds + sum(row.seconds for row in self.kernels)
 
     @property
-    def headline(self):
+    def headline(self) -> str:
         """One sentence on the result."""
         rows = [row for row in self.kernels if row.skipped is None]
         return (
@@ -109,7 +135,7 @@ class OneShotReport(Shown):
         )
 
     @property
-    def advice(self):
+    def advice(self) -> str | None:
         """A sentence if some kernels saw few rows, else `None`."""
         few = [row for row in self.kernels if row.has_few_rows]
         if not few:
@@ -121,13 +147,13 @@ class OneShotReport(Shown):
             "samples may give a more accurate model."
         )
 
-    def rows(self):
+    def rows(self) -> Rows:
         """Returns one dict of plain values per kernel."""
         return [
             dataclasses.asdict(row) | {"sparsity": row.sparsity} for row in self.kernels
         ]
 
-    def view(self, expand=False):
+    def view(self, expand: bool = False) -> View:
         """Returns the `View` that is printed."""
         return View(
             [
@@ -135,18 +161,19 @@ class OneShotReport(Shown):
                 self._costs,
                 *filter(None, [self.advice]),
                 *map(str, self.recoveries),
+                *([] if self.capability is None else [str(self.capability)]),
             ],
             [
-                Column("weights", lambda rows: f"{_sum(rows, 'parameters'):,}"),
-                Column("sparsity", lambda rows: percent(_share(rows)), bar=_share),
-                Column("output error", lambda rows: _error_text(rows)),
-                Column("seconds", lambda rows: f"{_sum(rows, 'seconds'):.1f}", rank=1),
+                Column.of_sum("weights", "parameters"),
+                Column.of_share("sparsity", _share),
+                Column("output error", _error_text),
+                Column.of_sum("seconds", "seconds", "{:.1f}", rank=1),
             ],
             lines_of(self.kernels, lambda row: row.sparsity, expand),
             self.kernels,
         )
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes = None) -> Axes:
         """Plots sparsity and output error of each pruned kernel.
 
         Args:
@@ -155,22 +182,18 @@ class OneShotReport(Shown):
         Returns:
             The axes.
         """
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            rows = max(2.0, 0.25 * len(self.kernels))
-            _, ax = plt.subplots(figsize=(6.4, 1 + rows), layout="constrained")
         pruned = [row for row in self.kernels if row.skipped is None][::-1]
-        names = [row.path for row in pruned]
-        ax.barh(names, [row.sparsity for row in pruned], label="sparsity", height=0.4)
+        ax, _ = axes_of_rows(ax, [row.path for row in pruned], row=0.25)
+        upper, lower = ([i + gap for i in range(len(pruned))] for gap in (0.2, -0.2))
+        sparsities = [row.sparsity for row in pruned]
+        ax.barh(upper, sparsities, label="sparsity", height=0.4)
         errors = [row.error or 0.0 for row in pruned]
-        places = [index - 0.4 for index in range(len(pruned))]
-        ax.barh(places, errors, label="output error", height=0.4)
+        ax.barh(lower, errors, label="output error", height=0.4)
         ax.set(xlim=(0, max([1.0, *errors])), xlabel="share")
-        ax.legend(loc="lower right")
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         return ax
 
-    def plot_curves(self, ax=None):
+    def plot_curves(self, ax: Axes = None) -> Axes:
         """Plots the error curve of each kernel, and marks the sparsity that it has.
 
         Args:
@@ -187,34 +210,18 @@ class OneShotReport(Shown):
                 "The report has no error curves. `prune_one_shot` measures them with "
                 "`allocation='error_curves'`, if there are several kernels."
             )
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            _, ax = plt.subplots(layout="constrained")
-        for path, curve in self.curves.items():
-            sparsities, errors = zip(*curve, strict=True)
-            (line,) = ax.plot(sparsities, errors, marker=".", label=path)
-            # Coupled kernels have one curve, under the path of their layer.
+        # Coupled kernels have one curve, under the path of their layer.
+        marks = {}
+        for path in self.curves:
             rows = [r for r in self.kernels if f"{r.path}/".startswith(f"{path}/")]
-            ax.axvline(_share(rows), color=line.get_color(), linestyle=":")
-        ax.set(
-            xlabel="sparsity",
-            ylabel="relative output error",
-            yscale="log",
+            marks[path] = _share(rows)
+        return plot_error_curves(
+            self.curves, marks, ax, xlabel="sparsity", ylabel="relative output error"
         )
-        # An error below float32's rounding would only press the others together.
-        ax.set_ylim(bottom=max(1e-7, ax.get_ylim()[0]))
-        ax.legend(fontsize="small")
-        return ax
-
-
-def _sum(rows, name):
-    return sum(getattr(row, name) for row in rows)
 
 
 def _share(rows):
-    weights = _sum(rows, "parameters")
-    return _sum(rows, "zeros") / weights if weights else 0.0
+    return ratio_of(rows, "zeros", "parameters")
 
 
 def _error_text(rows):

@@ -3,22 +3,27 @@
 import contextlib
 import time
 import typing
+from typing import Any
 
 import keras
 from absl import logging
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.comparison import check_copy
+from keras_pruner.components import Allocation
 from keras_pruner.config import (
     SAMPLED_ALLOCATIONS,
-    Settings,
+    AnyConfig,
+    OneShotSettings,
     merged_config,
+    refuse_overlaps,
     rename_keys,
     takes_settings,
 )
-from keras_pruner.kernels import check_built, select_kernels
+from keras_pruner.kernels import check_built, refuse_quantized, select_kernels
 from keras_pruner.oneshot.division import check_allocation, check_name, divide
 from keras_pruner.oneshot.methods import METHODS
+from keras_pruner.oneshot.methods.base import OneShotMethod
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
 from keras_pruner.oneshot.recovery import (
     DenseModel,
@@ -30,6 +35,7 @@ from keras_pruner.oneshot.stages import StageByStage
 from keras_pruner.pytorch import is_torch_module, one_shot_module
 from keras_pruner.reporting import progress_bar
 from keras_pruner.training import plain_copy
+from keras_pruner.types import Data, ModelT
 
 # Settings of a config that only training knows.
 _OF_TRAINING = {
@@ -51,11 +57,25 @@ _OF_TRAINING = {
 
 @takes_settings
 def prune_one_shot(
-    model, data, target_sparsity=None, *, method="admm", allocation=None,
-    num_samples=512, batch_size=None, dense_target=True, centre=True,
-    recovery=None, max_memory=2**32, seed=0, config=None, in_place=False, check=True,
-    verbose=True, **settings: typing.Unpack[Settings],
-):  # fmt: skip
+    model: ModelT,
+    data: Data,
+    target_sparsity: float | None = None,
+    *,
+    method: str | OneShotMethod | dict[str, Any] = "admm",
+    allocation: str | Allocation | dict[str, Any] | None = None,
+    num_samples: int = 512,
+    batch_size: int | None = None,
+    dense_target: bool = True,
+    centre: bool = True,
+    recovery: Any = None,
+    max_memory: int = 2**32,
+    seed: int = 0,
+    config: AnyConfig = None,
+    in_place: bool = False,
+    check: bool = True,
+    verbose: bool = True,
+    **settings: typing.Unpack[OneShotSettings],
+) -> tuple[ModelT, OneShotReport]:
     """Prunes a trained model in one shot, from a few hundred unlabelled samples.
 
     Nothing is trained, unless a recovery does. Kernel by kernel, in the order in which
@@ -131,13 +151,13 @@ def prune_one_shot(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
     batch = samples.batches[0]
-    settings = {
+    solving = {
         "dense_target": dense_target, "centre": centre, "max_memory": max_memory,
         "seed": seed,
     }  # fmt: skip
     recovered = []
     with _prepared(model, config, batch, in_place, check) as (pruned, subject, config):
-        run, selections, units = _plan(subject, config, samples, method, settings)
+        run, selections, units = _plan(subject, config, samples, method, solving)
         with unchanged_if_failed(_variables_of(subject, run)) as before:
             sampled = allocation or SAMPLED_ALLOCATIONS[0]
             report = _prune(run, selections, units, sampled, verbose)
@@ -147,10 +167,12 @@ def prune_one_shot(
                     each.recover(pruned, teacher, samples, seed=seed, verbose=verbose)
                 )
     report = OneShotReport(
-        **report, method=method, num_samples=len(samples), recoveries=recovered
-    )
+        **report, method=method, num_samples=len(samples), recoveries=recovered,
+        capability=config.capability(),
+    )  # fmt: skip
     if verbose:
-        print(report.headline, *report.recoveries, sep="\n")
+        lines = [report.headline, *report.recoveries, report.capability]
+        print(*filter(None, lines), sep="\n")
     if report.advice:
         logging.warning("prune_one_shot: %s", report.advice)
     return pruned, report
@@ -249,12 +271,14 @@ def _config_of(config, target_sparsity, allocation, settings):
         is_sampled = allocation in SAMPLED_ALLOCATIONS
         settings = settings | {"allocation": None if is_sampled else allocation}
     config = merged_config(config, settings)
+    refuse_overlaps(config, "prune_one_shot")
     check_allocation(config)
     return config
 
 
 def _check_kernels(selections):
     for selection in selections:
+        refuse_quantized(selection.kernels, "prune_one_shot")
         wrapped = [k.path for k in selection.kernels if k.wrapper_mask is not None]
         if wrapped:
             raise ValueError(

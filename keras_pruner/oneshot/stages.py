@@ -71,6 +71,8 @@ class StageByStage:
         self._method = method
         self._dense_target, self._centre = dense_target, centre
         self._call = FunctionCache()
+        # Values of the variables before the first change, once there is one.
+        self._dense = None
         self.order = self._calibration.order
         self._patterns = {k: pattern.groups_of(k) for u, pattern in units for k in u}
         place = {kernel: i for i, stage in enumerate(self.stages) for kernel in stage}
@@ -138,8 +140,7 @@ class StageByStage:
                 weights = method.solve(asked).weights
                 errors.append(asked.error(weights))
                 if sparsity == probed and errors[-1] > 0:
-                    values = self._values(kernel, problem, weights)
-                    found = self._calibration.output_error(kernel, values)
+                    found = self.output_error({kernel: (problem, weights)})
                     scale = 1.0 if found is None else found / errors[-1]
             scale = math.sqrt(max(scale, _LEAST_SCALE))
             errors = [scale * error for error in errors]
@@ -162,21 +163,54 @@ class StageByStage:
             ratios[kernel] = outlier_ratio(input_scores(problem))
         return ratios
 
-    def prune(self, counts):
-        """Prunes stage by stage.
+    def problems(self, kernels):
+        """Returns the problem of each kernel in the model as it is.
+
+        Args:
+            kernels: Kernels of a stage.
+
+        Returns:
+            Dict from a kernel to a `KernelProblem` that asks for its own outputs.
+        """
+        moments = self._calibration.moments(kernels)
+        return {k: self._problem(k, moments[k], 0) for k in kernels}
+
+    def fit(self, problem):
+        """Returns the weights (K, N) that the method finds for a `KernelProblem`."""
+        return self._method.solve(problem).weights
+
+    def output_error(self, solutions):
+        """Returns the relative error of the model's outputs under other weights.
+
+        Args:
+            solutions: Dict from kernels, in the order of the stages, to tuples of a
+                `KernelProblem` and a tensor (K, N).
+
+        Returns:
+            Float or `None`; see `Calibration.output_error`.
+        """
+        values = [v for k, each in solutions.items() for v in self._values(k, *each)]
+        return self._calibration.output_error(next(iter(solutions)), values)
+
+    def prune(self, counts, masks=None):
+        """Prunes stage by stage. A second call prunes further; the target is the same.
 
         Args:
             counts: Dict from kernels that are `deciding` to the number of groups that
                 their units lose.
+            masks: Dict from kernels to bool tensors (K, N) that are given already;
+                `True` = keep. Their weights are fitted even if the mask keeps all.
 
         Yields:
             `PrunedKernel` of each kernel of these units, after its weights were
             replaced.
         """
-        dense = None
-        if self._dense_target:
-            dense = [(variable, ops.copy(variable)) for variable in self.variables]
-        is_dense, masks = True, {}
+        # Before the first change, the model is the dense one.
+        is_first = is_dense = self._dense is None
+        masks = dict(masks or {})
+        if is_first:
+            self._dense = [(v, ops.copy(v)) for v in self.variables]
+        counts = counts | {self._deciding[k]: 1 for k in masks}
         self._calibration.restart()
         for stage in self.stages:
             open_counts = {k: counts.get(self._deciding[k]) for k in stage}
@@ -192,15 +226,17 @@ class StageByStage:
                 for decider in dict.fromkeys(self._deciding[k] for k in kernels)
                 if len(self._units[decider]) > 1 and decider not in masks
             ]
-            # Before the first change, the model is the dense one.
-            moments = self._calibration.moments(
-                list(dict.fromkeys([*kernels, *undecided])), None if is_dense else dense
-            )
             has_dense_target = self._dense_target and not is_dense
+            moments = self._calibration.moments(
+                list(dict.fromkeys([*kernels, *undecided])),
+                self._dense if has_dense_target else None,
+            )
             for decider in undecided:
                 masks |= self._masks_of_unit(
                     decider, moments[decider], counts[decider], has_dense_target
                 )
+            if not is_first:
+                self._set_dense(kernels)
             shared = (time.perf_counter() - start) / len(kernels)
             for kernel in kernels:
                 start = time.perf_counter()
@@ -218,6 +254,13 @@ class StageByStage:
                 num_rows = min(part.num_rows for part in moments[kernel])
                 yield PrunedKernel(kernel, num_pruned, error, seconds, num_rows)
             is_dense = False
+
+    def _set_dense(self, kernels):
+        """Gives kernels and their biases the values of the dense model."""
+        changing = {id(variable) for variable in _variables_of(kernels)}
+        for variable, value in self._dense:
+            if id(variable) in changing:
+                variable.assign(value)
 
     def _masks_of_unit(self, decider, moments, count, dense_target):
         """Returns the mask (K, N) of each kernel in a unit, by the deciding one."""

@@ -1,10 +1,11 @@
 """Defines the state machine of a pruner: its hooks and its schedule."""
 
 import abc
+from typing import Any
 
 from absl import logging
 
-from keras_pruner.config import PrunerType, as_config
+from keras_pruner.config import AnyConfig, PrunerType, PruningConfig, as_config
 from keras_pruner.pruners.loop.hook_order import refuse_in_trace
 from keras_pruner.pruners.scheduler import Pace, PruningScheduler, derive_steps
 
@@ -56,11 +57,15 @@ class BasePruner(PrunerType, abc.ABC):
     """
 
     # The framework that a subclass prunes, or `None`.
-    framework = None
+    framework: str | None = None
     # How it chooses the steps that the config leaves open.
-    pace = Pace()
+    pace: Any = Pace()
+    # Step at which an open `end_step` comes at the latest, or `None`.
+    latest_end: int | None = None
 
-    def __init__(self, config, modules, framework=None):
+    def __init__(
+        self, config: AnyConfig, modules: Any, framework: str | None = None
+    ) -> None:
         own, known = self.framework, ", ".join(FRAMEWORKS)
         framework = framework or own or "pytorch"
         if framework not in FRAMEWORKS:
@@ -77,7 +82,7 @@ class BasePruner(PrunerType, abc.ABC):
         self.modules = modules
         self.framework = framework
         self.pattern = self.config.pattern
-        self.scheduler = None
+        self.scheduler: Any = None
         self._global_step = 0
         # Step of the latest mask update; -1 before the first.
         self._updated_at = -1
@@ -85,11 +90,11 @@ class BasePruner(PrunerType, abc.ABC):
         if self.scheduler is None and not self.has_open_steps:
             self.schedule_steps()
 
-    def build(self):  # noqa: B027 (a hook that may stay empty)
+    def build(self) -> None:  # noqa: B027 (a hook that may stay empty)
         """Called by the constructor after it sets `config`, `options` and `modules`."""
 
     @classmethod
-    def complete(cls, config):
+    def complete(cls, config: AnyConfig) -> tuple[PruningConfig, dict[str, Any]]:
         """Fills in a config or a dict; see `PrunerType.complete`."""
         return super().complete(as_config(config))
 
@@ -97,71 +102,73 @@ class BasePruner(PrunerType, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def masks(self):
+    def masks(self) -> dict[str, Any]:
         """Dict from name to mask."""
 
     @property
     @abc.abstractmethod
-    def scores(self):
+    def scores(self) -> dict[str, Any]:
         """Dict from name to scores."""
 
     @property
     @abc.abstractmethod
-    def current_sparsity_ratio(self):
+    def current_sparsity_ratio(self) -> float:
         """Share of weights that the masks zero."""
 
     @property
     @abc.abstractmethod
-    def target_sparsity_ratio(self):
+    def target_sparsity_ratio(self) -> float:
         """Sparsity at the last update."""
 
     @abc.abstractmethod
-    def update_masks(self, sparsity=None):
+    def update_masks(self, sparsity: float | None = None) -> None:
         """Makes new masks of the given sparsity, or of the target, and applies them."""
 
     @abc.abstractmethod
-    def apply_masks(self):
+    def apply_masks(self) -> None:
         """Sets every pruned weight to exactly zero."""
 
     @abc.abstractmethod
-    def mask_gradients(self, gradients):
+    def mask_gradients(self, gradients: Any) -> Any:
         """Returns the gradients with those of pruned weights set to zero."""
 
     # The schedule.
 
     @property
-    def global_step(self):
+    def global_step(self) -> int:
         return self._global_step
 
     @property
-    def start_step(self):
+    def start_step(self) -> int | None:
         return (
             self.config.begin_step if self.scheduler is None else self.scheduler.begin
         )
 
     @property
-    def end_step(self):
+    def end_step(self) -> int | None:
         if self.scheduler is None:
             return self.config.end_step
         return self.scheduler.end
 
     @property
-    def pruning_frequency(self):
+    def pruning_frequency(self) -> int | None:
         if self.scheduler is None:
             return self.config.frequency
         return self.scheduler.frequency
 
     @property
-    def has_open_steps(self):
+    def has_open_steps(self) -> bool:
         """Whether the config leaves `begin_step` or `end_step` open."""
         return None in (self.config.begin_step, self.config.end_step)
 
     @property
-    def max_sparsity_ratio_per_op(self):
+    def max_sparsity_ratio_per_op(self) -> float:
         cap = self.config.max_sparsity
         return 1.0 if cap is None else cap
 
-    def schedule_steps(self, total_steps=None, first_step=0):
+    def schedule_steps(
+        self, total_steps: int | None = None, first_step: int = 0
+    ) -> None:
         """Fixes the steps of the schedule.
 
         Args:
@@ -173,7 +180,7 @@ class BasePruner(PrunerType, abc.ABC):
             ValueError: If steps are open and `total_steps` is missing, or the chosen
                 `begin_step` comes after the end.
         """
-        config = self.config
+        config: Any = self.config
         refuse_at_init_only(config)
         if total_steps is None and self.has_open_steps:
             raise ValueError(
@@ -183,9 +190,14 @@ class BasePruner(PrunerType, abc.ABC):
             )
         begin = first_step if config.begin_step is None else config.begin_step
         begin, end, frequency = derive_steps(
-            total_steps, begin, config.end_step, config.frequency, self.pace
+            total_steps,
+            begin,
+            config.end_step,
+            config.frequency,
+            self.pace,
+            self.latest_end,
         )
-        self.scheduler = PruningScheduler(
+        self.scheduler = config.schedule.own_scheduler() or PruningScheduler(
             config.schedule,
             initial=min(config.initial_sparsity, self.target_sparsity_ratio),
             target=self.target_sparsity_ratio,
@@ -195,7 +207,7 @@ class BasePruner(PrunerType, abc.ABC):
         )
 
     @property
-    def next_update(self):
+    def next_update(self) -> int | None:
         """Step of the next mask update, or `None` if none is left."""
         if self.scheduler is None:
             return None
@@ -207,18 +219,18 @@ class BasePruner(PrunerType, abc.ABC):
         return self.scheduler.next_update(step)
 
     @property
-    def updated_at(self):
+    def updated_at(self) -> int:
         """Step of the latest mask update, or -1 before the first."""
         return self._updated_at
 
     @property
-    def is_done(self):
+    def is_done(self) -> bool:
         """Whether the last mask update, which reaches the target, was made."""
         if self.scheduler is None:
             return False
         return self._updated_at >= self.scheduler.last_update
 
-    def update_if_due(self):
+    def update_if_due(self) -> bool:
         """Updates the masks if an update step was reached since the latest update.
 
         Returns:
@@ -235,7 +247,7 @@ class BasePruner(PrunerType, abc.ABC):
         self._set_updated_at(due)
         return True
 
-    def sparsity_at(self, step):
+    def sparsity_at(self, step: int) -> float:
         """Returns the sparsity of the masks after an update.
 
         Args:
@@ -248,16 +260,16 @@ class BasePruner(PrunerType, abc.ABC):
 
     # The hooks.
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         """Called once before training."""
         refuse_in_trace("on_train_begin")
         if self.scheduler is None:
             self.schedule_steps()
 
-    def on_epoch_begin(self, epoch):  # noqa: B027 (a hook that may stay empty)
+    def on_epoch_begin(self, epoch: int) -> None:  # noqa: B027 (a hook that may stay empty)
         """Called before each epoch."""
 
-    def on_step_begin(self, local_step):
+    def on_step_begin(self, local_step: int) -> None:
         """Called before each step; updates the masks when the schedule says so.
 
         Args:
@@ -272,7 +284,7 @@ class BasePruner(PrunerType, abc.ABC):
             )
         self.update_if_due()
 
-    def on_before_optimizer_step(self, gradients=None):
+    def on_before_optimizer_step(self, gradients: Any = None) -> Any:
         """Called between the backward pass and the optimizer's step.
 
         Args:
@@ -286,24 +298,24 @@ class BasePruner(PrunerType, abc.ABC):
         """
         return None if gradients is None else self.mask_gradients(gradients)
 
-    def on_after_optimizer_step(self):
+    def on_after_optimizer_step(self) -> None:
         """Called after the optimizer's step: applies the masks, counts the step."""
         self.apply_masks()
         self._global_step += 1
 
-    def on_step_end(self):  # noqa: B027
+    def on_step_end(self) -> None:  # noqa: B027
         """Called after each step."""
 
-    def on_epoch_end(self):  # noqa: B027
+    def on_epoch_end(self) -> None:  # noqa: B027
         """Called after each epoch."""
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         """Called once after training; warns if the target was not reached."""
         refuse_in_trace("on_train_end")
         self.update_if_due()
         self.warn_if_short()
 
-    def warn_if_short(self):
+    def warn_if_short(self) -> None:
         """Logs a warning if training ended before the target sparsity was reached."""
         if not self.is_done:
             logging.warning(
@@ -316,7 +328,7 @@ class BasePruner(PrunerType, abc.ABC):
                 self.scheduler.last_update if self.scheduler else "unknown",
             )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"<{type(self).__name__} {len(self.masks)} kernels, pattern "
             f"{self.pattern}, sparsity {self.current_sparsity_ratio:.4f} of "

@@ -1,9 +1,12 @@
 """Creates a pruner for each config of a model, and joins them into one."""
 
 import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
-from keras_pruner.config import PRUNERS, as_config
-from keras_pruner.kernels import Selection, select_kernels
+from keras_pruner.config import PRUNERS, AnyConfig, as_config
+from keras_pruner.kernels import Kernel, Selection, Skipped, select_kernels
 from keras_pruner.pruners.base import BasePruner
 from keras_pruner.pruners.kernel_changes import (
     active,
@@ -18,7 +21,7 @@ from keras_pruner.pruners.loop.saved_state import SavedPruner
 from keras_pruner.pruners.training_step import pair_gradients
 
 
-def create_pruners(config, modules):
+def create_pruners(config: AnyConfig, modules: Any) -> list[Any]:
     """Returns one pruner for the config and one for each of its local configs.
 
     Args:
@@ -102,11 +105,11 @@ class PrunerGroup(SavedPruner, BasePruner):
     framework = "keras"
 
     @classmethod
-    def complete(cls, config):
+    def complete(cls, config: Any) -> Any:
         config = as_config(config)
         return PRUNERS[config.pruning_type].complete(config)
 
-    def build(self):
+    def build(self) -> None:
         selections = self._selections = self.select()
         if isinstance(self.modules, list):
             self.modules = selections[0].modules
@@ -114,117 +117,131 @@ class PrunerGroup(SavedPruner, BasePruner):
             self.pruners = pruners_of(selections)
         self.scheduler = self.pruners[0].scheduler
 
-    def select(self):
+    def select(self) -> list[Selection]:
         """Returns the list of `Selection`s."""
         if isinstance(self.modules, list):
             return self.modules
         return select_kernels(self.modules, self.config)
 
-    def beside_training(self):
+    def beside_training(self) -> AbstractContextManager[Any]:
         """Returns the context in which the pruners compute."""
         return contextlib.nullcontext()
 
     # Attributes of all pruners together.
 
     @property
-    def kernels(self):
+    def kernels(self) -> tuple[Kernel, ...]:
         return tuple(kernel for pruner in self.pruners for kernel in pruner.kernels)
 
     @property
-    def skipped(self):
+    def skipped(self) -> tuple[Skipped, ...]:
         return tuple(skip for pruner in self.pruners for skip in pruner.skipped)
 
     @property
-    def masks(self):
+    def masks(self) -> dict[str, Any]:
         with self.beside_training():
             return _merged(pruner.masks for pruner in self.pruners)
 
     @property
-    def scores(self):
+    def scores(self) -> dict[str, Any]:
         with self.beside_training():
             return _merged(pruner.scores for pruner in self.pruners)
 
     @property
-    def num_weights(self):
+    def num_weights(self) -> int:
         return sum(pruner.num_weights for pruner in self.pruners)
 
     @property
-    def num_pruned(self):
+    def num_pruned(self) -> int:
         return sum(pruner.num_pruned for pruner in self.pruners)
 
     @property
-    def current_sparsity_ratio(self):
+    def current_sparsity_ratio(self) -> float:
         return self.num_pruned / max(1, self.num_weights)
 
     @property
-    def target_sparsity_ratio(self):
+    def target_sparsity_ratio(self) -> float:
         with self.beside_training():
             targets = [p.target_sparsity_ratio * p.num_weights for p in self.pruners]
         return sum(targets) / max(1, self.num_weights)
 
     @property
-    def freezes_weights(self):
+    def freezes_weights(self) -> bool:
         """Whether training changes scores and masks only."""
         return any(pruner.freezes_weights for pruner in self.pruners)
 
     @property
-    def global_step(self):
+    def global_step(self) -> int:
         return self.pruners[0].global_step
 
     @property
-    def updated_at(self):
+    def updated_at(self) -> int:
         return max(pruner.updated_at for pruner in self.pruners)
 
     @property
-    def next_update(self):
+    def next_update(self) -> int | None:
         steps = [pruner.next_update for pruner in self.pruners]
         return min((step for step in steps if step is not None), default=None)
 
     @property
-    def is_done(self):
+    def is_done(self) -> bool:
         return all(pruner.is_done for pruner in self.pruners)
 
     # The schedule.
 
     @property
-    def is_scheduled(self):
+    def is_scheduled(self) -> bool:
         """Whether the steps of all pruners are known."""
         return all(pruner.scheduler is not None for pruner in self.pruners)
 
-    def schedule_steps(self, total_steps=None, first_step=0):
+    def schedule_steps(
+        self, total_steps: int | None = None, first_step: int = 0
+    ) -> None:
         with self.beside_training():
             for pruner in self.pruners:
                 if total_steps is not None or not pruner.has_open_steps:
                     pruner.schedule_steps(total_steps, first_step)
         self.scheduler = self.pruners[0].scheduler
 
-    def schedule_open_steps(self, total_steps=None, first_step=0):
-        """Fixes the steps of the pruners that have no schedule yet."""
+    def schedule_open_steps(
+        self,
+        total_steps: int | None = None,
+        first_step: int = 0,
+        latest_end: int | None = None,
+    ) -> None:
+        """Fixes the steps of the pruners that have no schedule yet.
+
+        Args:
+            total_steps: Step at which training ends, or `None`.
+            first_step: Value of an open `begin_step`.
+            latest_end: Step at which an open `end_step` comes at the latest, or `None`.
+        """
         with self.beside_training():
             for pruner in self.pruners:
                 if pruner.scheduler is None:
+                    pruner.latest_end = latest_end
                     pruner.schedule_steps(total_steps, first_step)
         self.scheduler = self.pruners[0].scheduler
 
     # Updates and hooks.
 
-    def update_masks(self, sparsity=None):
+    def update_masks(self, sparsity: float | None = None) -> None:
         refuse_in_trace("update_masks")
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.update_masks(sparsity)
 
-    def update_if_due(self):
+    def update_if_due(self) -> bool:
         refuse_in_trace("update_if_due")
         with self.beside_training():
             return any([pruner.update_if_due() for pruner in self.pruners])
 
-    def apply_masks(self):
+    def apply_masks(self) -> None:
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.apply_masks()
 
-    def mask_gradients(self, gradients):
+    def mask_gradients(self, gradients: Any) -> Any:
         owner = {k.path: pruner for pruner in self.pruners for k in pruner.kernels}
 
         def shape(kernel, gradient):
@@ -234,41 +251,41 @@ class PrunerGroup(SavedPruner, BasePruner):
         with self.beside_training():
             return pair_gradients(self.kernels, gradients, shape)
 
-    def attach_optimizer(self, optimizer):
+    def attach_optimizer(self, optimizer: Any) -> None:
         """Sets the optimizer of the loop, for its learning rate and its slots."""
         for pruner in self.pruners:
             pruner.attach_optimizer(optimizer)
 
-    def take_over_weights(self):
+    def take_over_weights(self) -> None:
         """Updates dense weights after training without the pruners."""
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.loop.take_over_weights()
 
-    def begin(self):
+    def begin(self) -> None:
         """Pins the zeros of the model, if a config asks for it."""
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.begin()
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         super().on_train_begin()
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.on_train_begin()
 
-    def on_after_optimizer_step(self, learning_rate=None):
+    def on_after_optimizer_step(self, learning_rate: Any = None) -> None:
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.on_after_optimizer_step(learning_rate)
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         refuse_in_trace("on_train_end")
         with self.beside_training():
             for pruner in self.pruners:
                 pruner.on_train_end()
 
-    def regularize(self, learning_rate):
+    def regularize(self, learning_rate: Any) -> None:
         """Takes the proximal steps now; see `KerasBasePruner.regularize`."""
         with self.beside_training():
             for pruner in self.pruners:
@@ -276,11 +293,11 @@ class PrunerGroup(SavedPruner, BasePruner):
 
     # Other kernels than those that the group was created for.
 
-    def prunes(self, selections):
+    def prunes(self, selections: Any) -> bool:
         """Whether the group was created for the same kernels and configs."""
         return ids_in(selections) == ids_in(self._selections)
 
-    def moved_to(self, selections):
+    def moved_to(self, selections: Any) -> Self:
         """Returns a group for other kernels of the same model.
 
         Kernels of both groups keep their masks and states. If there are new kernels,
@@ -302,24 +319,27 @@ class PrunerGroup(SavedPruner, BasePruner):
         group.scheduler = group.pruners[0].scheduler
         return group
 
-    def release(self, kernels, reason):
+    def release(self, kernels: Sequence[Kernel], reason: str) -> list[Kernel]:
         """Lets kernels stay dense; the target is that of the others from now on.
 
         Args:
             kernels: List of `Kernel`s of the group. A unit that the pattern couples
                 stays dense if all its kernels are in the list.
             reason: Why, for `skipped`.
-        """
-        with self.beside_training():
-            for pruner in self.pruners:
-                release(pruner, set(map(id, kernels)), reason)
 
-    def count_zeros(self):
+        Returns:
+            List of the `Kernel`s that stay dense.
+        """
+        ids = set(map(id, kernels))
+        with self.beside_training():
+            return [k for p in self.pruners for k in release(p, ids, reason)]
+
+    def count_zeros(self) -> int:
         """Counts the pruned kernels' weights that are zero now, whatever masks say."""
         with self.beside_training():
             return sum(count_zeros(k) for p in self.pruners for k in active(p))
 
-    def warn_if_short(self):
+    def warn_if_short(self) -> None:
         for pruner in self.pruners:
             pruner.warn_if_short()
 

@@ -74,26 +74,33 @@ def count_zeros(kernel):
 
 
 def active(pruner):
-    """Returns the kernels of a pruner that were not released."""
-    return [
-        pruner.kernels[index]
+    """Returns the kernels of a pruner that were not released, each once."""
+    indices = {
+        index
         for number, unit in enumerate(pruner.units)
         if number not in pruner.plan.idle
         for index in unit.indices
-    ]
+    }
+    return [pruner.kernels[index] for index in sorted(indices)]
 
 
 def release(pruner, ids, reason):
-    """Lets the units of a pruner stay dense whose kernels are all among the ids."""
+    """Lets the units of a pruner stay dense whose kernels are all among the ids.
+
+    Returns:
+        List of the kernels that stay dense from now on: those in no other unit.
+    """
+    before = active(pruner)
     for number, unit in enumerate(pruner.units):
-        members = [pruner.kernels[index] for index in unit.indices]
-        if not ids.issuperset(map(id, members)):
-            continue
-        pruner.plan.release([number])
-        pruner.skipped += tuple(kernel.skip(reason) for kernel in members)
-        for kernel in members:
-            mask = ops.ones(kernel.variable.shape, dtype="bool")
-            kept = pruner.mask_variables[kernel.path]
-            assign_mask(kept, mask, pruner.updater.call)
+        if ids.issuperset(id(pruner.kernels[index]) for index in unit.indices):
+            pruner.plan.release([number])
+    left = set(map(id, active(pruner)))
+    released = [kernel for kernel in before if id(kernel) not in left]
+    pruner.skipped += tuple(kernel.skip(reason) for kernel in released)
+    for kernel in released:
+        mask = ops.ones(kernel.variable.shape, dtype="bool")
+        kept = pruner.mask_variables[kernel.path]
+        assign_mask(kept, mask, pruner.updater.call)
     pruner.updater.copy_to_wrappers()
     pruner.refresh()
+    return released

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_pruner.backend import call_directly
 from keras_pruner.masks import (
+    Chosen,
     PerOutput,
     Unit,
     UnitInputs,
@@ -14,6 +15,7 @@ from keras_pruner.masks import (
     rank_jointly,
     weight_scores,
 )
+from keras_pruner.pruners.moments import moments_of
 
 
 class UpdateInputs(NamedTuple):
@@ -23,7 +25,8 @@ class UpdateInputs(NamedTuple):
         weights: List of the kernels' values.
         masks: List of their masks if the pruner needs them, else empty.
         states: List of dicts of the states that the pruner needs.
-        demands: Dict from a result, `"masks"` or a state, to its `DemandTensors`.
+        demands: Dict from a result, `"masks"` or a state, to its `DemandTensors`; to
+            its `Demand` if the pattern overlaps.
         extra: List with a dict of further tensors for each unit.
         guesses: Dict from a result to the guess of a joint ranking; see
             `find_bracket`.
@@ -36,7 +39,7 @@ class UpdateInputs(NamedTuple):
     demands: dict
     extra: list
     guesses: dict
-    groups: list = ()
+    groups: Any = ()
 
 
 class UpdateResult(NamedTuple):
@@ -80,23 +83,25 @@ class MaskMaker:
         self.pruner = pruner
         self.units = [
             Unit(
-                indices,
-                [pruner.kernels[index] for index in indices],
-                [pruner.rules[pruner.kernels[index].path] for index in indices],
-                pruner.pattern,
+                unit.indices,
+                [pruner.kernels[index] for index in unit.indices],
+                [pruner.rules[pruner.kernels[index].path] for index in unit.indices],
+                unit.patterns,
             )
-            for indices in pruner.pattern.couple(pruner.kernels)
+            for unit in pruner.pattern.units(pruner.kernels)
         ]
 
     def scores(self):
         """Returns a dict from a kernel's name to the scores of its weights."""
         pruner, scores = self.pruner, {}
-        for kernel in pruner.kernels:
+        for kernel, moment in zip(pruner.kernels, moments_of(pruner), strict=True):
+            if not kernel.is_scored:
+                continue
             path = kernel.path
             weight = pruner.source_value(kernel)
-            memory = pruner.state_variables[path].get("memory")
+            state = pruner.state_variables[path] | moment
             rule = pruner.rules[path]
-            matrix = weight_scores(pruner.config, kernel, rule, weight, memory)
+            matrix = weight_scores(pruner.config, kernel, rule, weight, state)
             scores[path] = ops.copy(kernel.layout.from_matrix(matrix))
         return scores
 
@@ -112,29 +117,48 @@ class MaskMaker:
         """
         pruner = self.pruner
         units = [self.unit_inputs(number, inputs) for number in range(len(self.units))]
-        if pruner.config.allocation.ranks_jointly:
+        thresholds, is_exact = {}, ops.convert_to_tensor(True)
+        if pruner.pattern.overlaps:
+            counts = self._choose_on_host(units, inputs, call)
+        elif pruner.config.allocation.ranks_jointly:
             counts, thresholds, is_exact = self._rank_jointly(units, inputs, call)
         else:
-            counts, thresholds = self._count_alone(units, inputs), {}
-            is_exact = ops.convert_to_tensor(True)
-        masks, states = [None] * len(pruner.kernels), [None] * len(pruner.kernels)
-        places = [0] * len(pruner.kernels)
+            counts = self._count_alone(units, inputs)
         results = []
         for number, unit in enumerate(self.units):
             unit_inputs = self._with_groups(unit, units[number], call)
             results.append(call(pruner.make_unit, unit_inputs, about=unit))
             # The scores are no longer needed.
             units[number] = unit_inputs = None
-        num_placed = 0
+        return UpdateResult(*self._joined(results, counts), thresholds, is_exact)
+
+    def _joined(self, results, counts):
+        """Joins the results of all units: a kernel keeps what all its units keep.
+
+        Returns:
+            Tuple of the masks, the given counts, `UpdateResult.finite` and the states.
+        """
+        number = len(self.pruner.kernels)
+        masks, states = [None] * number, [None] * number
+        places, num_placed = [[] for _ in range(number)], 0
         for unit, result in zip(self.units, results, strict=True):
             for place, index in enumerate(unit.indices):
-                masks[index] = result.masks[place]
-                states[index] = result.states[place]
-                places[index] = num_placed + place
+                if masks[index] is None:
+                    masks[index], states[index] = result.masks[place], {}
+                else:
+                    masks[index] = ops.logical_and(masks[index], result.masks[place])
+                for name, value in result.states[place].items():
+                    if name in states[index]:
+                        # The one state of a kernel in several units marks weights.
+                        value = ops.logical_or(states[index][name], value)
+                    states[index][name] = value
+                places[index].append(num_placed + place)
             num_placed += len(unit.indices)
         finite = ops.concatenate([result.finite for result in results], axis=1)
-        finite = ops.take(finite, places, axis=1)
-        return UpdateResult(masks, counts, finite, states, thresholds, is_exact)
+        most = max(map(len, places))
+        places = [own + own[:1] * (most - len(own)) for own in places]
+        finite = ops.all(ops.take(finite, places, axis=1), axis=2)
+        return masks, counts, finite, states
 
     def unit_inputs(self, number, inputs):
         """Returns the `UnitInputs` of one unit.
@@ -206,6 +230,33 @@ class MaskMaker:
             for unit_inputs, count in zip(units, counts, strict=True):
                 unit_inputs.targets[what] = count
         return inputs.demands["masks"].counts
+
+    def _choose_on_host(self, units, inputs, call):
+        """Chooses the groups of units that share weights, by the plan of the pruner.
+
+        Args:
+            units: List of `UnitInputs`, changed in place.
+            inputs: `UpdateInputs`, whose demands are `Demand`s.
+
+        Returns:
+            Int tensor (units,): number of groups that the masks of each unit prune.
+        """
+        groups = [
+            call(self.pruner.group_unit, unit_inputs, about=unit)
+            for unit, unit_inputs in zip(self.units, units, strict=True)
+        ]
+        scores = [ops.convert_to_numpy(ops.cast(part, "float32")) for part in groups]
+        for what, demand in inputs.demands.items():
+            chosen = self.pruner.plan.choose(scores, demand)
+            for unit_inputs, marks in zip(units, chosen, strict=True):
+                unit_inputs.targets[what] = Chosen(ops.convert_to_tensor(marks))
+            if what == "masks":
+                counts = [int(marks.sum()) for marks in chosen]
+        units[:] = [
+            unit_inputs._replace(groups=[part])
+            for unit_inputs, part in zip(units, groups, strict=True)
+        ]
+        return ops.convert_to_tensor(counts, dtype="int32")
 
     def _rank_jointly(self, units, inputs, call):
         """Ranks all units together, and sets the cut of each unit's scores.

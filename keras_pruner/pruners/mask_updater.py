@@ -28,6 +28,7 @@ from keras_pruner.masks import (
     zero_groups,
 )
 from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs, signature_of
+from keras_pruner.pruners.moments import moments_of
 
 # An update that compiles says so after this time.
 PATIENCE_SECONDS = 3.0
@@ -162,7 +163,7 @@ class MaskUpdater:
         pruner = self.pruner
         # A pruner that grows weights by gradients prunes first, which needs none.
         wants = pruner.needs_gradients and pruner.updated_at >= 0
-        if not (wants or pruner.config.criterion.has_memory):
+        if not (wants or pruner.config.criterion.keeps_memory):
             return False
         return not pruner.has_seen_gradients
 
@@ -258,7 +259,7 @@ class MaskUpdater:
         config = self.pruner.config
         # The floor of `max_sparsity=None` limits few models; see `is_exact`.
         is_capped = config.min_sparsity > 0 or config.max_sparsity not in (None, 1)
-        has_idle = bool(self.pruner.plan.idle)
+        has_idle = bool(self.pruner.plan.idle) or config.pattern.overlaps
         return is_capped or has_idle or config.resume_from_pruned_checkpoint
 
     # The results.
@@ -316,7 +317,7 @@ class MaskUpdater:
         empty = [
             plan.path
             for plan, count in zip(self.pruner.plan.kernels, counts, strict=True)
-            if count * plan.group_size == plan.num_weights
+            if count == plan.num_groups and plan.can_be_empty
         ]
         if empty and not self._warned_about_empty:
             self._warned_about_empty = True
@@ -337,26 +338,22 @@ class MaskUpdater:
             with_weights: Whether to read the weights, or leave them out.
         """
         pruner = self.pruner
-        names = set(pruner.states_in_update)
-        if pruner.config.criterion.has_memory:
-            names.add("memory")
+        names = {"memory", *pruner.states_in_update}
         states = [
             {
                 name: ops.convert_to_tensor(state)
                 for name, state in pruner.state_variables[kernel.path].items()
                 if name in names
             }
-            for kernel in pruner.kernels
+            | moment
+            for kernel, moment in zip(pruner.kernels, moments_of(pruner), strict=True)
         ]
-        weights, masks = [], []
-        if with_weights:
-            weights = list(map(pruner.source_value, pruner.kernels))
-        if pruner.masks_in_update:
-            masks = list(map(pruner.mask_value, pruner.kernels))
+        masks = map(pruner.mask_value, pruner.kernels) if pruner.masks_in_update else ()
+        weights = list(map(pruner.source_value, pruner.kernels)) if with_weights else []
         demands = pruner.demands(sparsity)
         return UpdateInputs(
             weights=weights,
-            masks=masks,
+            masks=list(masks),
             states=states,
             demands={what: self._as_tensors(d) for what, d in demands.items()},
             extra=pruner.update_extra(sparsity, demands),
@@ -365,6 +362,8 @@ class MaskUpdater:
 
     def _as_tensors(self, demand):
         pruner, target = self.pruner, 0
+        if pruner.pattern.overlaps:
+            return demand
         if pruner.config.allocation.ranks_jointly:
             check_total(pruner.num_weights)
             target = demand.target

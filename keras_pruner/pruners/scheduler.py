@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras_pruner.components import Schedule
+
 
 class PruningScheduler:
     """Places a schedule on the step axis.
@@ -31,7 +33,16 @@ class PruningScheduler:
     (10, 20, None)
     """
 
-    def __init__(self, schedule, *, initial, target, begin, end, frequency):
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        initial: float,
+        target: float,
+        begin: int,
+        end: int,
+        frequency: int,
+    ) -> None:
         if not 0 <= begin <= end:
             raise ValueError(
                 "Pruning needs 0 <= begin_step <= end_step. "
@@ -49,12 +60,12 @@ class PruningScheduler:
         self.frequency = frequency
 
     @property
-    def last_update(self):
+    def last_update(self) -> int:
         """Step of the last mask update, which reaches the target."""
         whole = (self.end - self.begin) // self.frequency
         return self.begin + whole * self.frequency
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         """Returns the sparsity of an update at `step`."""
         if step < self.begin:
             return 0.0
@@ -63,21 +74,21 @@ class PruningScheduler:
         progress = (step - self.begin) / (self.end - self.begin)
         return self.schedule.sparsity(progress, self.initial, self.target)
 
-    def next_update(self, after):
+    def next_update(self, after: int) -> int | None:
         """Returns the first update step > `after`, or `None` if there is none."""
         if after < self.begin:
             return self.begin
         step = after - (after - self.begin) % self.frequency + self.frequency
         return step if step <= self.end else None
 
-    def latest_update(self, until):
+    def latest_update(self, until: int) -> int | None:
         """Returns the last update step <= `until`, or `None` before the first."""
         if until < self.begin:
             return None
         until = min(until, self.last_update)
         return until - (until - self.begin) % self.frequency
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"PruningScheduler({self.schedule!r}, {self.initial:g} -> {self.target:g}, "
             f"steps {self.begin}..{self.end} every {self.frequency})"
@@ -99,7 +110,14 @@ class Pace:
     max_steps_apart: int | None = 100
 
 
-def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa: B008
+def derive_steps(
+    total,
+    begin=0,
+    end=None,
+    frequency=None,
+    pace=Pace(),  # noqa: B008
+    latest_end=None,
+):
     """Chooses the steps that a user left open, for a run of known length.
 
     By default, pruning ends after three quarters of the steps that follow `begin`,
@@ -112,6 +130,7 @@ def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa
         end: Step of the last update, or `None`.
         frequency: Steps between updates, or `None`.
         pace: `Pace`.
+        latest_end: Step at which an open `end` comes at the latest, or `None`.
 
     Returns:
         Tuple of integers `(begin, end, frequency)`.
@@ -122,12 +141,16 @@ def derive_steps(total, begin=0, end=None, frequency=None, pace=Pace()):  # noqa
     (0, 750, 7)
     >>> derive_steps(1000, begin=200, frequency=50)
     (200, 800, 50)
+    >>> derive_steps(1000, latest_end=500)
+    (0, 500, 5)
     >>> derive_steps(100_000)
     (0, 75000, 100)
     """
     if end is None:
         part, whole = pace.end
         end = begin + max(0, total - begin) * part // whole
+        if latest_end is not None:
+            end = max(begin, min(end, latest_end))
     if frequency is None:
         frequency = max(1, (end - begin) // pace.num_updates)
         if pace.max_steps_apart is not None:

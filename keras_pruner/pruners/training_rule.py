@@ -62,7 +62,10 @@ class TrainingRule:
         self.layout = kernel.layout
         self.pattern = config.pattern.groups_of(kernel)
         self.options = options
-        self.criterion = config.criterion
+        self.criterion, self.regularizer = config.criterion, config.regularizer
+        if not kernel.is_scored:
+            # Its mask follows from other kernels, so nothing is learned for it.
+            self.criterion, self.regularizer = CRITERIA.get("magnitude"), None
         if self.criterion.needs_dense_weights:
             self.keeps_dense = True
 
@@ -75,7 +78,7 @@ class TrainingRule:
         """Returns a dict from the name of a state to its `StateSpec`."""
         specs = {}
         shape = tuple(self.kernel.variable.shape)
-        if self.criterion.has_memory:
+        if self.criterion.keeps_memory:
             kept = "bfloat16" if self.config.low_memory_usage else "float32"
             specs["memory"] = StateSpec(self.memory_shape(), kept)
         if self.keeps_dense:
@@ -170,7 +173,7 @@ class TrainingRule:
             state: Dict of the kernel's states.
             rate: Float tensor: the learning rate, 0 where no step was applied.
         """
-        regularizer = self.config.regularizer
+        regularizer = self.regularizer
         if regularizer is None:
             return weight
         amount = (

@@ -113,6 +113,7 @@ class TrainingStep:
         *,
         is_frozen=False,
         averages=None,
+        newest=1.0,
         ticked=None,
         applied=None,
         accumulated_steps=None,
@@ -123,7 +124,9 @@ class TrainingStep:
             rate: Learning rate of the regularizer, a float or tensor; or a dict of
                 them by key. `None` skips the regularizer.
             is_frozen: Whether the optimizer left all weights unchanged.
-            averages: Dict from a key to the variable of a moving average to mask.
+            averages: Dict from a key to the variable of a moving average. It becomes
+                that of the weights that the model computes with.
+            newest: Share of the trained weights in the averages, a float or tensor.
             ticked: Bool tensor: whether the optimizer accepted the gradients; `None`
                 if it always does.
             applied: Bool tensor: whether the optimizer applied a step; `None` if it
@@ -132,6 +135,8 @@ class TrainingStep:
         """
         self._accumulate(ticked, applied, accumulated_steps)
         averages = averages or {}
+        if ticked is not None:
+            newest = ops.where(ticked, newest, 0.0)
         for key, kernel in self.kernels.items():
             rule, states = kernel.rule, kernel.states
             holds_dense = rule is not None and rule.keeps_dense
@@ -145,7 +150,7 @@ class TrainingStep:
                     weight = rule.regularize(weight, mask, states, own_rate)
                 if holds_dense:
                     states["dense"].assign(weight)
-            self._enforce(kernel, mask, weight, averages.get(key))
+            self._enforce(kernel, mask, weight, averages.get(key), newest)
         self._seen = {}
         self._dense = set()
 
@@ -169,7 +174,7 @@ class TrainingStep:
             weight = ops.convert_to_tensor(source)
             self._enforce(kernel, self.mask_value(key), weight)
 
-    def _enforce(self, kernel, mask, weight, average=None):
+    def _enforce(self, kernel, mask, weight, average=None, newest=1.0):
         """Assigns the weights that the model computes with."""
         variable, kept, rule, states = kernel
         if rule is None:
@@ -178,6 +183,10 @@ class TrainingStep:
             variable.assign(self._call(apply_mask, weight, mask))
         else:
             value, new_mask = rule.forward_weights(weight, mask, states)
+            if average is not None:
+                # The optimizer averaged the dense weights.
+                lost = ops.cast(newest, weight.dtype) * (weight - value)
+                average.assign(ops.convert_to_tensor(average) - lost)
             variable.assign(value)
             if new_mask is not None:
                 mask = new_mask

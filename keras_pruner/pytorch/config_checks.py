@@ -66,6 +66,13 @@ def _refuse_keras_only(config):
             "`prune_at_init`, which takes Keras models only. For a torch module use "
             "'snip' with `begin_step` and `end_step` 1."
         )
+    if config.pattern.overlaps:
+        raise ValueError(
+            f"Pattern '{config.pattern}' follows channels through Keras models only. "
+            "To prune coupled channels of a torch module, use the package "
+            "Torch-Pruning (https://github.com/VainF/Torch-Pruning). For single "
+            "kernels use '1xchannel' or 'channelx1'."
+        )
     if config.pattern.coupling_kind is not None:
         raise ValueError(
             f"Pattern '{config.pattern}' takes Keras' attention layers only. For a "

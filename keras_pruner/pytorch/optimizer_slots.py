@@ -2,6 +2,17 @@
 
 import keras
 
+from keras_pruner.backend import GradientMoment, weight_in_mean
+
+# Where optimizers of torch keep the running mean of squared gradients of a parameter,
+# and the decay of the mean, `None` if it is not known.
+_MEANS = {
+    "exp_avg_sq": lambda group: group.get("betas", (None, None))[1],
+    "square_avg": lambda group: group.get("alpha", group.get("rho")),
+}
+# The classes that keep one, to know it before the first step.
+_CLASSES = ("Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop")
+
 
 class OptimizerSlots:
     """Accesses the slots and the step counts of a `torch.optim.Optimizer`.
@@ -32,6 +43,35 @@ class OptimizerSlots:
             if isinstance(slot, torch.Tensor) and slot.shape == parameter.shape:
                 found.append(_variable_over(slot))
         return found
+
+    def second_moment_of(self, variable):
+        """Returns the running mean of the squared gradients of a parameter.
+
+        Args:
+            variable: `keras.Variable` that holds the parameter.
+
+        Returns:
+            `GradientMoment`, whose tensor is the optimizer's own; or `None`.
+        """
+        import torch
+
+        parameter = variable.value
+        state = self.optimizer.state.get(parameter, {})
+        if not state:
+            classes = tuple(getattr(torch.optim, name) for name in _CLASSES)
+            keeps = isinstance(self.optimizer, classes)
+            return GradientMoment(None, steps=0) if keeps else None
+        name = next((name for name in _MEANS if name in state), None)
+        if name is None or state[name].shape != parameter.shape:
+            return None
+        group = next(
+            group
+            for group in self.optimizer.param_groups
+            if any(own is parameter for own in group["params"])
+        )
+        steps = int(state.get("step", 0))
+        weight = weight_in_mean(_MEANS[name](group), steps)
+        return GradientMoment(state[name], steps, weight)
 
     def get_steps(self):
         """Returns the highest step count of any parameter; 0 if there is none."""

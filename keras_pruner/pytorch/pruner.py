@@ -1,7 +1,11 @@
 """Defines the pruner of plain torch modules."""
 
-from keras_pruner.config import as_config
-from keras_pruner.kernels import select_kernels
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Self
+
+from keras_pruner.config import AnyConfig, as_config
+from keras_pruner.kernels import Selection, select_kernels
 from keras_pruner.pruners import PrunerGroup, load_state, state_of
 from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
 from keras_pruner.pytorch.context import beside_training, check_backend
@@ -46,7 +50,8 @@ class PytorchBasePruner(PrunerGroup):
     `_orig_mod` of `torch.compile`.
 
     Keras must run on torch: set `KERAS_BACKEND=torch` before you import Keras.
-    `grasp`, `synflow` and pattern `"mha"` work with Keras models only.
+    `grasp`, `synflow` and the patterns `"mha"` and `"channel_groups"` work with Keras
+    models only.
 
     Args:
         config: `PruningConfig`, or a dict for `PruningConfig.from_dict`. `include` and
@@ -72,25 +77,27 @@ class PytorchBasePruner(PrunerGroup):
 
     framework = "pytorch"
 
-    def __init__(self, config, modules, framework=None):
+    def __init__(
+        self, config: AnyConfig, modules: Any, framework: str | None = None
+    ) -> None:
         check_backend()
         config = with_module_selectors(as_config(config))
         check_settings(config)
-        self._attachment = None
+        self._attachment: Any = None
         super().__init__(config, modules, framework)
 
-    def build(self):
+    def build(self) -> None:
         self._view = ModuleView(self.modules)
         self.device = self._view.device
         super().build()
 
-    def select(self):
+    def select(self) -> list[Selection]:
         return select_kernels(self._view, self.config)
 
-    def beside_training(self):
+    def beside_training(self) -> AbstractContextManager[Any]:
         return beside_training(self.device)
 
-    def on_before_optimizer_step(self, gradients=None):
+    def on_before_optimizer_step(self, gradients: Any = None) -> Any:
         """Called between the backward pass and the optimizer's step.
 
         Args:
@@ -109,7 +116,13 @@ class PytorchBasePruner(PrunerGroup):
                 parameter.grad.copy_(shaped[name])
         return None
 
-    def attach(self, module, optimizer, total_steps=None, grad_scaler=None):
+    def attach(
+        self,
+        module: Any,
+        optimizer: Any,
+        total_steps: int | None = None,
+        grad_scaler: Any = None,
+    ) -> Self:
         """Prunes while an optimizer trains, through hooks on it.
 
         The loop stays unchanged, also with gradient accumulation, `clip_grad_norm_`,
@@ -144,7 +157,7 @@ class PytorchBasePruner(PrunerGroup):
         self._module = module
         return self
 
-    def detach(self):
+    def detach(self) -> None:
         """Removes the hooks; warns if the target was not reached.
 
         The masks are no longer enforced. Pruned weights are zero, and `strip` returns a
@@ -156,7 +169,7 @@ class PytorchBasePruner(PrunerGroup):
         self._attachment = None
         self.on_train_end()
 
-    def strip(self, module=None):
+    def strip(self, module: Any = None) -> Any:
         """Returns a plain copy of a module with the pruned weights exactly zero.
 
         Args:
@@ -220,7 +233,7 @@ class PytorchBasePruner(PrunerGroup):
 
     # Resuming.
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Returns masks, states and counts, to save beside model and optimizer.
 
         Returns:
@@ -230,7 +243,7 @@ class PytorchBasePruner(PrunerGroup):
         with self.beside_training():
             return as_tensors(state_of(self.pruners))
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads the values that `state_dict` returned, and applies the masks.
 
         Call it together with those of model and optimizer, before or after `attach`.

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,7 +15,7 @@ from keras_pruner.pytorch.parameters import unwrap
 from keras_pruner.pytorch.tensors import as_array
 
 
-def is_torch_module(module):
+def is_torch_module(module: Any) -> bool:
     """Whether `module` is a torch module, but no Keras layer, on any backend."""
     if "torch" not in sys.modules or isinstance(module, keras.layers.Layer):
         return False

@@ -10,6 +10,7 @@ def progress_bar(verbose):
     Args:
         verbose: Whether to show it. In a notebook without `ipywidgets` nothing shows.
     """
-    plain = importlib.util.find_spec("ipywidgets") is None
-    console = Console(force_jupyter=False) if plain else None
-    return Progress(console=console, disable=not verbose, transient=True)
+    # The kernel of a notebook looks like a terminal, and would keep every step.
+    hidden = Console().is_jupyter and importlib.util.find_spec("ipywidgets") is None
+    console = Console(force_jupyter=False) if hidden else None
+    return Progress(console=console, disable=hidden or not verbose, transient=True)

@@ -1,6 +1,7 @@
 """Writes the sparsity of a model for TensorBoard."""
 
 import importlib.util
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from keras_pruner.backend import summary_writer_of
 from keras_pruner.kernels import find_all_kernels, masks_of
 from keras_pruner.reporting.kernel_values import weights_of
+from keras_pruner.types import Logs
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
@@ -23,7 +25,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         ImportError: If TensorBoard is not installed.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 "PruningSummaries needs TensorBoard. Install it, or "
@@ -31,22 +33,27 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             )
         super().__init__(*args, **kwargs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
+        self.write_sparsities(epoch)
+
+    def write_sparsities(self, step: int) -> None:
+        """Writes the sparsity of every kernel now.
+
+        Args:
+            step: Integer that TensorBoard shows it at.
+        """
         with summary_writer_of(self).as_default():
             for name, sparsity in _sparsities(self.model).items():
-                self.summary.scalar(f"sparsity/{name}", sparsity, step=epoch)
+                self.summary.scalar(f"sparsity/{name}", sparsity, step=step)
 
 
 def _sparsities(model):
     """Returns a dict from the path of each kernel, and `"all"`, to its sparsity."""
     masks = masks_of(model)
-    search = find_all_kernels(model)
-    # Kernels that LoRA or a quantizer holds are counted too.
-    held = [kernel for kernel in search.skipped_kernels if kernel.layout is not None]
     found = {}
     zeros = total = 0
-    for kernel in [*search.kernels, *held]:
+    for kernel in find_all_kernels(model).known:
         values = weights_of(kernel, masks)
         if values is None or values.size == 0:
             continue

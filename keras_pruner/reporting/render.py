@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from keras_pruner.reporting.rows import sum_of
+
 # Columns of text where no terminal says its width: notebooks, pipes, logs.
 _DEFAULT_WIDTH = 100
 _MIN_WIDTH = 40
@@ -49,6 +51,16 @@ class Column:
     bar: collections.abc.Callable | None = None
     rank: int = 0
 
+    @classmethod
+    def of_sum(cls, name, attribute, text="{:,}", rank=0):
+        """Creates a column with the sums of an attribute of the rows."""
+        return cls(name, lambda rows: text.format(sum_of(rows, attribute)), rank=rank)
+
+    @classmethod
+    def of_share(cls, name, share, rank=0):
+        """Creates a column with bars, of a function from rows to a share in [0, 1]."""
+        return cls(name, lambda rows: percent(share(rows)), bar=share, rank=rank)
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -59,12 +71,16 @@ class View:
         columns: List of `Column`s, without that of the names.
         lines: List of `Line`s.
         rows: Tuple of all rows, for the totals.
+        thing: Head of the first column; notes add an "s".
+        has_total: Whether the last line adds up all rows.
     """
 
     sentences: list
     columns: list
     lines: list
     rows: tuple
+    thing: str = "kernel"
+    has_total: bool = True
 
     def used_columns(self):
         """Returns the columns that say something in any line."""
@@ -79,10 +95,14 @@ class View:
 class Shown:
     """Prints as a table and shows as HTML in notebooks.
 
-    Subclasses have a method `view(expand)` that returns a `View`.
+    Subclasses define `view`.
     """
 
-    def to_text(self, width=None, expand=False):
+    def view(self, expand: bool = False) -> View:
+        """Returns the `View` of the table."""
+        raise NotImplementedError(f"{type(self).__name__} must define `view`.")
+
+    def to_text(self, width: int | None = None, expand: bool = False) -> str:
         """Returns a table as text, below its sentences.
 
         Args:
@@ -96,7 +116,7 @@ class Shown:
             width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
         return as_text(self.view(expand), max(width, _MIN_WIDTH))
 
-    def to_html(self, expand=False):
+    def to_html(self, expand: bool = False) -> str:
         """Returns the table as HTML.
 
         Args:
@@ -104,10 +124,10 @@ class Shown:
         """
         return as_html(self.view(expand))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.to_text()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.to_text()
 
     def _repr_html_(self):
@@ -161,7 +181,7 @@ def as_text(view, width):
     lines = console.file.getvalue().rstrip().split("\n")
     notes = [_wrapped(f"[{i}] {r}", width, 4) for i, r in enumerate(reasons, 1)]
     if len(view.lines) < len(view.rows):
-        text = f"{len(view.rows)} kernels in {len(view.lines)} lines; "
+        text = f"{len(view.rows)} {view.thing}s in {len(view.lines)} lines; "
         notes.append(_wrapped(text + "`to_text(expand=True)` lists each.", width))
     return "\n".join([*paragraphs, *(line.rstrip() for line in lines), *notes])
 
@@ -181,12 +201,12 @@ def _natural_width(table, console):
 
 
 def _table(view, columns, reasons, path_width=10**6):
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True)
-    table.add_column("kernel", "total", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, show_footer=view.has_total)
+    table.add_column(view.thing, "total", overflow="fold")
     for column in columns:
         table.add_column(
             column.name.replace(" ", "\n"),
-            column.cell(view.rows) if column.is_number else "",
+            column.cell(view.rows) if column.is_number and view.has_total else "",
             justify="right" if column.is_number else "left",
             no_wrap=True,
         )
@@ -210,7 +230,7 @@ def _folded(path, width):
     ['backbone/block/', 'dense/kernel']
     """
     lines = [""]
-    for part in re.findall("[^/]*/?", path):
+    for part in re.findall("[^/]+/?|/", path):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
@@ -224,7 +244,7 @@ def as_html(view):
         return f"<p>{text}</p>"
     columns = view.used_columns()
     has_reasons = any(line.reason for line in view.lines)
-    head = [_html_cell("th", "kernel")]
+    head = [_html_cell("th", view.thing)]
     for column in columns:
         style = _NUMBER if column.is_number else _TEXT
         head.append(_html_cell("th", column.name, style))
@@ -234,8 +254,7 @@ def as_html(view):
         reasons = [line.reason or ""] * has_reasons
         body.append(_html_line(line.name, columns, line.rows, *reasons))
         if len(line.rows) > 1:
-            body.append(_html_details(line, columns, len(head)))
-    total = _html_line("total", columns, view.rows, *[""] * has_reasons)
+            body.append(_html_details(line, columns, len(head), view.thing))
     caption = (
         '<caption style="caption-side: top; text-align: left; color: inherit; '
         f'padding: 0.25em 0.75em 0.75em">{text}</caption>'
@@ -243,8 +262,10 @@ def as_html(view):
     inner = (
         f"{caption}<thead><tr>{''.join(head)}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody>"
-        f'<tfoot style="font-weight: bold">{total}</tfoot>'
     )
+    if view.has_total:
+        total = _html_line("total", columns, view.rows, *[""] * has_reasons)
+        inner += f'<tfoot style="font-weight: bold">{total}</tfoot>'
     return f'<div style="overflow-x: auto">{_html_table(inner)}</div>'
 
 
@@ -263,12 +284,12 @@ def _html_line(name, columns, rows, *reasons):
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _html_details(line, columns, width):
-    """Returns a row that unfolds to a table of all kernels of a line."""
+def _html_details(line, columns, width, thing):
+    """Returns a row that unfolds to a table of all rows of a line."""
     inner = "".join(_html_line(row.path, columns, (row,)) for row in line.rows)
     return (
         f'<tr><td colspan="{width}" style="{_CELL}border-top: none; padding-top: 0; '
-        f'text-align: left"><details><summary>these {len(line.rows)} kernels</summary>'
+        f'text-align: left"><details><summary>these {len(line.rows)} {thing}s</summary>'
         f"{_html_table(inner)}</details></td></tr>"
     )
 

@@ -4,10 +4,20 @@ import dataclasses
 import math
 import typing
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
-from keras_pruner.config import Settings, as_config, merged_config, takes_settings
+from keras_pruner.components import Capability
+from keras_pruner.config import (
+    AnyConfig,
+    Settings,
+    as_config,
+    merged_config,
+    takes_settings,
+)
 from keras_pruner.kernels import (
     NOT_A_MATRIX,
     check_built,
@@ -23,6 +33,7 @@ from keras_pruner.reporting.kernel_values import masked_value, weights_of
 from keras_pruner.reporting.lines import lines_of
 from keras_pruner.reporting.render import SPEED, Column, Shown, View, percent
 from keras_pruner.reporting.rows import ReportRow, share_of, size_of, zeros_of
+from keras_pruner.types import Rows
 
 
 class Report(Shown):
@@ -36,6 +47,8 @@ class Report(Shown):
         parameters: Number of all parameters of the model.
         raw_bytes: Bytes of all weights in memory.
         zipped_bytes: Bytes of all weights after zlib, level 6.
+        capability: `Capability`: what zeros bring on the config's `for_engine`, or
+            `None`.
 
     Attributes:
         zeros: Zeros in the kernels that are counted.
@@ -45,11 +58,20 @@ class Report(Shown):
             out kernels that are not counted, and are `None` without a weight to count.
     """
 
-    def __init__(self, kernels, *, parameters, raw_bytes, zipped_bytes):
+    def __init__(
+        self,
+        kernels: Sequence[Any],
+        *,
+        parameters: int,
+        raw_bytes: int,
+        zipped_bytes: int,
+        capability: Capability | None = None,
+    ) -> None:
         self.kernels = tuple(kernels)
         self.parameters = parameters
         self.raw_bytes = raw_bytes
         self.zipped_bytes = zipped_bytes
+        self.capability = capability
         self.zeros = zeros_of(self.kernels) or 0
         self.pruned_sparsity = share_of([r for r in self.kernels if r.skipped is None])
         self.prunable_sparsity = share_of(self.kernels)
@@ -60,11 +82,11 @@ class Report(Shown):
     def _not_counted(self):
         return [row for row in self.kernels if row.zeros is None]
 
-    def rows(self):
+    def rows(self) -> Rows:
         """Returns one dict per kernel, with the fields of `ReportRow`."""
         return [dataclasses.asdict(r) | {"sparsity": r.sparsity} for r in self.kernels]
 
-    def totals(self):
+    def totals(self) -> dict[str, Any]:
         """Returns the totals as a dict of numbers."""
         return {
             "pruned_sparsity": self.pruned_sparsity,
@@ -76,7 +98,7 @@ class Report(Shown):
             "zipped_bytes": self.zipped_bytes,
         }
 
-    def compare(self, before):
+    def compare(self, before: "Report | keras.Model") -> ReportComparison:
         """Sets this report beside an earlier one, in one table.
 
         Args:
@@ -98,7 +120,7 @@ class Report(Shown):
             before = report(before)
         return ReportComparison(before, self)
 
-    def summary_lines(self):
+    def summary_lines(self) -> list[str]:
         """Returns the sentences above the table, with the shares of zeros first."""
         if not self.kernels:
             lines = [f"The model has {self.parameters:,} parameters, and no kernel."]
@@ -115,7 +137,7 @@ class Report(Shown):
                 f"zipped ({self.raw_bytes / self.zipped_bytes:.1f} times smaller)."
             )
         if self.zeros:
-            lines.append(SPEED)
+            lines.append(SPEED if self.capability is None else str(self.capability))
         collapsed = [
             r.path for r in self.kernels if r.zeros and r.zeros == r.parameters
         ]
@@ -135,7 +157,7 @@ class Report(Shown):
             shares.insert(0, f"{percent(self.pruned_sparsity)} of the pruned kernels")
         return f"Sparsity {', '.join(shares)}."
 
-    def view(self, expand=False):
+    def view(self, expand: bool = False) -> View:
         """Returns what the table shows.
 
         Args:
@@ -144,9 +166,9 @@ class Report(Shown):
         columns = [
             Column("shape", _same(_shape), False, rank=4),
             Column("pattern", _same(lambda row: row.pattern), False, rank=2),
-            Column("sparsity", lambda rows: percent(share_of(rows)), bar=share_of),
+            Column.of_share("sparsity", share_of),
             Column("range", _range, False, rank=3),
-            Column("parameters", lambda rows: f"{size_of(rows):,}", rank=1),
+            Column.of_sum("parameters", "parameters", rank=1),
             Column("zeros", _zeros, rank=5),
         ]
         lines = lines_of(self.kernels, lambda row: row.pattern, expand)
@@ -154,7 +176,11 @@ class Report(Shown):
 
 
 @takes_settings
-def report(model, config=None, **settings: typing.Unpack[Settings]):
+def report(
+    model: keras.Model,
+    config: AnyConfig = None,
+    **settings: typing.Unpack[Settings],
+) -> Report:
     """Reports the zeros of each kernel of a model, and why kernels were skipped.
 
     Zeros are counted in the weights that a layer computes with: after masks are
@@ -232,7 +258,14 @@ def report(model, config=None, **settings: typing.Unpack[Settings]):
         parameters=sum(sizes.values()),
         raw_bytes=sum(raw.values()),
         zipped_bytes=zipped,
+        capability=_capability(config, rows),
     )
+
+
+def _capability(config, rows):
+    """Returns what the zeros of the pruned kernels bring on the config's engine."""
+    share = share_of([row for row in rows if row.skipped is None])
+    return as_config(config).capability(share)
 
 
 def _row(kernel, pattern, reason, masks, raw_bytes):

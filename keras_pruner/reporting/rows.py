@@ -32,14 +32,25 @@ class ReportRow:
         return share_of([self])
 
 
+def sum_of(rows, name):
+    """Returns the sum of an attribute over rows of any kind."""
+    return sum(getattr(row, name) for row in rows)
+
+
+def ratio_of(rows, part, whole):
+    """Returns the sum of one attribute over that of another, or 0 if that is 0."""
+    total = sum_of(rows, whole)
+    return sum_of(rows, part) / total if total else 0.0
+
+
 def size_of(rows):
     """Returns the weights of all rows."""
-    return sum(row.parameters for row in rows)
+    return sum_of(rows, "parameters")
 
 
 def bytes_of(rows):
     """Returns the bytes of all rows."""
-    return sum(row.raw_bytes for row in rows)
+    return sum_of(rows, "raw_bytes")
 
 
 def zeros_of(rows):

@@ -4,9 +4,10 @@ from keras_pruner.comparison import check_copy
 from keras_pruner.kernels import check_built
 from keras_pruner.pytorch import check_module, is_torch_module, strip_module
 from keras_pruner.training import plain_copy
+from keras_pruner.types import Data, ModelT
 
 
-def strip(model, *, check=True, inputs=None):
+def strip(model: ModelT, *, check: bool = True, inputs: Data = None) -> ModelT:
     """Returns a plain copy of a model: no wrapper layers, pruned weights exactly zero.
 
     The copy loads without this package and is not compiled. The original model is

@@ -9,8 +9,6 @@ from keras_pruner.kernels import masks_of
 from keras_pruner.training.custom_objects import custom_objects_of
 from keras_pruner.training.layer_state import hand_over
 
-WRAPPER = "keras_pruner>PrunedLayer"
-
 
 def copy_model(model, copy_layer, masks, *, descend=False):
     """Copies a model and its state, pruned weights as zeros.
@@ -39,7 +37,7 @@ def copy_model(model, copy_layer, masks, *, descend=False):
 
     def make(operation):
         if _is_graph(operation, descend):
-            new = _clone_graph(operation, copy)
+            new = clone_graph(operation, copy)
             graphs.append((operation, new))
             return new
         if not isinstance(operation, keras.layers.Layer):
@@ -54,7 +52,7 @@ def copy_model(model, copy_layer, masks, *, descend=False):
             copies[id(operation)] = make(operation)
         return copies[id(operation)]
 
-    with _as_uncompiled(model), custom_objects_of(model):
+    with ready_to_copy(model):
         new_model = copy(model)
     # Outer models first, because a flag is set in all inner layers too.
     for old, new in [*reversed(graphs), *((old, new) for old, _, new in triples)]:
@@ -65,27 +63,46 @@ def copy_model(model, copy_layer, masks, *, descend=False):
     return new_model
 
 
-def _clone_graph(model, copy):
-    """Clones a Sequential or Functional model; `copy` copies its layers."""
+@contextlib.contextmanager
+def ready_to_copy(model):
+    """Context in which the parts of a model can be created from their configs."""
+    with _as_uncompiled(model), custom_objects_of(model):
+        yield
+
+
+def clone_graph(model, copy, call=None, shapes=None):
+    """Clones a Sequential or Functional model, with its flags and policy of dtypes.
+
+    Args:
+        model: Sequential or Functional model.
+        copy: Function from one of its layers or operations to the copy.
+        call: Function of a copy and its arguments that calls it, or `None`. A
+            Sequential model needs none.
+        shapes: Iterable of the shapes of the clone's inputs, if they differ.
+    """
     inputs = None
     if is_functional(model):
         layers = [x for x in model.layers if isinstance(x, keras.layers.InputLayer)]
         layer_of = {id(layer.output): layer for layer in layers}
-        inputs = keras.tree.map_structure(
-            lambda x: _input_like(x, layer_of.get(id(x))), model.input
-        )
-    clone = keras.models.clone_model(model, inputs, clone_function=copy)
-    if not clone.built:
+        flat = keras.tree.flatten(model.input)
+        shapes = [x.shape for x in flat] if shapes is None else shapes
+        flat = [
+            _input_like(x, layer_of.get(id(x)), tuple(shape))
+            for x, shape in zip(flat, shapes, strict=True)
+        ]
+        inputs = keras.tree.pack_sequence_as(model.input, flat)
+    clone = keras.models.clone_model(model, inputs, copy, call)
+    if model.built and not clone.built:
         clone.build(model.input_shape)
     if clone.dtype_policy != model.dtype_policy:
         clone.dtype_policy = model.dtype_policy
     return clone
 
 
-def _input_like(tensor, layer):
+def _input_like(tensor, layer, shape):
     """Makes a symbolic input, with the arguments that Keras' clone loses."""
     return keras.Input(
-        batch_shape=tensor.shape,
+        batch_shape=shape,
         dtype=tensor.dtype,
         sparse=tensor.sparse,
         ragged=tensor.ragged,
@@ -129,6 +146,8 @@ def copy_of(operation):
         copy = type(operation).from_config(_unwrapped(operation.get_config()))
         if not copy.built:
             copy.build_from_config(_plain(operation.get_build_config()))
+            # Keras builds the layers of a subclassed model, and leaves its own flag.
+            copy.built = operation.built
     except Exception as error:
         raise ValueError(
             f"'{operation.name}' ({type(operation).__name__}) cannot be copied from "
@@ -179,6 +198,11 @@ def is_graph(operation):
     return is_functional(operation) or _is_graph(operation, descend=True)
 
 
+def is_plain(model):
+    """Whether a model is only a graph of layers, without a config of its own."""
+    return _is_graph(model, descend=False)
+
+
 def is_functional(operation):
     return isinstance(operation, keras.Model) and hasattr(operation, "operations")
 
@@ -193,10 +217,17 @@ def _as_uncompiled(model):
         yield
 
 
+def _is_wrapper(registered_name):
+    """Whether a name in a config is that of `PrunedLayer` or of a subclass."""
+    if not isinstance(registered_name, str):
+        return False
+    return hasattr(keras.saving.get_registered_object(registered_name), "mask_of")
+
+
 def _unwrapped(config):
     """Replaces every wrapper's config in a config by the config of its layer."""
     if isinstance(config, dict):
-        if config.get("registered_name") == WRAPPER:
+        if _is_wrapper(config.get("registered_name")):
             return _unwrapped(config["config"]["layer"])
         return {key: _unwrapped(value) for key, value in config.items()}
     if isinstance(config, list | tuple):

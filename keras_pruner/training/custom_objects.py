@@ -30,6 +30,9 @@ def custom_objects_of(model):
     Args:
         model: Keras model.
 
+    Yields:
+        Dict from names to the classes and functions.
+
     Raises:
         ValueError: If two classes that are not registered have equal names.
     """
@@ -53,7 +56,7 @@ def custom_objects_of(model):
                     )
             found[name] = part
         patches.enter_context(keras.saving.custom_object_scope(found))
-        yield
+        yield found
 
 
 def _parts_of(model):

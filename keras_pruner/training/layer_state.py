@@ -9,7 +9,24 @@ from keras_pruner.backend import sublayers_of
 from keras_pruner.masks import read_mask, variable_of
 
 
-def hand_over(layer, copy, masks):
+class Whole:
+    """Says which part of each variable a copy has: all of it. Subclasses say others."""
+
+    def shape_of(self, variable):
+        """Returns the shape that a variable has in the copy, as a tuple."""
+        return tuple(variable.shape)
+
+    def part_of(self, variable, value):
+        """Returns the part of a variable's value that the copy has.
+
+        Args:
+            variable: `keras.Variable`.
+            value: Tensor of its shape.
+        """
+        return value
+
+
+def hand_over(layer, copy, masks, part=None):
     """Gives a copy of a layer the layer's state, pruned weights as zeros.
 
     The layer's own `save_own_variables`, `load_own_variables`, `save_assets` and
@@ -20,17 +37,22 @@ def hand_over(layer, copy, masks):
         layer: Built Keras layer or model. It may have wrapper layers in it.
         copy: Its copy without wrapper layers.
         masks: Dict from the id of a masked variable to its mask.
+        part: `Whole`, if the copy has smaller variables. A layer with smaller
+            variables of its own hands over their values only.
 
     Raises:
         ValueError: If the copy has other weights, or a layer cannot save or load its
             state.
     """
+    part = Whole() if part is None else part
     layer_pairs = list(_pairs(layer, copy, set()))
     for old, new in layer_pairs:
-        _use_hooks(old, new)
-    pairs = _variable_pairs(layer, copy, layer_pairs, masks)
+        own = _own_variables(old)
+        if all(part.shape_of(v) == tuple(v.shape) for v in own):
+            _use_hooks(old, new)
+    pairs = _variable_pairs(layer, copy, layer_pairs, masks, part)
     # Afterwards, because hooks know no masks, and merge adapters into kernels.
-    _copy_variables(pairs, masks)
+    _copy_variables(pairs, masks, part)
     for old, new in layer_pairs:
         if not _overrides(new, "load_own_variables") and new.variables:
             getattr(new, "finalize_state", lambda: None)()
@@ -84,30 +106,34 @@ def _use_hooks(layer, copy):
     except Exception as error:
         raise ValueError(
             f"'{layer.name}' ({type(layer).__name__}) cannot hand its state over to "
-            f"its copy, by the methods with which Keras saves and loads it: {error}"
+            "its copy, by the methods with which Keras saves and loads it: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
 
 
-def _copy_variables(pairs, masks):
+def _copy_variables(pairs, masks, part):
     for source, target in pairs:
         # A copy, because JAX may donate the buffer of either to a training step.
         value = ops.copy(source)
         mask = masks.get(id(source))
         if mask is not None:
             value = ops.where(read_mask(mask), value, ops.zeros_like(value))
-        target.assign(value)
+        target.assign(part.part_of(source, value))
 
 
-def _variable_pairs(layer, copy, layer_pairs, masks):
+def _variable_pairs(layer, copy, layer_pairs, masks, part):
     """Returns pairs of a variable and its copy, for all variables of a layer."""
     own_masks = {id(variable_of(mask)) for mask in masks.values()}
     sources = [v for v in layer.variables if id(v) not in own_masks]
     pairs = {}
     for old, new in layer_pairs:
-        for source, target in _match(_own_variables(old), _own_variables(new)):
+        for source, target in _match(_own_variables(old), _own_variables(new), part):
             pairs[id(source)] = source, target
     missing = any(id(source) not in pairs for source in sources)
-    shapes = [tuple(v.shape) for v in sources], [tuple(v.shape) for v in copy.variables]
+    shapes = (
+        [part.shape_of(v) for v in sources],
+        [tuple(v.shape) for v in copy.variables],
+    )
     if missing or sorted(shapes[0]) != sorted(shapes[1]):
         raise ValueError(
             f"The copy of '{layer.name}' ({type(layer).__name__}) has other weights "
@@ -124,7 +150,7 @@ def _own_variables(layer):
     return [v for v in layer.variables if id(v) not in inner]
 
 
-def _match(sources, targets):
+def _match(sources, targets, part):
     """Returns pairs of variables of equal names, or of equal places, and shapes."""
     by_name = [sorted(vs, key=lambda v: v.name) for vs in (sources, targets)]
     # Variables without names have numbers that differ. Quantized layers create theirs
@@ -132,4 +158,4 @@ def _match(sources, targets):
     if [v.name for v in by_name[0]] == [v.name for v in by_name[1]]:
         sources, targets = by_name
     pairs = zip(sources, targets, strict=False)
-    return [(a, b) for a, b in pairs if tuple(a.shape) == tuple(b.shape)]
+    return [(a, b) for a, b in pairs if part.shape_of(a) == tuple(b.shape)]

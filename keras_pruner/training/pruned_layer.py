@@ -1,4 +1,6 @@
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
 import keras
 from keras import ops
@@ -15,15 +17,16 @@ from keras_pruner.backend import (
     show_view,
     track_for_tensorflow,
     unlocked,
-    views_as_stored,
 )
 from keras_pruner.config import (
+    AnyConfig,
+    LayerSettings,
     PruningConfig,
     as_config,
     merged_config,
     takes_settings,
 )
-from keras_pruner.kernels import find_all_kernels, select_kernels
+from keras_pruner.kernels import find_all_kernels, refuse_quantized, select_kernels
 from keras_pruner.masks import (
     apply_mask,
     as_mask,
@@ -33,8 +36,17 @@ from keras_pruner.masks import (
     read_state,
     write_state,
 )
+from keras_pruner.training.patched_methods import refusal, saves_variables
 
-_LAYER_ARGUMENTS = {"activity_regularizer", "autocast", "dtype", "name", "trainable"}
+_LAYER_ARGUMENTS = {
+    "activity_regularizer",
+    "autocast",
+    "dtype",
+    "input_dim",
+    "input_shape",
+    "name",
+    "trainable",
+}
 # Methods that replace a kernel, or add to it.
 _REFUSED = ("quantize", "enable_lora")
 
@@ -92,7 +104,14 @@ class PrunedLayer(keras.layers.Wrapper):
     """
 
     @takes_settings
-    def __init__(self, layer, config=None, *, kernels=None, **settings):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        config: AnyConfig = None,
+        *,
+        kernels: Sequence[str] | None = None,
+        **settings: Unpack[LayerSettings],
+    ) -> None:
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(
                 f"PrunedLayer wraps a Keras layer. Received: {layer!r} of type "
@@ -100,10 +119,10 @@ class PrunedLayer(keras.layers.Wrapper):
             )
         if isinstance(layer, PrunedLayer):
             raise ValueError(f"'{layer.name}' is wrapped for pruning already.")
-        names = _LAYER_ARGUMENTS & set(settings)
-        kwargs = {name: settings.pop(name) for name in names}
-        if settings:
-            config = merged_config(config, settings)
+        given: dict[str, Any] = dict(settings)
+        kwargs = {name: given.pop(name) for name in _LAYER_ARGUMENTS & set(given)}
+        if given:
+            config = merged_config(config, given)
         kwargs.setdefault("name", f"pruned_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
         # The layer casts its inputs itself.
@@ -120,7 +139,7 @@ class PrunedLayer(keras.layers.Wrapper):
         if layer.built and find_all_kernels(layer).kernels:
             self._add_masks()
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         try:
             # torch modules find their layers here.
             return super().__getattr__(name)
@@ -132,20 +151,20 @@ class PrunedLayer(keras.layers.Wrapper):
         return getattr(self.layer, name)
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether the layer is trainable. Setting it sets it for the layer."""
         return self.layer.trainable
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.layers.Layer.trainable.fset(self, value)
 
     @property
-    def supports_masking(self):
+    def supports_masking(self) -> bool:
         """Whether the layer supports computing a mask using `compute_mask`."""
         return self.layer.supports_masking
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._has_run:
             return super().__call__(*args, **kwargs)
         self._has_run = True
@@ -181,7 +200,7 @@ class PrunedLayer(keras.layers.Wrapper):
         if self._masked.views:
             self._add_masks()
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         if not self.layer.built:
             self.layer.build(input_shape)
             self.layer.built = True
@@ -189,10 +208,10 @@ class PrunedLayer(keras.layers.Wrapper):
             self._add_masks()
         self.built = True
 
-    def get_build_config(self):
+    def get_build_config(self) -> Any:
         return {"layer": self.layer.get_build_config()}
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict[str, Any]) -> None:
         if not self.layer.built:
             self.layer.build_from_config(config["layer"])
             self.layer.built = True
@@ -202,6 +221,7 @@ class PrunedLayer(keras.layers.Wrapper):
 
     def _add_masks(self):
         new = [k for k in self._chosen() if self.mask_of(k.variable) is None]
+        refuse_quantized(new, "PrunedLayer")
         places = [holders_of(kernel.variable, self.layer) for kernel in new]
         for kernel, holders in zip(new, places, strict=True):
             if not holders:
@@ -253,9 +273,9 @@ class PrunedLayer(keras.layers.Wrapper):
             variable.regularizer = lambda value: regularizer(view.function(value))
         for owner in {id(owner): owner for owner, _ in holders}.values():
             if "save_own_variables" not in vars(owner):
-                Patch(owner, save_own_variables=_saves_variables(owner))
+                Patch(owner, save_own_variables=saves_variables(owner))
                 refused = [name for name in _REFUSED if hasattr(owner, name)]
-                Patch(owner, **{name: _refusal(owner, name) for name in refused})
+                Patch(owner, **{name: refusal(owner, name) for name in refused})
 
     def _masked_value(self, mask, value):
         """Returns the kernel that the layer computes with, of a variable's value."""
@@ -268,7 +288,7 @@ class PrunedLayer(keras.layers.Wrapper):
         pruned = apply_mask(value, pruned)
         return masked + (pruned - ops.stop_gradient(pruned))
 
-    def mask_of(self, variable):
+    def mask_of(self, variable: keras.Variable) -> Any:
         """Returns the mask of one of the layer's kernels, or `None`."""
         variable = variable.variable if is_view(variable) else variable
         for view, mask, _ in self._masked.views:
@@ -277,7 +297,7 @@ class PrunedLayer(keras.layers.Wrapper):
         return None
 
     @property
-    def masks(self):
+    def masks(self) -> Any:
         """Dict from the path of a kernel in the layer to its mask variable."""
         found = find_all_kernels(self.layer).kernels
         masks = {kernel.path: self.mask_of(kernel.variable) for kernel in found}
@@ -290,19 +310,19 @@ class PrunedLayer(keras.layers.Wrapper):
             for number, (path, mask) in enumerate(self.masks.items())
         }
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # The wrapped layer saves its own variables.
         masks = {name: mask for name, (mask, _) in self._own_masks().items()}
         write_state(store, list(self.masks), masks, {})
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         owner = f"layer '{self.name}'"
         _, masks, _ = read_state(store, owner)
         check_variables(masks, self._own_masks(), owner)
         for name, (mask, _) in self._own_masks().items():
             mask.assign(masks[name])
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Any:
         with computed_once(self._views_in_loops()):
             return self.layer(*args, **kwargs)
 
@@ -317,24 +337,29 @@ class PrunedLayer(keras.layers.Wrapper):
         looped = {id(part) for rnn in rnns for part in all_layers(rnn)}
         return [view for view, _, owners in self._masked.views if owners & looped]
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Callable[..., Any]:
         """Returns the call unchanged: the layer recomputes itself in a `RematScope`."""
         return layer_call
 
-    def quantize(self, *args, **kwargs):
+    def check_plain_fit(self) -> None:
+        """Raises an error if it cannot train in a `fit` without a pruning callback."""
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
         # The wrapped layer says what to do instead.
         return self.layer.quantize(*args, **kwargs)
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)
 
-    def compute_mask(self, *args, **kwargs):
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_mask(*args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if self.pruning_config is not None:
             config["config"] = self.pruning_config.to_dict()
@@ -353,31 +378,6 @@ class _MaskedKernels:
 
     def __init__(self):
         self.views = []
-
-
-def _saves_variables(layer):
-    """Returns a `save_own_variables` that saves weights under masks, too."""
-    save = layer.save_own_variables
-
-    @functools.wraps(save)
-    def save_own_variables(store):
-        with views_as_stored():
-            save(store)
-
-    return save_own_variables
-
-
-def _refusal(layer, method):
-    """Returns a method that says why a layer in a wrapper lacks it."""
-
-    def refuse(*args, **kwargs):
-        raise ValueError(
-            f"Layer '{layer.name}' is in a PrunedLayer, which masks its kernel, so "
-            f"`{method}` cannot replace it. Call `plain = keras_pruner.strip(model)`, "
-            f"then `{method}` on the plain model."
-        )
-
-    return refuse
 
 
 def _symbolic(value):

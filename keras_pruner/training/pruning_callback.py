@@ -2,11 +2,12 @@
 
 import typing
 import weakref
+from typing import Any
 
 import keras
 
-from keras_pruner.config import Settings, merged_config, takes_settings
-from keras_pruner.kernels import check_built, select_in_model
+from keras_pruner.config import AnyConfig, Settings, merged_config, takes_settings
+from keras_pruner.kernels import Skipped, check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup, refuse_at_init_only
 from keras_pruner.training.fit.at_target import AtTarget
 from keras_pruner.training.fit.fit_attachment import FitAttachment
@@ -23,6 +24,7 @@ from keras_pruner.training.fit.lost_zeros import (
     warn_of_assigned_weights,
 )
 from keras_pruner.training.fit.pruning_run import PruningRun
+from keras_pruner.types import Logs
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -87,12 +89,12 @@ class PruningCallback(keras.callbacks.Callback):
     @takes_settings
     def __init__(
         self,
-        config=None,
+        config: AnyConfig = None,
         *,
-        verbose=True,
-        reapply_masks=False,
+        verbose: bool = True,
+        reapply_masks: bool = False,
         **settings: typing.Unpack[Settings],
-    ):
+    ) -> None:
         super().__init__()
         self.config = merged_config(config, settings)
         for part in (self.config, *self.config.local_configs):
@@ -113,7 +115,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._has_begun = False
         self._log_key = None
 
-    def reset(self):
+    def reset(self) -> None:
         """Forgets masks and counts, so that the next `fit` starts with new ones.
 
         Call it after you set the weights back, e.g. for the next fold of a
@@ -130,7 +132,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._detach()
         self._forget_all()
 
-    def at_target(self, callback):
+    def at_target(self, callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
         """Makes another callback ignore the epochs before the target sparsity.
 
         ```python
@@ -149,12 +151,12 @@ class PruningCallback(keras.callbacks.Callback):
         return AtTarget(self, callback)
 
     @property
-    def pruners(self):
+    def pruners(self) -> list[Any]:
         """List of the pruners; empty before training begins."""
         return [] if self._group is None else self._group.pruners
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Share of the pruned kernels' weights that are pruned and zero; in [0, 1].
 
         It is the number of zeros now, at most that of the masks, over all weights.
@@ -166,40 +168,40 @@ class PruningCallback(keras.callbacks.Callback):
         return min(group.count_zeros(), group.num_pruned) / max(1, group.num_weights)
 
     @property
-    def is_done(self):
+    def is_done(self) -> bool:
         """Whether the last mask update, which reaches the target, was made."""
         return self._group is not None and self._group.is_done
 
     @property
-    def skipped(self):
+    def skipped(self) -> tuple[Skipped, ...]:
         """Tuple of `Skipped`: the kernels that stay dense, and why."""
         return () if self._group is None else self._group.skipped
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"PruningCallback({self.config!r}, sparsity {self.sparsity:.4f})"
 
-    def __getstate__(self):
-        new = PruningCallback.__new__(PruningCallback)
+    def __getstate__(self) -> dict[str, Any]:
+        new = type(self).__new__(type(self))
         new._forget_all()
         # Keras' own attributes belong to a run, too.
         own = set(vars(new)) | set(vars(keras.callbacks.Callback()))
         return {key: value for key, value in vars(self).items() if key not in own}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         keras.callbacks.Callback.__init__(self)
         self._forget_all()
         self.__dict__.update(state)
 
     # The hooks of a run.
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         # `fit` calls this for all callbacks before it begins. So the masks exist when
         # another callback restores a checkpoint, in any order of callbacks.
         if getattr(model, "optimizer", None) is not None and model.built:
             self._attach(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         model = self.model
         if getattr(model, "optimizer", None) is None:
             raise ValueError(
@@ -213,10 +215,10 @@ class PruningCallback(keras.callbacks.Callback):
         self._has_begun = False
         self._log_key = None
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         self._detach_if_idle()
 
-    def on_predict_begin(self, logs=None):
+    def on_predict_begin(self, logs: Logs = None) -> None:
         self._detach_if_idle()
 
     def _detach_if_idle(self):
@@ -224,15 +226,15 @@ class PruningCallback(keras.callbacks.Callback):
         if not self._training:
             self._detach()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._ensure_run(epoch)
         if self._has_begun:
             self._run.check_masks()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._ensure_run(0, batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._has_begun:
             self._run.after_batch(self._synchronise)
         else:
@@ -242,7 +244,7 @@ class PruningCallback(keras.callbacks.Callback):
         group = self._group
         self._log(logs, 0.0 if group is None else group.current_sparsity_ratio)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._ensure_run(epoch)
         if self._has_begun:
             self._run.after_epoch(self._synchronise)
@@ -256,7 +258,7 @@ class PruningCallback(keras.callbacks.Callback):
             self._log_key = "kernel_sparsity" if "sparsity" in logs else "sparsity"
         logs[self._log_key] = sparsity
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._training = False
         if self._attachment is None:
             return
@@ -276,11 +278,11 @@ class PruningCallback(keras.callbacks.Callback):
             forget(model)
             self.on_fit_end(model)
 
-    def on_fit_end(self, model):
+    def on_fit_end(self, model: keras.Model) -> None:
         """Compares the zeros with the masks, after `on_train_end` of all callbacks."""
         check_zeros_at_end(self._group, self.reapply_masks)
 
-    def on_fit_failed(self, model):
+    def on_fit_failed(self, model: keras.Model) -> None:
         """Detaches after an exception ended the run."""
         self._training = False
         self._detach()
@@ -348,7 +350,7 @@ class PruningCallback(keras.callbacks.Callback):
         group, run, cached_step = self._group, self._run, self._cached_step
         is_known = self._pruned_model is not None and self._pruned_model() is model
         if not is_known:
-            group = PrunerGroup(self.config, selections)
+            group = self.make_group(selections)
         elif not group.prunes(selections):
             group = group.moved_to(selections)
         elif not self._training:
@@ -360,6 +362,14 @@ class PruningCallback(keras.callbacks.Callback):
         self._pruned_model = weakref.ref(model)
         self._fit = running_fit(model)
         watch_fit(model, self)
+
+    def make_group(self, selections: Any) -> PrunerGroup:
+        """Returns the `PrunerGroup` of a model that is new to the callback.
+
+        Args:
+            selections: List of `Selection`s.
+        """
+        return PrunerGroup(self.config, selections)
 
     def _make_way(self, model):
         """Detaches what a failed run left in a model; refuses a second callback."""

@@ -1,6 +1,8 @@
 """Keeps masks applied inside the compiled training step, in any training loop."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -13,11 +15,12 @@ from keras_pruner.backend import (
     layout_for,
     loss_scale_of,
     moving_averages,
+    newest_in_average,
     num_replicas,
     variables_trained_by,
 )
 from keras_pruner.masks import (
-    apply_mask_if_dense,
+    apply_mask,
     as_mask,
     is_packed,
     mask_variable_spec,
@@ -86,14 +89,14 @@ class PruningOptimizer(WrapperOptimizer):
 
     def __init__(
         self,
-        inner_optimizer,
-        masked_variables=(),
-        num_pruners=1,
-        states=(),
-        packed_variables=(),
-        run=None,
-        name="pruning_optimizer",
-    ):
+        inner_optimizer: keras.optimizers.Optimizer,
+        masked_variables: Iterable[int] = (),
+        num_pruners: int = 1,
+        states: Iterable[Any] = (),
+        packed_variables: Iterable[int] = (),
+        run: dict[str, Any] | None = None,
+        name: str = "pruning_optimizer",
+    ) -> None:
         super().__init__(inner_optimizer, name=name)
         self.masked_variables = tuple(int(index) for index in masked_variables)
         self.packed_variables = tuple(int(index) for index in packed_variables)
@@ -110,7 +113,13 @@ class PruningOptimizer(WrapperOptimizer):
         self._freezes = False
         self._is_stateless = False
 
-    def adopt(self, kernels, extra=(), trainables=None, freezes=False):
+    def adopt(
+        self,
+        kernels: Mapping[int, Any],
+        extra: Iterable[Any] = (),
+        trainables: Any = None,
+        freezes: bool = False,
+    ) -> None:
         """Uses existing variables. Call it before `build`.
 
         Args:
@@ -142,7 +151,7 @@ class PruningOptimizer(WrapperOptimizer):
             spec = (index, key, tuple(variable.shape), str(variable.dtype))
             self.state_specs.append(spec)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         trained = variables if self._masks else self._renumber(variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
@@ -215,12 +224,12 @@ class PruningOptimizer(WrapperOptimizer):
         )
 
     @property
-    def trained_variables(self):
+    def trained_variables(self) -> list[keras.Variable]:
         """List of the variables that the optimizer was built with."""
         return variables_trained_by(self)
 
     @property
-    def masks(self):
+    def masks(self) -> dict[int, Any]:
         """Dict from the index of a trainable variable to its mask."""
         return {int(index): self._mask_of(index) for index in self._masks}
 
@@ -229,12 +238,12 @@ class PruningOptimizer(WrapperOptimizer):
         return as_mask(self._masks[str(index)], shape)
 
     @property
-    def step(self):
+    def step(self) -> keras.Variable:
         """Applied optimizer updates since the masks were put in place."""
         return count_of(self)
 
     @property
-    def states(self):
+    def states(self) -> dict[Any, Any]:
         """Dict from (index of a trainable variable, name) to a state variable."""
         return {(i, key): self._states[f"{i}/{key}"] for i, key, *_ in self.state_specs}
 
@@ -253,24 +262,24 @@ class PruningOptimizer(WrapperOptimizer):
         }
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         if self.shows_all or keras.backend.backend() == "jax":
             return self.all_variables
         return self.inner_optimizer.variables
 
     @property
-    def all_variables(self):
+    def all_variables(self) -> list[keras.Variable]:
         """List of the inner optimizer's variables, masks, counts and states."""
         return super().variables
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         # Averages that become the weights are masked. A frozen model has none.
         if not self._freezes:
             super().finalize_variable_values(var_list)
 
     # One step.
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         variables = self.trained_variables
         if trainable_variables is not None:
             variables = list(trainable_variables)
@@ -292,7 +301,7 @@ class PruningOptimizer(WrapperOptimizer):
             shaped.append(gradient)
         # Read before the step, which may advance a schedule.
         rate = ops.cast(inner.learning_rate, "float32")
-        ticked = applied = None
+        newest, ticked, applied = newest_in_average(inner), None, None
         if not self._freezes:
             trained = self.trained_variables if self._is_stateless else None
             ticked, applied = apply_inner(
@@ -306,12 +315,15 @@ class PruningOptimizer(WrapperOptimizer):
             rate,
             is_frozen=self._freezes,
             averages=self._averages(),
+            newest=newest,
             ticked=ticked,
             applied=applied,
             accumulated_steps=innermost(inner).gradient_accumulation_steps,
         )
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+    def stateless_apply(
+        self, optimizer_variables: Any, grads: Any, trainable_variables: Any
+    ) -> Any:
         # Keras runs `apply` in a scope that maps variables to these values.
         self._is_stateless = True
         try:
@@ -321,14 +333,12 @@ class PruningOptimizer(WrapperOptimizer):
         finally:
             self._is_stateless = False
 
-    def enforce(self):
+    def enforce(self) -> None:
         """Sets the moving averages of pruned weights to zero, after a mask update."""
         averages, masks = self._averages(), self.masks
         for index in set(averages) & set(masks):
-            average = ops.convert_to_tensor(averages[index])
-            averages[index].assign(
-                apply_mask_if_dense(average, read_mask(masks[index]))
-            )
+            average, mask = averages[index], read_mask(masks[index])
+            average.assign(apply_mask(average, mask))
 
     def _averages(self):
         """Returns a dict from the index of a variable to its moving average."""
@@ -338,13 +348,13 @@ class PruningOptimizer(WrapperOptimizer):
 
     # Files.
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         save_run(self, store)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         self.run_state = load_run(self, store)
 
-    def resume_from(self, restored):
+    def resume_from(self, restored: Any) -> None:
         """Copies masks, counts and states of an optimizer that was loaded from a file.
 
         Args:
@@ -355,7 +365,7 @@ class PruningOptimizer(WrapperOptimizer):
         """
         self.run_state = take_over(self, restored)
 
-    def take_run(self, run):
+    def take_run(self, run: Any) -> None:
         """Sets the plan of a run whose variables were loaded separately.
 
         Args:
@@ -370,31 +380,19 @@ class PruningOptimizer(WrapperOptimizer):
         check_run(self, run)
         self.set_plan(run.plan)
 
-    def set_plan(self, plan):
+    def set_plan(self, plan: Any) -> None:
         """Sets the steps of the run, as plain values, to be saved with it."""
         self.restore_run(dataclasses.replace(self.run_state, plan=plan))
 
-    def restore_run(self, run_state):
+    def restore_run(self, run_state: Any) -> None:
         """Sets the whole `RunState`, e.g. after a load that failed."""
         self.run_state = run_state
 
-    def get_config(self):
-        return {
-            "name": self.name,
-            "inner_optimizer": keras.saving.serialize_keras_object(
-                self.inner_optimizer
-            ),
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
             "masked_variables": list(self.masked_variables),
             "num_pruners": self.num_pruners,
             "states": [list(spec) for spec in self.state_specs],
             "packed_variables": list(self.packed_variables),
             "run": self.run_state.to_dict(),
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        inner = keras.saving.deserialize_keras_object(
-            config.pop("inner_optimizer"), custom_objects=custom_objects
-        )
-        return cls(inner, **config)

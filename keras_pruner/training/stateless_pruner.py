@@ -1,12 +1,22 @@
 """Prunes in a training loop that keeps weights and optimizer state as plain values."""
 
+from collections.abc import Sequence
+from typing import Unpack
+
+import keras
 from keras import ops
 
-from keras_pruner.backend import applies_stateless, is_tracing, snapshot_of
-from keras_pruner.config import merged_config
+from keras_pruner.backend import (
+    applies_stateless,
+    is_tracing,
+    last_step_before_decay,
+    snapshot_of,
+)
+from keras_pruner.config import AnyConfig, Settings, merged_config
 from keras_pruner.kernels import check_built, select_in_model
 from keras_pruner.pruners import PrunerGroup
 from keras_pruner.training.fit.fit_attachment import build_optimizer
+from keras_pruner.types import Tensor
 
 
 class StatelessPruner:
@@ -49,7 +59,15 @@ class StatelessPruner:
             is TensorFlow, where Keras has no `stateless_apply`.
     """
 
-    def __init__(self, model, optimizer, config=None, *, total_steps=None, **settings):
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        config: AnyConfig = None,
+        *,
+        total_steps: int | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
         if not applies_stateless():
             raise ValueError(
                 "Keras has no `stateless_apply` on TensorFlow. Call the hooks of "
@@ -64,7 +82,10 @@ class StatelessPruner:
                 "StatelessPruner keeps the masks in the optimizer, but the model has "
                 "`PrunedLayer`s, which have their own. Use the layers without them."
             )
-        self.group.schedule_open_steps(total_steps)
+        latest_end = None
+        if total_steps is not None:
+            latest_end = last_step_before_decay(optimizer, 0, 0, total_steps)
+        self.group.schedule_open_steps(total_steps, latest_end=latest_end)
         self.group.begin()
         self.optimizer = build_optimizer(model, optimizer, self.group)
         self._weights = list(model.trainable_variables)
@@ -76,18 +97,22 @@ class StatelessPruner:
         self._steps_per_call = None
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Zeroed weights / weights, over all kernels that are pruned; in [0, 1)."""
         return self.group.current_sparsity_ratio
 
-    def values(self):
+    def values(self) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the values of the variables: trainable ones, the optimizer's."""
         return (
             list(map(snapshot_of, self._weights)),
             list(map(snapshot_of, self.optimizer.variables)),
         )
 
-    def update(self, trainable_variables, optimizer_variables):
+    def update(
+        self,
+        trainable_variables: Sequence[Tensor],
+        optimizer_variables: Sequence[Tensor],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Makes the masks that are due. Call it before each step.
 
         It reads the count of steps, which waits for the device, only when an update may
@@ -111,7 +136,11 @@ class StatelessPruner:
             return trainable_variables, optimizer_variables
         return self._update(trainable_variables, optimizer_variables)
 
-    def end(self, trainable_variables, optimizer_variables):
+    def end(
+        self,
+        trainable_variables: Sequence[Tensor],
+        optimizer_variables: Sequence[Tensor],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Makes a last update if it is due, and assigns all values to the variables.
 
         It warns if the target was not reached. Assign the non-trainable values
@@ -190,5 +219,5 @@ class StatelessPruner:
         kinds = [tuple if isinstance(old, tuple) else list for old in lists]
         return kinds[0](weights), kinds[1](slots)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"StatelessPruner({self.group!r})"

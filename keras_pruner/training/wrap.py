@@ -3,11 +3,15 @@
 import dataclasses
 import typing
 
+import keras
+
 from keras_pruner.comparison import check_copy
 from keras_pruner.config import (
+    AnyConfig,
     PruningConfig,
     Settings,
     merged_config,
+    refuse_overlaps,
     rename_keys,
     takes_settings,
 )
@@ -19,6 +23,7 @@ from keras_pruner.kernels import (
 )
 from keras_pruner.training.cloning import copy_model, copy_of, is_graph
 from keras_pruner.training.pruned_layer import PrunedLayer
+from keras_pruner.types import Data
 
 # Settings that choose kernels and say nothing about how these are pruned.
 _CHOICES = {"include", "exclude", "layer_types"}
@@ -26,13 +31,13 @@ _CHOICES = {"include", "exclude", "layer_types"}
 
 @takes_settings
 def wrap(
-    model,
-    config=None,
+    model: keras.Model,
+    config: AnyConfig = None,
     *,
-    check=True,
-    inputs=None,
+    check: bool = True,
+    inputs: Data = None,
     **settings: typing.Unpack[Settings],
-):
+) -> keras.Model:
     """Returns a copy of a model whose prunable layers are wrapped for pruning.
 
     The copy has the same weights and is not compiled; the original model is unchanged.
@@ -75,7 +80,9 @@ def wrap(
         )
     given = rename_keys((config if isinstance(config, dict) else {}) | settings)
     is_open = not isinstance(config, PruningConfig) and _CHOICES >= set(given)
-    selections = select_kernels(model, merged_config(config, settings))
+    merged = merged_config(config, settings)
+    refuse_overlaps(merged, "wrap")
+    selections = select_kernels(model, merged)
     selection_of = {
         id(kernel.variable): selection
         for selection in selections

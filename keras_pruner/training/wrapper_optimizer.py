@@ -1,16 +1,21 @@
 """Defines the base of an optimizer that wraps the user's own."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
 import keras
+
+from keras_pruner.types import Tensor
 
 
 def _inner_setting(name, default=None):
     """Returns a property: a setting that every optimizer of Keras has."""
 
-    def get(self):
+    def get(self) -> Any:
         inner = vars(self).get("inner_optimizer")
         return default if inner is None or not self._inherits else getattr(inner, name)
 
-    def set_(self, value):
+    def set_(self, value: Any) -> None:
         inner = vars(self).get("inner_optimizer")
         # Keras' constructor sets its defaults, before there is an inner optimizer.
         if inner is not None:
@@ -55,7 +60,9 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     use_ema = _inner_setting("use_ema", False)
     weight_decay = _inner_setting("weight_decay")
 
-    def __init__(self, inner_optimizer, name=None):
+    def __init__(
+        self, inner_optimizer: keras.optimizers.Optimizer, name: str | None = None
+    ) -> None:
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
             raise TypeError(
                 "`inner_optimizer` must be a keras.optimizers.Optimizer. "
@@ -67,20 +74,20 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         self.gets_pairs = False
         self.inner_optimizer = inner_optimizer
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         # Keras must not add averages or sums to the wrapper, too.
         self._inherits = False
         super().build(variables)
         self._inherits = True
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # Python calls this for names that the wrapper lacks.
         inner = vars(self).get("inner_optimizer")
         if inner is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
         return getattr(inner, name)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Tensor) -> None:
         inner = vars(self).get("inner_optimizer")
         is_own = name in vars(self) or hasattr(type(self), name)
         if inner is None or is_own or not hasattr(inner, name):
@@ -89,34 +96,50 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             setattr(inner, name, value)
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         return super().variables + self.inner_optimizer.variables
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Tensor) -> Tensor:
         return self.inner_optimizer.scale_loss(loss)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self, var_list: Any = None, var_names: Any = None
+    ) -> None:
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
-    def apply_gradients(self, grads_and_vars):
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
         self.gets_pairs = True
         try:
             super().apply_gradients(grads_and_vars)
         finally:
             self.gets_pairs = False
         return self.iterations
+
+    def get_config(self) -> dict[str, Any]:
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        return {"name": self.name, "inner_optimizer": inner}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> Self:
+        config = dict(config)
+        inner = keras.saving.deserialize_keras_object(
+            config.pop("inner_optimizer"), custom_objects=custom_objects
+        )
+        return cls(inner, **config)

@@ -707,7 +707,7 @@ def test_global_l2_scores_compiled_equal_eager_to_the_last_bit():
     generator = np.random.default_rng(0)
     config = PruningConfig(criterion="magnitude", allocation="global_l2")
     kernel = Kernel("a", None, dense_layout((64, 48)))
-    unit = Unit([0], [kernel], [None], config.pattern)
+    unit = Unit([0], [kernel], [None], [config.pattern])
 
     def scores(weight):
         return score_groups(config, unit, [weight], [ops.abs(weight)])

@@ -5,11 +5,11 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, value_of
+from conftest import BACKEND, slow_on_tensorflow, value_of
 from keras import ops
 
 from keras_pruner import CRITERIA, KerasBasePruner, PruningConfig
-from keras_pruner.backend import FunctionCache
+from keras_pruner.backend import FunctionCache, GradientMoment
 
 WEIGHT = [[1, -2], [3, 0.5]]
 # Times WEIGHT: [[2, -2], [-3, 2]] and [[1, 0], [6, -1]].
@@ -18,6 +18,7 @@ SECOND = [[1, 0], [2, -2]]
 
 FAST = {"learning_rate": 0.1}
 SOFT = {"soft": True, "penalty": 0.4}
+NO_DAMPING = {"damping": 0.0}
 
 # Criterion, arguments, pattern, gradients, scores.
 GOLDEN = [
@@ -28,6 +29,22 @@ GOLDEN = [
     ("snip", {}, "1x1", [FIRST, SECOND], [[1, 0], [6, 1]]),
     ("snip_momentum", {}, "1x1", [FIRST, SECOND], [[2.8, 1.8], [8.7, 2.8]]),
     ("fisher", {"decay": 0.5}, "1x1", [FIRST, SECOND], [[1.5, 1], [20.25, 1.5]]),
+    # v is [[2.5, 0.5], [2.5, 10]], and its mean 3.875.
+    # Mean squares of 2.5, 0.5, 2.5 and 10, whose mean is 3.875.
+    (
+        "second_moment",
+        NO_DAMPING,
+        "1x1",
+        [FIRST, SECOND],
+        [[1.581139, 2.828427], [14.230249, 0.790569]],
+    ),
+    (
+        "second_moment",
+        {},
+        "1x1",
+        [FIRST, SECOND],
+        [[1.699264, 3.76829], [15.29338, 0.805741]],
+    ),
     ("movement", FAST, "1x1", [FIRST, SECOND], [[-0.3, 0.2], [-0.3, -0.1]]),
     # The sigmoid of 0 has the slope 1/4.
     ("movement", FAST | SOFT, "1x1", [FIRST], [[-0.21, 0.19], [0.29, -0.21]]),
@@ -39,6 +56,18 @@ GOLDEN = [
 ]
 
 
+class MeanOfSquares:
+    """An optimizer of another kind, which keeps half of the mean of squares."""
+
+    def __init__(self):
+        self.squares = {}
+
+    def second_moment_of(self, variable):
+        squares = self.squares.get(variable.name, [0 * value_of(variable)])
+        slot = ops.convert_to_tensor(np.mean(squares, axis=0) / 2, "float32")
+        return GradientMoment(slot, steps=10 * len(squares), weight=0.5)
+
+
 def pruner_of(kernels, criterion, **settings):
     """A pruner of variables with the given values, by name."""
     modules = {
@@ -46,13 +75,17 @@ def pruner_of(kernels, criterion, **settings):
         for name, value in kernels.items()
     }
     config = {"begin_step": 0, "end_step": 0, "target_sparsity": 0.5}
-    return KerasBasePruner(config | {"criterion": criterion} | settings, modules)
+    pruner = KerasBasePruner(config | {"criterion": criterion} | settings, modules)
+    pruner.attach_optimizer(MeanOfSquares())
+    return pruner
 
 
 def show(pruner, gradients):
     """Shows gradients to a pruner as a loop would, without any step."""
     gradients = {n: np.asarray(g, "float32") for n, g in gradients.items()}
     tensors = {n: ops.convert_to_tensor(g) for n, g in gradients.items()}
+    for name, gradient in gradients.items():
+        pruner.optimizer.squares.setdefault(name, []).append(gradient**2)
     pruner.on_before_optimizer_step(tensors)
     pruner.on_after_optimizer_step()
 
@@ -121,6 +154,9 @@ def reference(name, weight, gradients, groups):
         return np.abs(gradients[-1])
     if name == "snip":
         return np.abs(products[-1])
+    if name == "second_moment":
+        squares = np.mean(np.square(gradients), axis=0)
+        return weight**2 * np.sqrt(squares + 0.1 * squares.mean())
     if name == "retrain_free":
         return sum(total**2 for total in sums)
     for gradient, product, total in zip(gradients, products, sums, strict=True):
@@ -159,6 +195,7 @@ def learned(name, pattern, shape):
 SHAPES = {"dense": (8, 6), "conv": (3, 2, 4, 6)}
 LEARNING = [
     *((n, "1x1", "conv") for n in ("gradient", "snip", "snip_momentum", "fisher")),
+    *(("second_moment", pattern, "conv") for pattern in PATTERNS),
     *((n, "2x2", "conv") for n in ("movement", "soft movement")),
     *(("block_mask", pattern, "conv") for pattern in PATTERNS),
     *(("taylor", pattern, shape) for pattern in PATTERNS for shape in SHAPES),
@@ -175,7 +212,12 @@ def test_learned_scores_equal_numpy(name, pattern, shape):
 
 
 @pytest.mark.parametrize(
-    "name, pattern", [("snip", "2x2"), *(("taylor", pattern) for pattern in PATTERNS)]
+    "name, pattern",
+    [
+        ("snip", "2x2"),
+        ("second_moment", "2x2"),
+        *(("taylor", pattern) for pattern in PATTERNS),
+    ],
 )
 def test_learned_masks_equal_numpy(name, pattern):
     pruner, groups, expected = learned(name, pattern, SHAPES["conv"])
@@ -262,6 +304,7 @@ def fed_pruner(name, arguments, pattern, **settings):
 ALL = [(name, arguments, pattern) for name, arguments, pattern, *_ in GOLDEN]
 
 
+@slow_on_tensorflow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize("name, arguments, pattern", ALL)
 def test_eager_and_compiled_scores_and_masks_are_equal(name, arguments, pattern):
@@ -327,6 +370,12 @@ def test_arguments_survive_a_config():
             {"seed": 0.5},
             TypeError,
             "`seed` must be an integer. .*: 0.5",
+        ),
+        (
+            "second_moment",
+            {"damping": -1},
+            ValueError,
+            "`damping` must be finite and >= 0. Received: -1",
         ),
         ("synflow", {"num_rounds": 0}, ValueError, "`num_rounds` must be >= 1. .*: 0"),
         ("synflow", {"num_rounds": 1.5}, TypeError, "`num_rounds` must be an integer"),

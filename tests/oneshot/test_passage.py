@@ -4,6 +4,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+from conftest import slow_on_tensorflow
 from keras import layers, ops
 
 from keras_pruner import prune_one_shot
@@ -136,6 +137,7 @@ def test_files_hold_what_memory_does_not_and_are_deleted(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@slow_on_tensorflow
 def test_kept_activations_change_no_result(monkeypatch):
     model, batch = nested()
     kept, _ = prune_one_shot(model, batch, 0.6, verbose=False, batch_size=4)

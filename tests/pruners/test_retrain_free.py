@@ -11,7 +11,7 @@ from linear import PATHS, A, B, gradients, linear_model, lowest, train
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_pruner.backend import CompiledFunction
-from keras_pruner.pruners.methods.retrain_free import rearrange
+from keras_pruner.pruners.methods.gradual.retrain_free import rearrange
 
 pytestmark = pytest.mark.usefixtures("eager_masks")
 

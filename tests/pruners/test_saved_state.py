@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, value_of
+from conftest import BACKEND, build_mlp, slow_on_tensorflow, value_of
 from keras import ops
 
 from keras_pruner import KerasBasePruner
@@ -86,6 +86,7 @@ def check_equal(one, two):
         np.testing.assert_array_equal(mine, other)
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("stop", [1, 6])
 @pytest.mark.parametrize("name", PRUNERS)
 def test_resumed_loop_ends_bit_for_bit_as_the_whole_one(name, stop):
@@ -117,7 +118,10 @@ def test_state_goes_through_files():
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("name", ["basic", "gradients", "rigl", "dense"])
+@pytest.mark.parametrize(
+    "name",
+    ["basic", "gradients", pytest.param("rigl", marks=pytest.mark.slow), "dense"],
+)
 def test_tensorflow_checkpoint_resumes_bit_for_bit(name, tmp_path):
     import tensorflow as tf
 

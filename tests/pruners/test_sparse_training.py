@@ -23,6 +23,7 @@ from linear import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_pruner import create_pruners
+from keras_pruner.pruners import PRUNERS
 
 pytestmark = pytest.mark.usefixtures("eager_masks")
 
@@ -216,14 +217,23 @@ GROWN = {
 )
 def test_acdc_alternates_and_ends_compressed(end, expected):
     settings = dict(pruning_type="acdc", end_step=end, frequency=2, target_sparsity=0.5)
-    pruner, _ = pruner_of({"w": RAMP}, **settings)
+    pruner, _ = pruner_of({"w": RAMP}, schedule="constant", **settings)
     assert pruner.scheduler.last_update == list(expected)[-1]
     assert {now: pruner.sparsity_at(now) for now in expected} == expected
 
 
+def test_compressed_phases_of_acdc_grow_with_the_schedule():
+    settings = dict(pruning_type="acdc", schedule="linear", target_sparsity=0.5)
+    pruner, _ = pruner_of({"w": RAMP}, end_step=8, frequency=2, **settings)
+    expected = {0: 0, 2: 0, 4: 0.25, 6: 0, 8: 0.5}
+    assert {now: pruner.sparsity_at(now) for now in expected} == expected
+    config, _ = PRUNERS["acdc"].complete({"pruning_type": "acdc"})
+    assert config.schedule.name == "polynomial"
+
+
 def test_acdc_in_fit_frees_weights_from_zero_without_slots():
     settings = dict(pruning_type="acdc", allocation="uniform", target_sparsity=0.5)
-    settings |= dict(begin_step=0, end_step=10, frequency=2)
+    settings |= dict(schedule="constant", begin_step=0, end_step=10, frequency=2)
     _, before, after = train(linear_model(Adam(0.02)), 12, **settings)
     assert after.sparsities == [0, 0, 0.5, 0.5] * 3 + [0.5]
     for now, _, start, old, new, _ in history(before, after, since=1):
@@ -358,3 +368,33 @@ def test_sr_ste_decays_by_the_loss_before_it_was_scaled(case):
         dense = first.states["dense"]
         expected = np.where(first.mask, dense, dense * 0.95**num_steps)
         assert_allclose(last.states["dense"], expected, rtol=1e-5)
+
+
+# The division over the kernels.
+
+
+@pytest.mark.parametrize("name", ["ste", "sr_ste", "top_kast"])
+def test_norms_of_hidden_weights_divide_nothing(name):
+    # Divided by the norms 3.9 and 8.3, 2.5 would rank above 4.5.
+    values = {"a": [[3, 2.5, 0.1, 0]], "b": [[5, 4.5, 2, 2, 2, 2, 2, 2]]}
+    pruner, a, b = pruner_of(values, pruning_type=name, target_sparsity=0.75)
+    pruner.on_step_begin(0)
+    assert_array_equal(value_of(a), [[3, 0, 0, 0]])
+    assert_array_equal(value_of(b), [[5, 4.5, 0, 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("name", ["ste", "sr_ste", "top_kast"])
+@pytest.mark.parametrize(
+    "settings, allocation",
+    [
+        ({}, "global"),
+        ({"criterion": "fisher"}, "global"),
+        ({"criterion": "random"}, "erk"),
+        ({"pattern": "1x4"}, "erk"),
+        ({"allocation": "global_l2"}, "global_l2"),
+        ({"allocation": "uniform"}, "uniform"),
+    ],
+)
+def test_allocation_of_straight_through_pruners(name, settings, allocation):
+    config, _ = PRUNERS[name].complete({"pruning_type": name} | settings)
+    assert config.allocation.name == allocation

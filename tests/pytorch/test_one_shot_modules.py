@@ -62,6 +62,7 @@ def check_untouched(module, before, modes):
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
+@pytest.mark.slow
 def test_outputs_stay_where_magnitude_loses_them():
     module, x = build().train(), smooth(192)
     module[3].eval()
@@ -321,6 +322,7 @@ def test_patterns(pattern):
     assert all(row["sparsity"] == 0.5 for row in report.rows())
 
 
+@pytest.mark.slow
 def test_sequences_attention_and_half_precision():
     class Net(nn.Module):
         def __init__(self):

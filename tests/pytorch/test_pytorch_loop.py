@@ -597,6 +597,8 @@ def test_gradients_may_be_given_by_name():
         {"pruning_type": "rigl"},
         {"pruning_type": "ste"},
         {"pruning_type": "str"},
+        {"pruning_type": "st3"},
+        {"pruning_type": "feather"},
         {"pruning_type": "lottery_ticket"},
         {"pruning_type": "progressive", "pattern": "4x1"},
         {"regularizer": "growing_l1", "regularizer_strength": 0.1},

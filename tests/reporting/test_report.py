@@ -280,6 +280,7 @@ def test_plotted_schedule_is_that_of_a_run(config):
 
 def test_plotted_phases_of_acdc():
     config = {"pruning_type": "acdc", "target_sparsity": 0.75, "frequency": 10}
+    config["schedule"] = "constant"
     steps, sparsities = drawn(config, 80)
     assert steps == [0, 10, 20, 30, 40, 50, 60, 80]
     assert sparsities == [0, 0, 0.75, 0, 0.75, 0, 0.75, 0.75]

@@ -5,10 +5,18 @@ import csv
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, compile_mlp, kernels_of, value_of
+from conftest import (
+    BACKEND,
+    build_mlp,
+    compile_mlp,
+    kernels_of,
+    slow_on_tensorflow,
+    value_of,
+)
 
 import keras_pruner
 from keras_pruner import PruningCallback, PruningConfig, PruningOptimizer
+from keras_pruner.backend import last_step_before_decay
 
 TARGET = 122  # round(0.8 * 152)
 
@@ -227,6 +235,82 @@ def test_settings_are_derived_and_said_in_one_line(data, capsys):
     ]
 
 
+def steps_with(rate, data, **settings):
+    """The chosen end of a run of 24 steps, and the line that says it."""
+    x, y = data
+    model = compile_mlp(optimizer=keras.optimizers.SGD(rate))
+    pruning = PruningCallback(target_sparsity=0.8, **settings)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[pruning])
+    return pruning.pruners[0].scheduler.end
+
+
+def drops(steps):
+    return keras.optimizers.schedules.PiecewiseConstantDecay(steps, [1.0, 0.1, 0.01])
+
+
+@slow_on_tensorflow
+def test_pruning_ends_before_the_learning_rate_is_low(data):
+    assert steps_with(0.1, data) == 18
+    # A rate counts as low at an eighth of the highest.
+    assert steps_with(drops([11, 20]), data) == 11
+    assert steps_with(drops([19, 20]), data) == 18
+    cosine = keras.optimizers.schedules.CosineDecay
+    assert steps_with(cosine(0.1, 24), data) == 18
+    assert steps_with(cosine(0.1, 12), data) == 9
+    warm = cosine(0.0, 12, warmup_target=0.1, warmup_steps=6)
+    assert steps_with(warm, data) == 15
+    # A step that you choose stays.
+    assert steps_with(drops([11, 20]), data, end_step=16) == 16
+    # Rewinding sets the schedule back, so the rate is high in every part.
+    assert steps_with(drops([11, 20]), data, pruning_type="lottery_ticket") == 20
+
+
+def test_a_rate_that_never_becomes_low_ends_nothing():
+    rate = keras.optimizers.schedules.CosineDecay(1.0, 10, alpha=0.2)
+    assert last_step_before_decay(keras.optimizers.SGD(rate), 0, 0, 20) is None
+
+
+class Branches(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate with a branch, which counts how often Python runs one."""
+
+    def __init__(self):
+        self.runs = 0
+
+    def __call__(self, step):
+        return keras.ops.cond(step < 12, self.rate(1.0), self.rate(0.01))
+
+    def rate(self, value):
+        def branch():
+            self.runs += 1
+            return keras.ops.convert_to_tensor(value)
+
+        return branch
+
+
+def test_reading_the_rate_compiles_no_branch():
+    rate = Branches()
+    assert last_step_before_decay(keras.optimizers.SGD(rate), 0, 0, 100) == 11
+    assert rate.runs == 101
+
+
+def test_a_second_fit_reads_the_schedule_where_the_first_stopped(data):
+    x, y = data
+    model = compile_mlp(optimizer=keras.optimizers.SGD(drops([30, 60])))
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0)
+    pruning = PruningCallback(target_sparsity=0.8)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[pruning])
+    assert pruning.pruners[0].scheduler.end == 30 - 24
+
+
+def test_the_line_of_a_run_says_why_it_ends_early(data, capsys):
+    x, y = data
+    model = compile_mlp(optimizer=keras.optimizers.SGD(drops([11, 20])))
+    pruning = PruningCallback(target_sparsity=0.8)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=2, callbacks=[pruning])
+    said = capsys.readouterr().out
+    assert "steps 0 to 11 every 1 of 24 steps; the learning rate is low after" in said
+
+
 def test_sparsity_is_in_history_csv_and_batch_logs(data, tmp_path):
     model = compile_mlp(optimizer=adam())
     seen = []
@@ -284,6 +368,27 @@ def test_learning_rate_callbacks_reach_the_users_optimizer(data):
     ]
     model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=callbacks)
     assert float(value_of(model.optimizer.learning_rate)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("rates", "settings", "warns"),
+    [
+        ([1e-2, 1e-3, 1e-3, 1e-3], {}, True),
+        ([1e-3, 1e-2, 2e-3, 2e-3], {}, False),
+        ([1e-2, 1e-2, 1e-2, 1e-3], {}, False),
+        ([1e-2, 1e-3, 1e-3, 1e-3], {"end_step": 18}, False),
+    ],
+)
+def test_a_rate_that_a_callback_lowers_too_early_is_told(
+    rates, settings, warns, data, caplog
+):
+    model = compile_mlp(optimizer=adam())
+    x, y = data
+    pruning = PruningCallback(target_sparsity=0.8, verbose=False, **settings)
+    lower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[lower, pruning])
+    told = "The learning rate fell from 0.01 to 0.001, and masks change until step 18"
+    assert caplog.text.count(told) == caplog.text.count("learning rate fell") == warns
 
 
 def test_local_configs_prune_each_layer_by_its_own(data):

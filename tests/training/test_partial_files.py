@@ -18,7 +18,10 @@ from conftest import build_mlp
 
 from keras_pruner import BackupAndResume, load_weights, save_model, save_weights
 from keras_pruner.training.saving import partial_files
-from keras_pruner.training.saving.partial_files import write_in_one_step
+from keras_pruner.training.saving.partial_files import (
+    write_in_one_step,
+    write_together,
+)
 
 SAVERS = {"model.keras": save_model, "model.weights.h5": save_weights}
 
@@ -267,3 +270,57 @@ def test_finished_backup_leaves_nothing(tmp_path):
     backup.set_model(build_mlp())
     backup.on_train_end()
     assert os.listdir(tmp_path) == []
+
+
+def write_pair(path, content="new"):
+    with write_together(path) as partial:
+        partial.write_text(content)
+        partial.with_suffix(".bin").write_text(content)
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path):
+    path = tmp_path / "model.xml"
+    write_pair(path, "old")
+    write_pair(path)
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"new"}
+
+
+def test_a_failure_while_several_files_are_moved_undoes_it(tmp_path, monkeypatch):
+    path = tmp_path / "model.xml"
+    write_pair(path, "old")
+    replace = os.replace
+
+    def fails_for_the_target(source, target):
+        if str(target) == str(path) and "new" in str(source):
+            raise OSError(errno.ENOSPC, "no room")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_target)
+    with pytest.raises(OSError, match="no room"):
+        write_pair(path)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"old"}
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "model"
+    for content in ("old", "new"):
+        with write_together(path) as partial:
+            partial.mkdir()
+            (partial / content).write_text(content)
+    assert os.listdir(path) == ["new"] and os.listdir(tmp_path) == ["model"]
+    with pytest.raises(RuntimeError, match="fails"), write_together(path) as partial:
+        partial.mkdir()
+        raise RuntimeError("fails")
+    assert os.listdir(path) == ["new"] and os.listdir(tmp_path) == ["model"]
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path):
+    path = tmp_path / "model.xml"
+    left = partial_of(path, dead_process())
+    left.unlink()
+    (left / "new").mkdir(parents=True)
+    write_pair(path)
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]

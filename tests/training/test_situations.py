@@ -7,7 +7,14 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, compile_mlp, kernels_of, value_of
+from conftest import (
+    BACKEND,
+    build_mlp,
+    compile_mlp,
+    kernels_of,
+    slow_on_tensorflow,
+    value_of,
+)
 from keras import layers, ops
 
 from keras_pruner import PruningCallback, PruningConfig, report, strip, wrap
@@ -415,6 +422,7 @@ def test_combined_model_of_a_frozen_discriminator(data):
     assert (zeros_of(generator), zeros_of(judge)) == (TARGET, 0)
 
 
+@slow_on_tensorflow
 def test_cross_validation_sweep_and_ensemble_share_a_callback(data):
     pruning = PruningCallback(target_sparsity=TARGET, verbose=False)
     models = [compile_mlp(), compile_mlp()]

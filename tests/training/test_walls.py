@@ -7,7 +7,14 @@ import keras
 import numpy as np
 import pytest
 from absl import logging
-from conftest import BACKEND, build_mlp, compile_mlp, kernels_of, value_of
+from conftest import (
+    BACKEND,
+    build_mlp,
+    compile_mlp,
+    kernels_of,
+    slow_on_tensorflow,
+    value_of,
+)
 
 import keras_pruner
 from keras_pruner import PruningCallback, PruningOptimizer
@@ -300,6 +307,7 @@ def test_kernels_without_gradient_are_pruned_if_asked(data, warnings):
 
 
 @without_jax
+@slow_on_tensorflow
 @pytest.mark.parametrize("pruning_type", ["basic", "set"])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_wrapper_without_gradient_computes_dense(at_once, pruning_type, data):
@@ -444,6 +452,7 @@ def test_freezing_and_compiling_in_the_middle_of_a_fit(data):
     assert callback.sparsity == 19 / 24
 
 
+@slow_on_tensorflow
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX never runs a step eagerly")
 def test_freezing_in_an_eager_fit_leaves_the_frozen_weights(data):
     kept = {}

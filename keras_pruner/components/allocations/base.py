@@ -1,6 +1,8 @@
 """Defines the base class of allocations, and their registry."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from keras_pruner.kernels import KernelLayout
 from keras_pruner.registry import Component, Registry
@@ -26,15 +28,15 @@ class KernelPlan:
     coupled: tuple = ()
 
     @property
-    def layouts(self):
+    def layouts(self) -> tuple[KernelLayout, ...]:
         return (self.layout, *self.coupled)
 
     @property
-    def num_weights(self):
+    def num_weights(self) -> int:
         return sum(layout.size for layout in self.layouts)
 
     @property
-    def can_be_empty(self):
+    def can_be_empty(self) -> bool:
         """Whether no weight is left if all groups are pruned."""
         return self.num_groups * self.group_size == self.num_weights
 
@@ -68,15 +70,17 @@ class Allocation(Component):
     is_absolute = False
     # Whether it rounds each kernel's count by itself, instead of the total.
     rounds_each_kernel = False
+    # Whether kernels without a cap make up for those that a cap keeps from their count.
+    keeps_total = True
     # Whether groups are ranked within each output of a kernel; see `PerOutput`.
     ranks_within_outputs = False
     # Norm by which a kernel's scores are divided before a ranking: `"l2"` or `None`.
-    normalize = None
+    normalize: str | None = None
 
-    def check(self, config):
+    def check(self, config: Any) -> None:
         """Raises a `ValueError` if it cannot work with a `PruningConfig`."""
 
-    def relative_densities(self, plans):
+    def relative_densities(self, plans: Sequence[KernelPlan]) -> Sequence[float]:
         """Returns one positive float per kernel.
 
         Args:

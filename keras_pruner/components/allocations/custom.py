@@ -1,7 +1,14 @@
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import keras
 
 from keras_pruner.checks import check_in_range, shown
-from keras_pruner.components.allocations.base import Allocation, register_allocation
+from keras_pruner.components.allocations.base import (
+    Allocation,
+    KernelPlan,
+    register_allocation,
+)
 from keras_pruner.kernels import check_regex, matches_path
 
 
@@ -21,7 +28,7 @@ class Custom(Allocation):
 
     is_absolute = True
 
-    def __init__(self, sparsities):
+    def __init__(self, sparsities: Mapping[str, float] | Callable[..., float]) -> None:
         if isinstance(sparsities, dict):
             for key in sparsities:
                 check_regex(key, "allocation")
@@ -36,7 +43,9 @@ class Custom(Allocation):
             )
         self.sparsities = sparsities
 
-    def kernel_sparsities(self, target, plans):
+    def kernel_sparsities(
+        self, target: float, plans: Sequence[KernelPlan]
+    ) -> Sequence[float]:
         """Returns one sparsity per kernel.
 
         Args:
@@ -62,7 +71,7 @@ class Custom(Allocation):
             for p in plans
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         if callable(self.sparsities):
             raise ValueError(
                 "An allocation made of a function cannot be saved. Give the sparsities "
@@ -70,13 +79,13 @@ class Custom(Allocation):
             )
         return {"sparsities": dict(self.sparsities)}
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.sparsities == other.sparsities
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(Custom)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Custom({self.sparsities!r})"
 
 

@@ -1,6 +1,11 @@
 import math
+from collections.abc import Sequence
 
-from keras_pruner.components.allocations.base import Allocation, register_allocation
+from keras_pruner.components.allocations.base import (
+    Allocation,
+    KernelPlan,
+    register_allocation,
+)
 
 
 @register_allocation("erk")
@@ -17,7 +22,7 @@ class ERK(Allocation):
         [Rigging the lottery, Evci et al., 2020](https://arxiv.org/abs/1911.11134)
     """
 
-    def relative_densities(self, plans):
+    def relative_densities(self, plans: Sequence[KernelPlan]) -> Sequence[float]:
         return [
             sum(sum(layout.dimensions) for layout in plan.layouts)
             / sum(math.prod(layout.dimensions) for layout in plan.layouts)

@@ -1,3 +1,5 @@
+from typing import Any
+
 from keras_pruner.checks import check_choice
 from keras_pruner.components.allocations.base import Allocation, register_allocation
 
@@ -13,11 +15,11 @@ class Global(Allocation):
 
     ranks_jointly = True
 
-    def __init__(self, normalize=None):
+    def __init__(self, normalize: str | None = None) -> None:
         check_choice(normalize, "`normalize`", (None, "l2"))
         self.normalize = normalize
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"normalize": self.normalize}
 
 
@@ -25,8 +27,8 @@ class Global(Allocation):
 class GlobalL2(Global):
     """Ranks as `Global(normalize="l2")` does, under a name of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(normalize="l2")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}

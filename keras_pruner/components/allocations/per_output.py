@@ -1,3 +1,5 @@
+from typing import Any
+
 from keras_pruner.components.allocations.base import register_allocation
 from keras_pruner.components.allocations.uniform import Uniform
 
@@ -17,7 +19,7 @@ class PerOutput(Uniform):
 
     ranks_within_outputs = True
 
-    def check(self, config):
+    def check(self, config: Any) -> None:
         if not config.pattern.keeps_outputs:
             raise ValueError(
                 "Allocation 'per_output' ranks groups within each output, but the "

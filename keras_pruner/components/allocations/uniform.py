@@ -1,4 +1,10 @@
-from keras_pruner.components.allocations.base import Allocation, register_allocation
+from collections.abc import Sequence
+
+from keras_pruner.components.allocations.base import (
+    Allocation,
+    KernelPlan,
+    register_allocation,
+)
 
 
 @register_allocation("uniform", "local")
@@ -11,5 +17,5 @@ class Uniform(Allocation):
 
     rounds_each_kernel = True
 
-    def relative_densities(self, plans):
+    def relative_densities(self, plans: Sequence[KernelPlan]) -> Sequence[float]:
         return [1.0] * len(plans)

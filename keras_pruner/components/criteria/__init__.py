@@ -7,7 +7,7 @@ from keras_pruner.components.criteria.base import (
     register_criterion,
 )
 from keras_pruner.components.criteria.block_mask import BlockMask
-from keras_pruner.components.criteria.fisher import Fisher
+from keras_pruner.components.criteria.fisher import Fisher, SecondMoment
 from keras_pruner.components.criteria.gradient import Gradient
 from keras_pruner.components.criteria.grasp import Grasp
 from keras_pruner.components.criteria.lamp import Lamp
@@ -32,6 +32,7 @@ __all__ = [
     "Movement",
     "Random",
     "RetrainFree",
+    "SecondMoment",
     "Snip",
     "SnipMomentum",
     "SynFlow",

@@ -1,7 +1,12 @@
 """Defines the base classes of criteria, and their registry."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from keras_pruner.checks import check_in_range
+from keras_pruner.kernels import ScoredKernel
 from keras_pruner.registry import Component, Registry
+from keras_pruner.types import Pool, Tensor
 
 
 class Criterion(Component):
@@ -13,9 +18,13 @@ class Criterion(Component):
 
     # What its memory is made from: `None` for no memory, `"gradients"` of the loss,
     # `"flow"` through a model of absolute weights without data, or `"activations"`.
-    needs = None
+    # `"second_moment"`: the memory is the running mean of squared gradients that the
+    # optimizer keeps. An update reads it, and also passes its mean over all kernels.
+    needs: str | None = None
+    # Name of the criterion that scores while the optimizer has no second moment.
+    stand_in = "magnitude"
     # Name of the allocation if the config names none; `None` leaves it to the pattern.
-    default_allocation = None
+    default_allocation: str | None = None
     # Whether scores of different kernels are comparable, e.g. as effects on the loss.
     is_comparable = False
     # Whether the memory holds one number for each group of the pattern (a block, a
@@ -31,19 +40,29 @@ class Criterion(Component):
     has_pruner = False
 
     @property
-    def has_memory(self):
-        """Whether the criterion keeps a memory for each kernel."""
+    def has_memory(self) -> bool:
+        """Whether `scores` takes a memory."""
         return self.needs is not None
 
     @property
-    def needs_gradients(self):
+    def reads_optimizer(self) -> bool:
+        """Whether the memory is a slot of the optimizer."""
+        return self.needs == "second_moment"
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether the pruner keeps the memory, as a state of each kernel."""
+        return self.has_memory and not self.reads_optimizer
+
+    @property
+    def needs_gradients(self) -> bool:
         """Whether the memory is made from gradients of the loss."""
         return self.needs == "gradients"
 
-    def check(self, config):
+    def check(self, config: Any) -> None:
         """Raises a `ValueError` if the criterion cannot work with a `PruningConfig`."""
 
-    def scores(self, weight, kernel):
+    def scores(self, weight: Tensor, kernel: ScoredKernel) -> Tensor:
         """Scores one kernel.
 
         Args:
@@ -70,7 +89,7 @@ class GradientCriterion(Criterion):
     needs = "gradients"
     is_comparable = True
 
-    def memory_shape(self, shape):
+    def memory_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of the memory.
 
         Args:
@@ -78,7 +97,9 @@ class GradientCriterion(Criterion):
         """
         return tuple(shape)
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         """Adds one gradient to the memory.
 
         Args:
@@ -93,7 +114,7 @@ class GradientCriterion(Criterion):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `accumulate`.")
 
-    def scores(self, weight, kernel, memory):
+    def scores(self, weight: Tensor, kernel: ScoredKernel, memory: Tensor) -> Tensor:
         """Scores one kernel.
 
         Args:
@@ -106,34 +127,48 @@ class GradientCriterion(Criterion):
         """
         return memory
 
-    def calibrate(self, memories, weights, pools, probe):
+    def calibration_gradients(self, probe: Any) -> Iterable[Sequence[Tensor]]:
+        """Yields what `prune_at_init` accumulates from a few batches, one by one.
+
+        Args:
+            probe: `Probe` that computes gradients of the loss on the batches.
+
+        Returns:
+            Iterable of lists, each with a float32 tensor (K, N) for every kernel.
+        """
+        return probe.batch_gradients()
+
+    def calibrate(
+        self,
+        memories: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        pools: Sequence[Pool],
+        probe: Any,
+    ) -> Sequence[Tensor]:
         """Fills the memories from a few batches, with the weights unchanged.
 
         Args:
             memories: List of the kernels' memories.
             weights: List of float32 tensors (K, N).
             pools: List of the kernels' `pool` functions.
-            probe: `Probe` that computes gradients of the loss on the batches.
+            probe: As of `calibration_gradients`.
 
         Returns:
             List of the new memories.
         """
-        for gradients in probe.batch_gradients():
-            memories = self._accumulate_all(memories, weights, gradients, pools)
+        for gradients in self.calibration_gradients(probe):
+            memories = [
+                self.accumulate(*parts)
+                for parts in zip(memories, weights, gradients, pools, strict=True)
+            ]
         return memories
-
-    def _accumulate_all(self, memories, weights, gradients, pools):
-        return [
-            self.accumulate(*parts)
-            for parts in zip(memories, weights, gradients, pools, strict=True)
-        ]
 
 
 class MeanGradientCriterion(GradientCriterion):
     """Scores by the mean gradient of all batches when `prune_at_init` calibrates."""
 
-    def calibrate(self, memories, weights, pools, probe):
-        return self._accumulate_all(memories, weights, probe.mean_gradients(), pools)
+    def calibration_gradients(self, probe: Any) -> Iterable[Sequence[Tensor]]:
+        return [probe.mean_gradients()]
 
 
 CRITERIA = Registry("criterion", Criterion)

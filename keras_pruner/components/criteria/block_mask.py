@@ -1,3 +1,5 @@
+from typing import Any
+
 from keras import ops
 
 from keras_pruner.components.criteria.base import (
@@ -5,6 +7,7 @@ from keras_pruner.components.criteria.base import (
     check_decay,
     register_criterion,
 )
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("block_mask")
@@ -24,11 +27,13 @@ class BlockMask(GradientCriterion):
     pools = True
     has_pruner = True
 
-    def __init__(self, decay=0.9):
+    def __init__(self, decay: float = 0.9) -> None:
         self.decay = check_decay(decay, "decay")
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         return self.decay * memory + ops.abs(pool(weight * gradient))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"decay": self.decay}

@@ -4,6 +4,7 @@ from keras_pruner.components.criteria.base import (
     MeanGradientCriterion,
     register_criterion,
 )
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("gradient")
@@ -15,5 +16,7 @@ class Gradient(MeanGradientCriterion):
 
     default_allocation = "erk"
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         return ops.abs(gradient)

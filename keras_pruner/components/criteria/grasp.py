@@ -1,4 +1,8 @@
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("grasp")
@@ -17,10 +21,11 @@ class Grasp(GradientCriterion):
     at_init_only = True
     default_allocation = "global"
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         """Multiplies by `gradient`, which here is the Hessian times the gradient."""
         return weight * gradient
 
-    def calibrate(self, memories, weights, pools, probe):
-        products = probe.hessian_gradient_products()
-        return self._accumulate_all(memories, weights, products, pools)
+    def calibration_gradients(self, probe: Any) -> Iterable[Sequence[Tensor]]:
+        return [probe.hessian_gradient_products()]

@@ -2,6 +2,8 @@ from keras import ops
 
 from keras_pruner.backend import rounded_square, running_sum, scale_to_one
 from keras_pruner.components.criteria.base import Criterion, register_criterion
+from keras_pruner.kernels import ScoredKernel
+from keras_pruner.types import Tensor
 
 
 @register_criterion("lamp")
@@ -28,7 +30,7 @@ class Lamp(Criterion):
 
     default_allocation = "global"
 
-    def scores(self, weight, kernel):
+    def scores(self, weight: Tensor, kernel: ScoredKernel) -> Tensor:
         weight = ops.cast(weight, "float32")
         squares = rounded_square(weight * scale_to_one(weight))
         flat = ops.reshape(squares, (-1,))

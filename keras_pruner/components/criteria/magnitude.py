@@ -1,6 +1,8 @@
 from keras import ops
 
 from keras_pruner.components.criteria.base import Criterion, register_criterion
+from keras_pruner.kernels import ScoredKernel
+from keras_pruner.types import Tensor
 
 
 @register_criterion("magnitude")
@@ -20,5 +22,5 @@ class Magnitude(Criterion):
         [Learning both weights and connections, Han et al., 2015](https://arxiv.org/abs/1506.02626)
     """
 
-    def scores(self, weight, kernel):
+    def scores(self, weight: Tensor, kernel: ScoredKernel) -> Tensor:
         return ops.abs(ops.cast(weight, "float32"))

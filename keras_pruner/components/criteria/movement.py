@@ -1,7 +1,10 @@
+from typing import Any
+
 from keras import ops
 
 from keras_pruner.checks import check_bool, check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("movement")
@@ -32,7 +35,9 @@ class Movement(GradientCriterion):
     needs_dense_weights = True
     default_allocation = "erk"
 
-    def __init__(self, learning_rate=0.01, soft=False, penalty=1e-3):
+    def __init__(
+        self, learning_rate: float = 0.01, soft: bool = False, penalty: float = 1e-3
+    ) -> None:
         self.learning_rate = check_in_range(
             learning_rate, "`learning_rate`", 0, open_low=True
         )
@@ -41,7 +46,7 @@ class Movement(GradientCriterion):
         if self.soft:
             self.default_allocation = "global"
 
-    def check(self, config):
+    def check(self, config: Any) -> None:
         if self.soft and not config.allocation.ranks_jointly:
             raise ValueError(
                 "Soft movement pruning has one threshold for all kernels: use "
@@ -49,14 +54,16 @@ class Movement(GradientCriterion):
                 f"allocation='{config.allocation.name}'"
             )
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         slope = gradient * weight
         if self.soft:
             sigmoid = ops.sigmoid(memory)
             slope = slope + self.penalty * sigmoid * (1 - sigmoid)
         return memory - self.learning_rate * slope
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
             "soft": self.soft,

@@ -1,6 +1,10 @@
+from typing import Any
+
 from keras_pruner.backend import salt_of, uniform_hash
 from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import Criterion, register_criterion
+from keras_pruner.kernels import ScoredKernel
+from keras_pruner.types import Tensor
 
 
 @register_criterion("random")
@@ -19,11 +23,11 @@ class Random(Criterion):
 
     default_allocation = "erk"
 
-    def __init__(self, seed=0):
+    def __init__(self, seed: int = 0) -> None:
         self.seed = check_in_range(seed, "`seed`", integer=True)
 
-    def scores(self, weight, kernel):
+    def scores(self, weight: Tensor, kernel: ScoredKernel) -> Tensor:
         return uniform_hash(weight.shape, salt_of(f"{self.seed}/{kernel.path}"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"seed": self.seed}

@@ -1,6 +1,11 @@
+from collections.abc import Sequence
+from typing import Any
+
 from keras import ops
 
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+from keras_pruner.kernels import ScoredKernel
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("retrain_free")
@@ -20,7 +25,7 @@ class RetrainFree(GradientCriterion):
     has_pruner = True
     default_allocation = "global"
 
-    def check(self, config):
+    def check(self, config: Any) -> None:
         if config.pattern.chooses_weights:
             raise ValueError(
                 "Criterion 'retrain_free' keeps a number for each pair of groups, so "
@@ -28,15 +33,17 @@ class RetrainFree(GradientCriterion):
                 f"Received: pattern='{config.pattern}'"
             )
 
-    def memory_shape(self, shape):
+    def memory_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         size = 1
         for length in shape:
             size *= length
         return (size, size)
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         effect = ops.reshape(pool(weight * gradient), (-1,))
         return memory + ops.expand_dims(effect, 1) * ops.expand_dims(effect, 0)
 
-    def scores(self, weight, kernel, memory):
+    def scores(self, weight: Tensor, kernel: ScoredKernel, memory: Tensor) -> Tensor:
         return ops.diagonal(memory)

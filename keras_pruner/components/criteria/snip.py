@@ -1,3 +1,5 @@
+from typing import Any
+
 from keras import ops
 
 from keras_pruner.components.criteria.base import (
@@ -5,6 +7,7 @@ from keras_pruner.components.criteria.base import (
     check_decay,
     register_criterion,
 )
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("snip")
@@ -26,7 +29,9 @@ class Snip(MeanGradientCriterion):
         [SNIP, Lee et al., 2019](https://arxiv.org/abs/1810.02340)
     """
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         return ops.abs(weight * gradient)
 
 
@@ -40,11 +45,13 @@ class SnipMomentum(MeanGradientCriterion):
         decay: Share of the old score that each step keeps, in [0, 1).
     """
 
-    def __init__(self, decay=0.9):
+    def __init__(self, decay: float = 0.9) -> None:
         self.decay = check_decay(decay, "decay")
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         return self.decay * memory + ops.abs(weight * gradient)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"decay": self.decay}

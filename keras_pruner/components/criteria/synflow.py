@@ -1,7 +1,11 @@
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from keras import ops
 
 from keras_pruner.checks import check_in_range
 from keras_pruner.components.criteria.base import GradientCriterion, register_criterion
+from keras_pruner.types import Pool, Tensor
 
 
 @register_criterion("synflow")
@@ -26,15 +30,17 @@ class SynFlow(GradientCriterion):
     at_init_only = True
     default_allocation = "global"
 
-    def __init__(self, num_rounds=100):
+    def __init__(self, num_rounds: int = 100) -> None:
         self.num_rounds = check_in_range(num_rounds, "`num_rounds`", 1, integer=True)
 
-    def accumulate(self, memory, weight, gradient, pool):
+    def accumulate(
+        self, memory: Tensor, weight: Tensor, gradient: Tensor, pool: Pool
+    ) -> Tensor:
         """Multiplies by `gradient`, here the flow's, with one scale for all kernels."""
         return ops.abs(weight) * gradient
 
-    def calibrate(self, memories, weights, pools, probe):
-        return self._accumulate_all(memories, weights, probe.flow_gradients(), pools)
+    def calibration_gradients(self, probe: Any) -> Iterable[Sequence[Tensor]]:
+        return [probe.flow_gradients()]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"num_rounds": self.num_rounds}

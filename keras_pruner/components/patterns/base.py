@@ -1,11 +1,29 @@
 """Defines the base class of patterns, and their registry."""
 
 import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 from keras import ops
 
 from keras_pruner.checks import shown
+from keras_pruner.kernels import Kernel, KernelLayout
 from keras_pruner.registry import Component, Registry
+from keras_pruner.types import Tensor
+
+
+class CoupledKernels(NamedTuple):
+    """Names the kernels that lose the same groups, and how each of them is divided.
+
+    Args:
+        name: Name of the unit that they form.
+        indices: Tuple of the kernels' positions in a list.
+        patterns: List with the `Pattern` that divides each of them.
+    """
+
+    name: str
+    indices: tuple
+    patterns: Any
 
 
 class Pattern(Component):
@@ -50,32 +68,56 @@ class Pattern(Component):
     keeps_outputs = False
     # Number of adjacent rows of the matrix in which each group lies, so that strips of
     # so many rows can be pruned one after the other; or `None`.
-    rows_of_group = None
-    # Kind of `Coupling` that a kernel needs to take the pattern, or `None`.
-    coupling_kind = None
+    rows_of_group: int | None = None
+    # Kind of coupling that a kernel needs to take the pattern, or `None`.
+    coupling_kind: str | None = None
+    # Whether a kernel may be in several units, whose masks all apply to it. How many
+    # weights are zero then depends on which groups are pruned. It defines `cost_of`,
+    # `floor` and `round_to`, as `ChannelGroups` does.
+    overlaps = False
+    # Name of the allocation if neither config, pruner nor criterion choose; or `None`.
+    default_allocation: str | None = None
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Self | None:
         """Returns the pattern that `text` names, or `None` if it names another."""
         return cls() if text == cls.name else None
 
-    def refusal(self, kernel):
+    def check(self, config: Any) -> None:
+        """Raises a `ValueError` if it cannot work with a `PruningConfig`."""
+
+    def place(
+        self, kernels: Sequence[Kernel], modules: Any
+    ) -> tuple[Sequence[Kernel], Any]:
+        """Adds to kernels what the pattern must know of their place in a model.
+
+        Args:
+            kernels: List of `Kernel`s that a config selects.
+            modules: The model, or the dict, in which they were found.
+
+        Returns:
+            Tuple of a list of `Kernel`s, perhaps with further variables that lose
+            weights with them; and of a list of `Skipped`.
+        """
+        return kernels, []
+
+    def refusal(self, kernel: Kernel) -> str | None:
         """Returns why a `Kernel` stays dense under the pattern, or `None`."""
         return self.reason_to_skip(kernel.layout)
 
-    def groups_of(self, kernel):
+    def groups_of(self, kernel: Kernel) -> "Pattern":
         """Returns the pattern that divides one kernel of a unit: most often itself."""
         return self
 
-    def unit_name(self, kernels):
+    def unit_name(self, kernels: Sequence[Kernel]) -> str:
         """Returns the name of the unit that coupled kernels form."""
         return kernels[0].path
 
-    def reason_to_skip(self, layout):
+    def reason_to_skip(self, layout: KernelLayout) -> str | None:
         """Returns why a kernel of this layout cannot take the pattern, or `None`."""
         return None
 
-    def couple(self, kernels):
+    def couple(self, kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
         """Returns the sets of kernels that lose the same groups.
 
         Args:
@@ -86,15 +128,30 @@ class Pattern(Component):
         """
         return [(index,) for index in range(len(kernels))]
 
-    def num_groups(self, layout):
+    def units(self, kernels: Sequence[Kernel]) -> list[CoupledKernels]:
+        """Returns the units that kernels form, as a list of `CoupledKernels`.
+
+        Args:
+            kernels: List of `Kernel`s that take the pattern.
+        """
+        made = []
+        for indices in self.couple(kernels):
+            members = [kernels[index] for index in indices]
+            patterns = list(map(self.groups_of, members))
+            made.append(CoupledKernels(self.unit_name(members), indices, patterns))
+        return made
+
+    def num_groups(self, layout: KernelLayout) -> int:
         """Returns the number of groups in a kernel of this layout."""
         raise NotImplementedError(f"{type(self).__name__} must define `num_groups`.")
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         """Returns how many weights are zeroed when one group is pruned."""
         raise NotImplementedError(f"{type(self).__name__} must define `group_size`.")
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         """Reduces the scores of weights to scores of groups.
 
         Args:
@@ -107,7 +164,7 @@ class Pattern(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `group_scores`.")
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         """Copies the value of each group to its weights.
 
         Args:
@@ -119,7 +176,7 @@ class Pattern(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `spread`.")
 
-    def expand(self, pruned, scores, layout):
+    def expand(self, pruned: Tensor, scores: Tensor, layout: KernelLayout) -> Tensor:
         """Turns the chosen groups into the mask of the matrix.
 
         Args:
@@ -132,7 +189,7 @@ class Pattern(Component):
         """
         return ops.logical_not(self.spread(pruned, layout))
 
-    def pool(self, values, layout):
+    def pool(self, values: Tensor, layout: KernelLayout) -> Tensor:
         """Sums values over each group.
 
         Args:
@@ -147,22 +204,22 @@ class Pattern(Component):
             return values
         return self.group_scores(values, layout, "sum")
 
-    def group_norms(self, weight, layout):
+    def group_norms(self, weight: Tensor, layout: KernelLayout) -> Tensor:
         """Returns the L2 norm of each group, in the shape of `group_scores`."""
         magnitudes = ops.abs(ops.cast(weight, "float32"))
         return self.group_scores(magnitudes, layout, "l2")
 
-    def __str__(self):
-        return self.name
+    def __str__(self) -> str:
+        return str(self.name)
 
 
 class PatternRegistry(Registry):
     """Builds patterns from names that hold sizes, such as `"4x1"` and `"2:4"`."""
 
-    def knows(self, identifier):
+    def knows(self, identifier: Any) -> bool:
         return isinstance(identifier, str) and self._parsed(identifier) is not None
 
-    def unknown(self, identifier):
+    def unknown(self, identifier: Any) -> ValueError:
         error = super().unknown(identifier)
         if isinstance(identifier, str):
             plain = "".join(identifier.lower().split())
@@ -171,7 +228,7 @@ class PatternRegistry(Registry):
                 return ValueError(f"{error} Did you mean '{plain}'?")
         return error
 
-    def get(self, identifier, default=None):
+    def get(self, identifier: Any, default: Any = None) -> "Pattern":
         if isinstance(identifier, list | tuple) and len(identifier) == 2:
             n, m = map(shown, identifier)
             raise TypeError(

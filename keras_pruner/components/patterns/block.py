@@ -1,4 +1,5 @@
 import re
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -6,6 +7,8 @@ from keras import ops
 from keras_pruner.backend import reduce_blocks
 from keras_pruner.checks import check_in_range
 from keras_pruner.components.patterns.base import Pattern, register_pattern
+from keras_pruner.kernels import KernelLayout
+from keras_pruner.types import Tensor
 
 
 @register_pattern("{n}x{m}")
@@ -25,19 +28,19 @@ class Block(Pattern):
 
     keeps_outputs = True
 
-    def __init__(self, outputs, inputs):
+    def __init__(self, outputs: int, inputs: int) -> None:
         what = "of a block pattern 'NxM'"
         self.outputs = check_in_range(outputs, f"N {what}", 1, integer=True)
         self.inputs = check_in_range(inputs, f"M {what}", 1, integer=True)
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Self | None:
         # More digits fit no kernel.
         match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
         # "1x1" is a pattern of its own, which is registered before this one.
         return cls(int(match[1]), int(match[2])) if match else None
 
-    def reason_to_skip(self, layout):
+    def reason_to_skip(self, layout: KernelLayout) -> str | None:
         if layout.outputs % self.outputs:
             return (
                 f"pattern '{self}' needs an output axis divisible by {self.outputs}, "
@@ -57,27 +60,29 @@ class Block(Pattern):
         return None
 
     @property
-    def rows_of_group(self):
+    def rows_of_group(self) -> int | None:
         return self.inputs
 
-    def num_groups(self, layout):
+    def num_groups(self, layout: KernelLayout) -> int:
         return layout.size // (self.outputs * self.inputs)
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         return self.outputs * self.inputs
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         matrix = ops.reshape(scores, (layout.rows, layout.outputs))
         return reduce_blocks(matrix, self.inputs, self.outputs, reduction)
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         columns = _repeat_columns(values, self.outputs)
         return ops.repeat(columns, self.inputs, axis=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"outputs": self.outputs, "inputs": self.inputs}
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.outputs}x{self.inputs}"
 
 

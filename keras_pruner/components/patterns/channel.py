@@ -2,6 +2,8 @@ from keras import ops
 
 from keras_pruner.backend import reduce_groups
 from keras_pruner.components.patterns.base import Pattern, register_pattern
+from keras_pruner.kernels import KernelLayout
+from keras_pruner.types import Tensor
 
 
 @register_pattern("channelx1")
@@ -14,13 +16,15 @@ class InputChannel(Pattern):
 
     prunes_channels = True
 
-    def num_groups(self, layout):
+    def num_groups(self, layout: KernelLayout) -> int:
         return layout.inputs * layout.groups
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         return layout.size // self.num_groups(layout)
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         # (window, inputs, groups, outputs of a group)
         channels = ops.reshape(
             scores,
@@ -33,7 +37,7 @@ class InputChannel(Pattern):
         )
         return reduce_groups(channels, (0, 3), reduction)
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         outputs = ops.repeat(values, layout.outputs // layout.groups, axis=1)
         return ops.tile(outputs, (layout.window_size, 1))
 
@@ -49,14 +53,16 @@ class OutputChannel(Pattern):
     prunes_channels = True
     removes_outputs = True
 
-    def num_groups(self, layout):
+    def num_groups(self, layout: KernelLayout) -> int:
         return layout.outputs
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         return layout.rows
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         return reduce_groups(scores, (0,), reduction)
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         return ops.tile(ops.expand_dims(values, 0), (layout.rows, 1))

@@ -1,5 +1,8 @@
+from collections.abc import Sequence
+
 from keras_pruner.components.patterns.axis import AxisGroups
 from keras_pruner.components.patterns.base import Pattern, register_pattern
+from keras_pruner.kernels import Kernel
 
 _ROLES = ("query", "key", "value", "attention_output")
 
@@ -17,7 +20,7 @@ class Heads(Pattern):
     coupling_kind = "heads"
     prunes_channels = True
 
-    def refusal(self, kernel):
+    def refusal(self, kernel: Kernel) -> str | None:
         if kernel.coupling(self.coupling_kind) is None:
             return (
                 "pattern 'mha' takes the kernels of MultiHeadAttention and "
@@ -25,14 +28,14 @@ class Heads(Pattern):
             )
         return None
 
-    def groups_of(self, kernel):
+    def groups_of(self, kernel: Kernel) -> Pattern:
         heads = kernel.coupling(self.coupling_kind)
         return AxisGroups(heads.axis, heads.num_groups, heads.index_map)
 
-    def unit_name(self, kernels):
+    def unit_name(self, kernels: Sequence[Kernel]) -> str:
         return kernels[0].coupling(self.coupling_kind).unit
 
-    def couple(self, kernels):
+    def couple(self, kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
         units = {}
         for index, kernel in enumerate(kernels):
             heads = kernel.coupling(self.coupling_kind)

@@ -1,10 +1,13 @@
 import re
+from typing import Any, Self
 
 from keras import ops
 
 from keras_pruner.backend import ordered_sum, reduce_groups, rounded_square
 from keras_pruner.checks import check_in_range
 from keras_pruner.components.patterns.base import Pattern, register_pattern
+from keras_pruner.kernels import KernelLayout
+from keras_pruner.types import Tensor
 
 
 @register_pattern("{n}:{m}")
@@ -27,7 +30,7 @@ class NOfM(Pattern):
     chooses_weights = True
     keeps_outputs = True
 
-    def __init__(self, n, m):
+    def __init__(self, n: int, m: int) -> None:
         self.n = check_in_range(n, "n of a pattern 'n:m'", integer=True)
         self.m = check_in_range(m, "m of a pattern 'n:m'", integer=True)
         if not 1 <= self.n < self.m:
@@ -37,20 +40,20 @@ class NOfM(Pattern):
             )
 
     @property
-    def rows_of_group(self):
+    def rows_of_group(self) -> int | None:
         return self.m
 
     @property
-    def max_sparsity(self):
+    def max_sparsity(self) -> float:
         return self.n / self.m
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Self | None:
         # More digits fit no kernel.
         match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
         return cls(int(match[1]), int(match[2])) if match else None
 
-    def reason_to_skip(self, layout):
+    def reason_to_skip(self, layout: KernelLayout) -> str | None:
         if layout.inputs % self.m:
             return (
                 f"pattern '{self}' needs an input axis divisible by {self.m}, "
@@ -58,10 +61,10 @@ class NOfM(Pattern):
             )
         return None
 
-    def num_groups(self, layout):
+    def num_groups(self, layout: KernelLayout) -> int:
         return layout.size // self.m
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         return self.n
 
     def _ranked(self, scores, layout):
@@ -76,7 +79,9 @@ class NOfM(Pattern):
             rank = rank + ops.cast(wins, "int32")
         return grouped, rank < self.n
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         grouped, lowest = self._ranked(scores, layout)
         lost = ops.where(lowest, grouped, ops.zeros_like(grouped))
         if reduction == "max":
@@ -87,23 +92,23 @@ class NOfM(Pattern):
         total = ordered_sum(lost, 1)
         return total * (1.0 / self.n) if reduction == "mean" else total
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         return ops.repeat(values, self.m, axis=0)
 
-    def group_norms(self, weight, layout):
+    def group_norms(self, weight: Tensor, layout: KernelLayout) -> Tensor:
         # The norm includes all m weights, not only the n lowest.
         grouped = ops.reshape(
             ops.cast(weight, "float32"), (layout.rows // self.m, self.m, layout.outputs)
         )
         return reduce_groups(grouped, (1,), "l2")
 
-    def expand(self, pruned, scores, layout):
+    def expand(self, pruned: Tensor, scores: Tensor, layout: KernelLayout) -> Tensor:
         _, lowest = self._ranked(scores, layout)
         dropped = ops.logical_and(ops.expand_dims(pruned, 1), lowest)
         return ops.reshape(ops.logical_not(dropped), (layout.rows, layout.outputs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"n": self.n, "m": self.m}
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.n}:{self.m}"

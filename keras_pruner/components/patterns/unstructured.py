@@ -1,4 +1,6 @@
 from keras_pruner.components.patterns.base import Pattern, register_pattern
+from keras_pruner.kernels import KernelLayout
+from keras_pruner.types import Tensor
 
 
 @register_pattern("1x1")
@@ -10,14 +12,16 @@ class Unstructured(Pattern):
     keeps_outputs = True
     rows_of_group = 1
 
-    def num_groups(self, layout):
+    def num_groups(self, layout: KernelLayout) -> int:
         return layout.size
 
-    def group_size(self, layout):
+    def group_size(self, layout: KernelLayout) -> int:
         return 1
 
-    def group_scores(self, scores, layout, reduction):
+    def group_scores(
+        self, scores: Tensor, layout: KernelLayout, reduction: str
+    ) -> Tensor:
         return scores
 
-    def spread(self, values, layout):
+    def spread(self, values: Tensor, layout: KernelLayout) -> Tensor:
         return values

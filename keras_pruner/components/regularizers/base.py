@@ -1,6 +1,11 @@
 """Defines the base class of regularizers, and their registry."""
 
+from typing import Any
+
+from keras_pruner.components.patterns.base import Pattern
+from keras_pruner.kernels import Kernel
 from keras_pruner.registry import Component, Registry
+from keras_pruner.types import Tensor
 
 
 class Regularizer(Component):
@@ -14,7 +19,9 @@ class Regularizer(Component):
     # multiplied by the progress of the schedule.
     grows = False
 
-    def shrink(self, weight, amount, kernel, pattern):
+    def shrink(
+        self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern
+    ) -> Tensor:
         """Returns the weights after one proximal step.
 
         Args:

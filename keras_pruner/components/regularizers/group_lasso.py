@@ -1,6 +1,11 @@
+from typing import Any
+
 from keras import ops
 
+from keras_pruner.components.patterns.base import Pattern
 from keras_pruner.components.regularizers.base import Regularizer, register_regularizer
+from keras_pruner.kernels import Kernel
+from keras_pruner.types import Tensor
 
 
 @register_regularizer("group_lasso")
@@ -28,7 +33,9 @@ class GroupLasso(Regularizer):
         [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x)
     """
 
-    def shrink(self, weight, amount, kernel, pattern):
+    def shrink(
+        self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern
+    ) -> Tensor:
         norm = pattern.group_norms(weight, kernel.layout)
         amount = ops.cast(amount, norm.dtype)
         factor = ops.maximum(1 - amount / ops.maximum(norm, 1e-12), 0)

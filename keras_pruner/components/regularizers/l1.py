@@ -1,6 +1,11 @@
+from typing import Any
+
 from keras import ops
 
+from keras_pruner.components.patterns.base import Pattern
 from keras_pruner.components.regularizers.base import Regularizer, register_regularizer
+from keras_pruner.kernels import Kernel
+from keras_pruner.types import Tensor
 
 
 @register_regularizer("l1")
@@ -17,7 +22,9 @@ class L1(Regularizer):
     [[0.0, -1.5, 0.0, 0.5], [2.5, 0.0, 0.5, -0.5]]
     """
 
-    def shrink(self, weight, amount, kernel, pattern):
+    def shrink(
+        self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern
+    ) -> Tensor:
         return ops.sign(weight) * ops.maximum(ops.abs(weight) - amount, 0)
 
 

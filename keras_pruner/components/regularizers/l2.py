@@ -1,4 +1,9 @@
+from typing import Any
+
+from keras_pruner.components.patterns.base import Pattern
 from keras_pruner.components.regularizers.base import Regularizer, register_regularizer
+from keras_pruner.kernels import Kernel
+from keras_pruner.types import Tensor
 
 
 @register_regularizer("l2")
@@ -8,7 +13,9 @@ class L2(Regularizer):
     `w <- w / (1 + amount)`
     """
 
-    def shrink(self, weight, amount, kernel, pattern):
+    def shrink(
+        self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern
+    ) -> Tensor:
         return weight / (1 + amount)
 
 

@@ -2,25 +2,41 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 
 import keras
 from keras import ops
 
 from keras_pruner.comparison import check_copy
-from keras_pruner.config import Settings, merged_config, takes_settings
-from keras_pruner.kernels import check_built
+from keras_pruner.config import (
+    AnyConfig,
+    Settings,
+    merged_config,
+    refuse_overlaps,
+    takes_settings,
+)
+from keras_pruner.kernels import check_built, refuse_quantized
 from keras_pruner.oneshot.at_init.calibration_data import as_batches
 from keras_pruner.oneshot.at_init.loss_gradients import Probe
 from keras_pruner.pruners import PrunerGroup
 from keras_pruner.reporting import progress_bar
 from keras_pruner.training import plain_copy
+from keras_pruner.types import Data, Tensor
 
 
 @takes_settings
 def prune_at_init(
-    model, data=None, *, config=None, loss=None, batch_size=32, in_place=False,
-    check=True, verbose=True, **settings: typing.Unpack[Settings],
-):  # fmt: skip
+    model: keras.Model,
+    data: Data = None,
+    *,
+    config: AnyConfig = None,
+    loss: str | Callable[..., Tensor] | None = None,
+    batch_size: int = 32,
+    in_place: bool = False,
+    check: bool = True,
+    verbose: bool = True,
+    **settings: typing.Unpack[Settings],
+) -> keras.Model:
     """Prunes a model in one shot, from a few batches of data.
 
     The criteria for untrained models are `"snip"` (default), `"grasp"` and `"synflow"`.
@@ -61,13 +77,21 @@ def prune_at_init(
     """
     check_built(model)
     config = _with_defaults(merged_config(config, settings))
+    refuse_overlaps(config, "prune_at_init")
     pruned = model if in_place else plain_copy(model)
     group = PrunerGroup(config, pruned)
+    refuse_quantized(group.kernels, "prune_at_init")
     needs = {p.config.criterion.needs: p.config.criterion for p in group.pruners}
     if "activations" in needs:
         raise ValueError(
             f"Criterion '{needs['activations'].name}' needs activations, which "
             "`prune_at_init` does not collect. Use 'snip' or another criterion."
+        )
+    if "second_moment" in needs:
+        raise ValueError(
+            f"Criterion '{needs['second_moment'].name}' reads the optimizer of a "
+            "training run, and `prune_at_init` has none. Use 'fisher', which computes "
+            "the same from batches."
         )
     batches = []
     if data is not None:
@@ -110,6 +134,9 @@ def _with_defaults(config):
     if config.criterion is not None and config.criterion.num_rounds > 1:
         # Later rounds keep pruned weights pruned, also when others score zero too.
         config = dataclasses.replace(config, resume_from_pruned_checkpoint=True)
+    if config.local_configs:
+        local = tuple(map(_with_defaults, config.local_configs))
+        config = dataclasses.replace(config, local_configs=local)
     return config
 
 

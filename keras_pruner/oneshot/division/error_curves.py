@@ -37,7 +37,7 @@ def curve_sparsities(curves, sizes, target, caps=(0.0, None)):
     lowest, highest = caps
     segments, found, open_weights = [], {}, target * sum(sizes.values())
     for number, (path, curve) in enumerate(curves.items()):
-        hull = _lower_hull(_monotone(curve))
+        hull = lower_hull(_monotone(curve))
         end = hull[-1][0] if highest is None else min(highest, 1.0)
         if end > hull[-1][0]:
             hull.append((end, hull[-1][1] + _last_slope(hull) * (end - hull[-1][0])))
@@ -63,7 +63,15 @@ def _monotone(curve):
     return points
 
 
-def _lower_hull(points):
+def lower_hull(points):
+    """Returns the points of the lower convex hull.
+
+    Args:
+        points: List of `(x, y)` with rising x.
+
+    Returns:
+        List of points, with the first and the last one.
+    """
     hull = []
     for point in points:
         while len(hull) > 1 and _is_above(hull[-2], hull[-1], point):

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
+
+from keras_pruner.types import Tensor
 
 
 class Rows(NamedTuple):
@@ -47,7 +49,7 @@ class KernelInputs:
             index, so that a masked step needs no row.
     """
 
-    places: object
+    places: Tensor
     positions: tuple
     groups: int = 1
     windows: tuple | None = None
@@ -58,18 +60,18 @@ class KernelInputs:
     is_pointwise: bool = False
 
     @property
-    def num_positions(self):
+    def num_positions(self) -> int:
         return math.prod(self.positions)
 
     @property
-    def row_length(self):
+    def row_length(self) -> int:
         """K, the length of a row."""
         if self.num_classes is not None:
             return self.num_classes
         window = math.prod(places.shape[1] for _, places in self.windows or ())
         return window * (self.places.shape[-1] // self.groups)
 
-    def take_rows(self, index):
+    def take_rows(self, index: np.ndarray) -> Tensor:
         """Returns the rows of some positions, float32 (G, n, K).
 
         Args:
@@ -103,7 +105,7 @@ class KernelInputs:
             is_padding = (is_padding[:, :, None] | (along < 0)).reshape(seen.shape)
         return np.where(is_padding, 0, seen + 1).astype("int32")
 
-    def is_like(self, other):
+    def is_like(self, other: Any) -> bool:
         """Whether the positions of another call can follow these in one object."""
         windows, others = self.windows or (), other.windows or ()
         return (

@@ -1,6 +1,8 @@
 """Defines what multiplies the kernels of a layer, by the class of the layer."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, overload
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from keras_pruner.backend import all_layers
 from keras_pruner.kernels import dense_layout, own_variables
 from keras_pruner.oneshot.inputs.rows import KernelInputs, dense_inputs
 from keras_pruner.pytorch import is_torch_module, module_kind, overridden_class
+from keras_pruner.types import Classes, FunctionT
 
 NEVER_CALLED = "the data never reaches the layer: the model did not call it"
 COMPILED = (
@@ -19,7 +22,13 @@ _RULES = []
 _MODULE_RULES = {}
 
 
-def register_kernel_inputs(layer_class, rule=None):
+@overload
+def register_kernel_inputs(
+    layer_class: Classes, rule: None = None
+) -> Callable[[FunctionT], FunctionT]: ...
+@overload
+def register_kernel_inputs(layer_class: Classes, rule: FunctionT) -> FunctionT: ...
+def register_kernel_inputs(layer_class: Classes, rule: Any = None) -> Any:
     """Registers a rule that tells what multiplies the kernels of a layer class.
 
     The search looks rules up by `isinstance`, the latest first. It mirrors

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from keras_pruner.oneshot.problem import KernelProblem
 from keras_pruner.registry import Component, Registry
 
 
@@ -25,7 +26,7 @@ class OneShotMethod(Component):
     Subclasses define `solve`; see `magnitude.py` for the shortest one.
     """
 
-    def solve(self, problem):
+    def solve(self, problem: KernelProblem) -> Solution:
         """Solves a `KernelProblem`.
 
         Args:

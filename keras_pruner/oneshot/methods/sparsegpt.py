@@ -138,12 +138,17 @@ def _factor(problem, hessian, damping):
     ) from cause
 
 
+def _reversed(matrices):
+    # Keras 3.12 takes one axis at a time.
+    return ops.flip(ops.flip(matrices, axis=1), axis=2)
+
+
 def _flipped(hessian, share):
     """Returns the damped H with rows and columns in reverse order."""
     diagonal = ops.diagonal(hessian, axis1=1, axis2=2)
     added = share * mean_diagonal(hessian)[:, None] + ops.cast(diagonal <= 0, "float32")
     hessian = hessian + added[:, :, None] * ops.eye(hessian.shape[-1])
-    return ops.flip(hessian, axis=(1, 2))
+    return _reversed(hessian)
 
 
 def _inverse_of_reversed(lower):
@@ -151,7 +156,7 @@ def _inverse_of_reversed(lower):
     # U = R^-1. It takes no inverse of H.
     identity = ops.broadcast_to(ops.eye(lower.shape[-1]), lower.shape)
     inverse = ops.linalg.solve_triangular(lower, identity, lower=True)
-    return ops.flip(inverse, axis=(1, 2))
+    return _reversed(inverse)
 
 
 def _without_dead_inputs(targets, variances):

@@ -17,7 +17,10 @@ from keras_pruner.oneshot.recovery.distill import (
     DistillationReport,
     distill,
 )
-from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
+from keras_pruner.oneshot.recovery.unchanged_if_failed import (
+    put_back,
+    unchanged_if_failed,
+)
 
 __all__ = [
     "BatchNormalizationRecovery",
@@ -28,6 +31,7 @@ __all__ = [
     "RECOVERIES",
     "Recovery",
     "distill",
+    "put_back",
     "recoveries_of",
     "reestimate_batch_normalization",
     "register_recovery",

@@ -1,5 +1,7 @@
 """Defines the base class of recoveries, and their registry."""
 
+from typing import Any
+
 import keras
 
 from keras_pruner.registry import Component, Registry
@@ -11,7 +13,7 @@ class Recovery(Component):
     Subclasses define `recover`; see `batch_normalization.py` for a short one.
     """
 
-    def check(self, model, dense_target):
+    def check(self, model: keras.Model, dense_target: bool) -> None:
         """Raises or warns before anything is pruned, if the recovery cannot help.
 
         Args:
@@ -19,7 +21,15 @@ class Recovery(Component):
             dense_target: Whether each kernel approaches the dense model's outputs.
         """
 
-    def recover(self, model, teacher, samples, *, seed=0, verbose=False):
+    def recover(
+        self,
+        model: keras.Model,
+        teacher: Any,
+        samples: Any,
+        *,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> Any:
         """Changes weights of a model in place. Zeros of its kernels stay.
 
         Args:

@@ -12,12 +12,16 @@ from keras import ops
 from keras_pruner.backend import all_layers
 from keras_pruner.kernels import check_built
 from keras_pruner.oneshot.inputs import Watch, forward_of
+from keras_pruner.oneshot.passage import Passage
 from keras_pruner.oneshot.recovery.base import Recovery, register_recovery
 from keras_pruner.oneshot.recovery.unchanged_if_failed import unchanged_if_failed
 from keras_pruner.oneshot.samples import collect_samples
+from keras_pruner.types import Data
 
 _BASE = keras.layers.BatchNormalization
 _CALL = inspect.signature(_BASE.call)
+# Most bytes of activations in memory; more go to temporary files.
+_MAX_MEMORY = 2**32
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -50,8 +54,13 @@ class BatchNormalizationReport:
 
 
 def reestimate_batch_normalization(
-    model, data, *, num_samples=512, batch_size=None, seed=0
-):
+    model: keras.Model,
+    data: Data,
+    *,
+    num_samples: int = 512,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> BatchNormalizationReport:
     """Recomputes the statistics of BatchNormalization layers from samples.
 
     `moving_mean` and `moving_variance` become the mean and the population variance of
@@ -60,8 +69,9 @@ def reestimate_batch_normalization(
     not count. The model runs as in inference, so Dropout is off. Nothing else changes.
     Frozen layers keep their statistics, as they do in `fit`.
 
-    The model runs once for each layer, up to the layer. If a layer is called several
-    times, e.g. because it is shared, the inputs of all calls count.
+    A Functional or Sequential model runs once, and keeps activations between layers. A
+    model with a `call` of its own runs once for each layer, up to the layer. If a layer
+    is called several times, e.g. because it is shared, the inputs of all calls count.
 
     Args:
         model: Built Keras model; it changes in place.
@@ -115,12 +125,12 @@ def _reestimate(model, samples):
     start = time.perf_counter()
     num_calls, skipped = _count_calls(model, samples.batches[0])
     chosen = [layer for layer in num_calls if layer not in skipped]
-    shifts = []
+    shifts, passage = [], Passage(model, samples.batches, _MAX_MEMORY)
     with unchanged_if_failed([v for layer in chosen for v in layer.variables]):
         for layer in chosen:
             moments = _Moments()
-            for batch in samples.batches:
-                _add_inputs(model, layer, num_calls[layer], batch, moments)
+            for number in range(len(samples.batches)):
+                _add_inputs(model, layer, num_calls[layer], passage, number, moments)
             if moments.is_empty:
                 skipped[layer] = "all of its inputs are masked"
                 continue
@@ -175,8 +185,8 @@ def _count_calls(model, batch):
     return num_calls, skipped
 
 
-def _add_inputs(model, layer, num_calls, batch, moments):
-    calls = 0
+def _add_inputs(model, layer, num_calls, passage, number, moments):
+    calls, first = 0, passage.first_step(layer.variables)
 
     def on_call(_, args, kwargs, is_compiled):
         nonlocal calls
@@ -188,7 +198,7 @@ def _add_inputs(model, layer, num_calls, batch, moments):
             watch.stop()
 
     watch = Watch(model, [_watched(layer)], on_call)
-    watch.run(forward_of(model, batch))
+    watch.run(lambda: passage.run(number, keep_at=first))
 
 
 def _watched(layer):

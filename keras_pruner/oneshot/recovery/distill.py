@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from keras_pruner.oneshot.recovery.unchanged_if_failed import (
 )
 from keras_pruner.oneshot.samples import collect_samples
 from keras_pruner.reporting import percent, progress_bar
+from keras_pruner.types import Data
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -65,9 +67,19 @@ class DistillationReport:
 
 
 def distill(
-    model, teacher, data, *, steps=200, batch_size=32, learning_rate=1e-3, loss=None,
-    temperature=1.0, num_samples=2048, seed=0, verbose=True,
-):  # fmt: skip
+    model: keras.Model,
+    teacher: Any,
+    data: Data,
+    *,
+    steps: int = 200,
+    batch_size: int | None = 32,
+    learning_rate: float = 1e-3,
+    loss: Any = None,
+    temperature: float = 1.0,
+    num_samples: int = 2048,
+    seed: int = 0,
+    verbose: bool = True,
+) -> DistillationReport:
     """Trains a pruned model towards the outputs of the dense one, without labels.
 
     Zeros of kernels stay zero, and frozen variables do not change. The model runs as in

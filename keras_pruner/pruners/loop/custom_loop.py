@@ -143,6 +143,13 @@ class CustomLoop:
                 weight = ops.convert_to_tensor(variable)
                 variable.assign(rule.regularize(weight, mask, states, rate))
 
+    def let_gradients_pass(self, value):
+        """Sets whether wrapper layers pass gradients of pruned weights, if needed."""
+        if self.pruner.needs_gradients:
+            for kernel in self.pruner.kernels:
+                if kernel.wrapper is not None:
+                    kernel.wrapper.straight_through = value
+
     def take_over_weights(self):
         """Updates dense weights after training without the pruner."""
         with no_gradients():

@@ -4,6 +4,7 @@ from absl import logging
 from keras import ops
 
 from keras_pruner.backend import is_tracing, reference_to_value, traces_assignments
+from keras_pruner.pruners.moments import source_of_scores
 
 # Steps after which a loop that assigns no kernel raises an error.
 _MOST_STEPS_UNCHANGED = 10
@@ -83,6 +84,9 @@ class HookOrder:
         self._first_step = self.pruner.global_step
         self._has_looked, self._num_unchanged, self.advice = False, 0, None
         self._sample = self._sample_weights()
+        source = source_of_scores(self.pruner)
+        if source is not None:
+            logging.info("%r is scored by %s", self.pruner, source)
 
     def look(self):
         """Called when the loop asks for an update."""

@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
@@ -18,7 +21,13 @@ _OWNER = "this model and pruning config"
 _COUNTS = ("global_step", "updated_at")
 
 
-class SavedPruner(checkpointed_base()):
+if TYPE_CHECKING:
+    Base = object
+else:
+    Base = checkpointed_base()
+
+
+class SavedPruner(Base):
     """Lets a pruner of a custom training loop be saved and resumed exactly.
 
     The state holds masks, criterion states, dense weights, counts and the plan of open
@@ -31,11 +40,13 @@ class SavedPruner(checkpointed_base()):
         pruners: List of the `KerasBasePruner`s whose states are saved.
     """
 
-    def beside_training(self):
+    pruners: Any
+
+    def beside_training(self) -> AbstractContextManager[Any]:
         """Returns the context in which the pruner computes."""
         return contextlib.nullcontext()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Returns masks, states and counts, to save beside model and optimizer.
 
         Returns:
@@ -46,7 +57,7 @@ class SavedPruner(checkpointed_base()):
             state = state_of(self.pruners)
         return {name: _as_plain(array) for name, array in state.items()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads the values that `state_dict` returned, and applies the masks.
 
         Call it after those of model and optimizer are loaded.
@@ -62,7 +73,7 @@ class SavedPruner(checkpointed_base()):
         with self.beside_training():
             load_state(self.pruners, state)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Writes the values of `state_dict` into a store, e.g. a group of an HDF5 file.
 
         Args:
@@ -71,18 +82,18 @@ class SavedPruner(checkpointed_base()):
         for name, array in SavedPruner.state_dict(self).items():
             store[name] = array
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads the values that `save_own_variables` wrote; see `load_state_dict`."""
         with self.beside_training():
             load_state(self.pruners, store)
 
-    def serialize(self):
+    def serialize(self) -> bytes:
         """Returns the state as bytes, e.g. for `tf.train.Checkpoint`."""
         buffer = io.BytesIO()
         np.savez(buffer, **SavedPruner.state_dict(self))
         return buffer.getvalue()
 
-    def deserialize(self, string_value):
+    def deserialize(self, string_value: bytes) -> None:
         """Loads the bytes that `serialize` returned; see `load_state_dict`."""
         try:
             with np.load(io.BytesIO(string_value), allow_pickle=False) as arrays:

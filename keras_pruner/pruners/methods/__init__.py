@@ -1,1 +1,1 @@
-"""Holds the registered pruners."""
+"""Holds the registered pruners, in a folder for each way of a pruned weight."""

@@ -64,6 +64,7 @@ class FitAttachment:
         restored = current if isinstance(current, PruningOptimizer) else None
         user_optimizer = inner_optimizer_for(restored, model) if restored else current
         check_strategy(model, innermost(user_optimizer))
+        _check_overwriting(group, innermost(user_optimizer))
         if restored is None:
             _check_optimizer_knows(model.trainable_variables, user_optimizer)
         if cached_step is not None and (
@@ -111,7 +112,7 @@ class FitAttachment:
     def _let_gradients_pass(self, value):
         """Switches the wrapper layers of pruners that need gradients of all weights."""
         for pruner in self.group.pruners:
-            pruner.let_gradients_pass(value)
+            pruner.loop.let_gradients_pass(value)
 
     def bind(self):
         """Lets the pruners read masks and counts from the optimizer's variables."""
@@ -166,6 +167,21 @@ def _check_optimizer_knows(variables, optimizer):
             "all), because it was built before they became trainable, or for another "
             "model. Call `model.compile` with a new optimizer before `fit`."
         )
+
+
+def _check_overwriting(group, optimizer):
+    """Raises an error if moving averages would overwrite other weights."""
+    if not (optimizer.use_ema and optimizer.ema_overwrite_frequency):
+        return
+    for pruner in group.pruners:
+        rules = pruner.rules.values()
+        if any(rule.keeps_dense and not rule.only_masks for rule in rules):
+            raise ValueError(
+                f"Pruner '{pruner.name}' trains other weights than the model computes "
+                "with, so moving averages of these cannot overwrite them. Leave "
+                "`ema_overwrite_frequency` out of the optimizer, or use pruning_type "
+                "'ste'."
+            )
 
 
 def build_optimizer(model, user_optimizer, group):

@@ -6,7 +6,7 @@ import weakref
 from absl import logging
 
 from keras_pruner.backend import count_true, has_own_train_step
-from keras_pruner.kernels import find_all_kernels
+from keras_pruner.kernels import find_all_kernels, find_wrapped
 from keras_pruner.masks import read_mask
 from keras_pruner.pruners import count_zeros
 
@@ -32,6 +32,9 @@ def warn_of_plain_fit(model, callbacks):
     if any(getattr(one, "prunes_in_fit", False) for one in callbacks):
         _checked.discard(model)
         return
+    if not has_own_train_step(model):
+        for wrapper in find_wrapped(model):
+            wrapper.check_plain_fit()
     if model in _checked or not model.built:
         return
     _checked.add(model)

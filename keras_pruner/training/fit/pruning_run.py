@@ -4,8 +4,8 @@ import keras
 from absl import logging
 from keras import ops
 
-from keras_pruner.backend import innermost
-from keras_pruner.pruners import NonFiniteError
+from keras_pruner.backend import LOW_RATE, innermost, last_step_before_decay
+from keras_pruner.pruners import NonFiniteError, source_of_scores
 from keras_pruner.training.fit.trained_check import TrainedCheck
 
 
@@ -36,6 +36,8 @@ class PruningRun:
         self._next_update = None
         # Step before the first epoch, until that epoch ends.
         self._first_step = None
+        # The highest learning rate at the end of an epoch; `None` after the warning.
+        self._highest_rate = 0.0
 
     @property
     def _optimizer(self):
@@ -54,7 +56,7 @@ class PruningRun:
         self._prints = prints
         self.attachment, self._measured = attachment, None
         self._check = TrainedCheck(attachment)
-        self._latest_step = 0
+        self._latest_step, self._highest_rate = 0, 0.0
         # Another callback may have restored the masks and the counts.
         self._bind()
         for pruner, counts in zip(
@@ -133,6 +135,25 @@ class PruningRun:
         # A data set of unknown length may end in a step without a callback.
         if self._next_update is not None or replanned:
             self.update()
+        if self._highest_rate is not None and self._next_update is not None:
+            self._warn_of_low_rate()
+
+    def _warn_of_low_rate(self):
+        """Warns once if a callback lowered the learning rate before the target."""
+        rate = float(ops.convert_to_numpy(innermost(self._optimizer).learning_rate))
+        self._highest_rate = max(rate, self._highest_rate)
+        open_ended = [p for p in self.group.pruners if p.config.end_step is None]
+        if rate > LOW_RATE * self._highest_rate or not open_ended:
+            return
+        logging.warning(
+            "The learning rate fell from %.3g to %.3g, and masks change until step %d. "
+            "The weights that are left need a learning rate to recover by. Lower it "
+            "after that step, or give PruningCallback an earlier `end_step`.",
+            self._highest_rate,
+            rate,
+            max(pruner.scheduler.last_update for pruner in open_ended),
+        )
+        self._highest_rate = None
 
     def _update_again(self):
         """Repeats the latest update, for the kernels that are left."""
@@ -200,7 +221,8 @@ class PruningRun:
             total, first_step = self._saved("total_steps"), self._saved("first_step")
             updates = total - now
         if not group.is_scheduled:
-            group.schedule_open_steps(total, first_step)
+            latest_end = last_step_before_decay(self._optimizer, now, first_step, total)
+            group.schedule_open_steps(total, first_step, latest_end)
             self._chosen = {"total_steps": total, "first_step": first_step}
         end = max(pruner.scheduler.last_update for pruner in group.pruners)
         if updates is None and any(p.config.end_step is None for p in group.pruners):
@@ -237,10 +259,19 @@ class PruningRun:
             pruner.updater.tell = self._tell
             scheduler = pruner.scheduler
             length = "an unknown number of" if updates is None else now + updates
+            scored = sum(kernel.is_scored for kernel in pruner.kernels)
+            units = f" in {len(pruner.units)} groups" if pruner.pattern.overlaps else ""
+            source = source_of_scores(pruner)
+            scored_by = f", scored by {source}" if source else ""
+            if scheduler.end == pruner.latest_end and pruner.config.end_step is None:
+                scored_by += "; the learning rate is low after that"
             self._tell(
-                f"PruningCallback: {pruner.pattern} pattern, {len(pruner.kernels)} "
-                f"kernels ({len(pruner.skipped)} skipped), sparsity "
+                f"PruningCallback: {pruner.pattern} pattern, {scored} kernels{units} ("
+                f"{len(pruner.skipped)} skipped), sparsity "
                 f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
                 f"{scheduler.begin} to {scheduler.last_update} every "
-                f"{scheduler.frequency} of {length} steps"
+                f"{scheduler.frequency} of {length} steps{scored_by}"
             )
+            gain = pruner.config.capability()
+            if gain is not None:
+                self._tell(f"PruningCallback: {gain}")

@@ -86,14 +86,16 @@ class TrainedCheck:
         if len(idle) == len(group.kernels):
             self._tell_of_other_optimizer()
             return False
-        for kernel in idle:
+        released = group.release(idle, UNTRAINED)
+        if not released:
+            return False
+        for kernel in released:
             if id(kernel) in before:
                 kernel.variable.assign(before[id(kernel)])
-        group.release(idle, UNTRAINED)
         logging.warning(
             "No gradient reaches %s in the training step, so pruning leaves them "
             "dense. To prune them too, name them by `include`.",
-            ", ".join(f"'{kernel.path}'" for kernel in idle),
+            ", ".join(f"'{kernel.path}'" for kernel in released),
         )
         return True
 

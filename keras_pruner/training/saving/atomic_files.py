@@ -5,6 +5,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from typing import Any
 
 import h5py
 import keras
@@ -13,13 +14,14 @@ import numpy as np
 from keras_pruner.backend import remember_what_to_skip
 from keras_pruner.training.saving.orbax import check_tree, is_orbax, optimizer_config
 from keras_pruner.training.saving.partial_files import write_in_one_step
+from keras_pruner.types import Path
 
 _DIGEST = "keras_pruner_digest"
 
 _KINDS = (".keras", ".weights.h5")
 
 
-def save_model(model, filepath, **arguments):
+def save_model(model: keras.Model, filepath: Path, **arguments: Any) -> None:
     """Saves a model like `model.save`, but completely or not at all.
 
     It writes a temporary file beside the target, flushes it to the disk and moves it to
@@ -40,7 +42,7 @@ def save_model(model, filepath, **arguments):
         type(model).save(model, path, **arguments)
 
 
-def save_weights(model, filepath, **arguments):
+def save_weights(model: keras.Model, filepath: Path, **arguments: Any) -> None:
     """Saves weights like `model.save_weights`, but completely or not at all.
 
     See `save_model`. The file includes a checksum of its contents, which `load_weights`
@@ -63,7 +65,7 @@ def save_weights(model, filepath, **arguments):
                 seal(file)
 
 
-def load_weights(model, filepath, **arguments):
+def load_weights(model: keras.Model, filepath: Path, **arguments: Any) -> None:
     """Loads weights like `model.load_weights`, but all of them or none.
 
     A truncated or damaged file raises an error before anything is assigned. If anything

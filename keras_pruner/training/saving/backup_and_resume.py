@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+from typing import Any
 
 import h5py
 import keras
@@ -25,6 +26,7 @@ from keras_pruner.training.saving.partial_files import (
     remove_partials,
     write_in_one_step,
 )
+from keras_pruner.types import Logs, Path
 
 _GROUP = "keras_pruner_run"
 
@@ -70,10 +72,15 @@ class BackupAndResume(keras.callbacks.Callback):
             keeps the older backup.
     """
 
-    def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
+    def __init__(
+        self,
+        backup_dir: Path,
+        save_freq: str | int = "epoch",
+        delete_checkpoint: bool = True,
+    ) -> None:
         super().__init__()
         is_count = isinstance(save_freq, int) and not isinstance(save_freq, bool)
-        if save_freq != "epoch" and not (is_count and save_freq > 0):
+        if save_freq != "epoch" and not (is_count and int(save_freq) > 0):
             raise ValueError(
                 "`save_freq` must be 'epoch' or a number of batches >= 1. "
                 f"Received: save_freq={save_freq!r}"
@@ -81,16 +88,16 @@ class BackupAndResume(keras.callbacks.Callback):
         if not str(backup_dir):
             raise ValueError("`backup_dir` is empty. Name a folder.")
         self.path = pathlib.Path(backup_dir) / "run.weights.h5"
-        self.save_freq = save_freq
+        self.save_freq: Any = save_freq
         self.delete_checkpoint = delete_checkpoint
-        self._restored = None
+        self._restored: Any = None
         self._epoch = 0
         self._unsaved = 0
         self._batches_done = 0
         self._batches_to_skip = 0
-        self._random = None
+        self._random: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._restored = None
         self._unsaved = 0
         if not self.path.exists():
@@ -126,7 +133,7 @@ class BackupAndResume(keras.callbacks.Callback):
         self._restored["metrics"] = metrics
         set_initial_epoch(model, self._restored["epoch"])
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._batches_done = epoch, 0
         restored, self._restored = self._restored, None
         if restored is not None:
@@ -142,7 +149,7 @@ class BackupAndResume(keras.callbacks.Callback):
                 restored["backend_random"],
             )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         before, self._batches_done = self._batches_done, batch + 1
         if self.save_freq == "epoch" or self._batches_done <= self._batches_to_skip:
             return
@@ -150,14 +157,14 @@ class BackupAndResume(keras.callbacks.Callback):
         if self._unsaved >= self.save_freq:
             self._save(self._epoch, self._batches_done)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._end_replay()
         if self.save_freq == "epoch":
             # A resumed run repeats the next epoch from its beginning.
             self._random = _random_state()
             self._save(epoch + 1, 0)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._end_replay()
         set_initial_epoch(self.model, None)
         if not self.delete_checkpoint:

@@ -58,6 +58,72 @@ def write_in_one_step(filepath):
             logging.warning("Saved '%s', but not its folder entry: %s", target, error)
 
 
+@contextlib.contextmanager
+def write_together(filepath):
+    """Yields a path in an empty folder, and moves all that is there to the target.
+
+    The path has the target's name. It may become a file or a folder, and other files
+    may be written beside it, as OpenVINO does. One file is moved in one step. If
+    anything fails before, or while several are moved, the target and the other files
+    are unchanged.
+
+    Args:
+        filepath: Path of the target.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    target = pathlib.Path(os.path.realpath(filepath))
+    remove_partials(target, only_of_killed=True)
+    folder = _create_partial(target)
+    # The name is that of a folder from here on.
+    folder.unlink()
+    with _naming(target, folder):
+        try:
+            folder.mkdir()
+            new = folder / "new"
+            new.mkdir()
+            yield new / target.name
+            _move_all(new, folder / "old", target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_all(new, old, target):
+    """Moves the entries of a folder beside a target; `old` keeps what was there."""
+    for path in filter(pathlib.Path.is_file, new.rglob("*")):
+        _flush(path, os.O_RDWR)
+    # The target comes last, so that whoever finds it finds the other files.
+    names = sorted(os.listdir(new), key=lambda name: name == target.name)
+    old.mkdir()
+    begun = []
+    try:
+        for name in names:
+            place = target.with_name(name)
+            if place.is_file():
+                shutil.copymode(place, new / name)
+            if place.is_dir() or (place.exists() and len(names) > 1):
+                os.replace(place, old / name)
+            begun.append(name)
+            os.replace(new / name, place)
+    except BaseException:
+        for name in begun:
+            place = target.with_name(name)
+            if len(names) > 1:
+                _remove(place)
+            if (old / name).exists():
+                os.replace(old / name, place)
+        raise
+
+
+def _remove(path):
+    """Removes a file or a folder, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_partials(filepath, only_of_killed=False):
     """Removes temporary files that saving to a target left behind.
 
@@ -70,7 +136,7 @@ def remove_partials(filepath, only_of_killed=False):
         for path in target.parent.glob(f"{_partial_name(target)}*"):
             with contextlib.suppress(OSError):
                 if not only_of_killed or _is_abandoned(path):
-                    path.unlink()
+                    _remove(path)
                     logging.info("Removed '%s', which a killed process left.", path)
 
 

@@ -209,3 +209,23 @@ def test_a_model_without_such_layers_is_refused(frozen):
         model.add(layers.BatchNormalization(trainable=False))
     with pytest.raises(ValueError, match="no BatchNormalization layer"):
         reestimate_batch_normalization(model, samples(8, 2))
+
+
+def test_a_deep_model_runs_each_layer_as_often_as_a_shallow_one():
+    calls = []
+
+    class Counted(layers.Dense):
+        def call(self, inputs):
+            calls.append(self.name)
+            return super().call(inputs)
+
+    inputs = keras.Input((4,))
+    x = Counted(4, name="first")(inputs)
+    for _ in range(6):
+        x = layers.BatchNormalization()(layers.Dense(4)(x))
+    model = keras.Model(inputs, x)
+    calls.clear()
+    reestimate_batch_normalization(model, np.random.default_rng(0).normal(size=(8, 4)))
+    # To count calls, to check that steps give the model's outputs (two), and for the
+    # first statistics. It was one pass more for each of six layers.
+    assert len(calls) <= 4

@@ -1,0 +1,154 @@
+"""Rules for sums of products: matrix products, `einsum`, attention."""
+
+import string
+
+import keras
+from keras import layers
+
+from keras_pruner.channels.labels import Labels
+from keras_pruner.channels.rules.registry import operation_rule, register_channel_rule
+
+
+def einsum(trace, operands, inputs, output):
+    """Returns the labels of an `einsum` without ellipsis.
+
+    Args:
+        trace: `Trace`.
+        operands: List of `Labels`.
+        inputs: List of strings: the letters of the axes of each operand.
+        output: Letters of the axes of the result.
+    """
+    ids, counts = {}, {}
+    for letters, labels in zip(inputs, operands, strict=True):
+        if len(letters) != labels.ndim:
+            raise ValueError(f"'{letters}' names the axes of {labels}")
+        for letter, axis in zip(letters, labels.axes, strict=True):
+            counts[letter] = counts.get(letter, 0) + 1
+            if letters.count(letter) > 1:
+                trace.pin(axis, "a diagonal is taken")
+            known = ids.setdefault(letter, axis)
+            if len(known) == len(axis):
+                trace.unify(known, axis)
+                continue
+            if min(len(known), len(axis)) != 1:
+                raise ValueError(f"axes '{letter}' have different sizes")
+            for part in (known, axis):
+                trace.pin(part, "an axis of size 1 is broadcast")
+            ids[letter] = max(known, axis, key=len)
+    for letter, count in counts.items():
+        if count == 1 and letter not in output:
+            trace.pin(ids[letter], "sum over the axis")
+    if len(operands) > 1:
+        trace.contract(*ids.values())
+    activations = [
+        letters
+        for letters, labels in zip(inputs, operands, strict=True)
+        if labels.variable is None
+    ]
+    if len(activations) == len(operands) == 2:
+        shared = set(activations[0]) & set(activations[1])
+        if shared - set(output):
+            trace.heads += [ids[letter] for letter in sorted(shared & set(output))]
+    return Labels(tuple(ids[letter] for letter in output))
+
+
+def parse_subscripts(subscripts, operands):
+    """Returns the letters of the operands and of the result, without ellipsis."""
+    subscripts = subscripts.replace(" ", "")
+    left, arrow, output = subscripts.partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(operands):
+        raise ValueError(f"'{subscripts}' is for {len(inputs)} tensors")
+    unused = [x for x in string.ascii_letters if x not in subscripts]
+    num_hidden = [
+        x.ndim - len(letters.replace("...", "")) if "..." in letters else 0
+        for x, letters in zip(operands, inputs, strict=True)
+    ]
+    hidden = "".join(unused[: max(num_hidden)])
+    if not arrow:
+        letters = "".join(inputs).replace(".", "")
+        output = "..." if "..." in left else ""
+        output += "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+    inputs = [
+        letters.replace("...", hidden[len(hidden) - number :])
+        for letters, number in zip(inputs, num_hidden, strict=True)
+    ]
+    return inputs, output.replace("...", hidden)
+
+
+@operation_rule("Einsum")
+def _einsum(trace, operation, *operands):
+    inputs, output = parse_subscripts(operation.subscripts, operands)
+    return einsum(trace, operands, inputs, output)
+
+
+@operation_rule("Matmul")
+def _matmul(trace, operation, x1, x2):
+    batch = string.ascii_lowercase[3 : 3 + max(x1.ndim, x2.ndim) - 2]
+    left = ("a" if x1.ndim > 1 else "") + "b"
+    right = "b" + ("c" if x2.ndim > 1 else "")
+    ours = batch[len(batch) - max(x1.ndim - 2, 0) :] if x1.ndim > 2 else ""
+    theirs = batch[len(batch) - max(x2.ndim - 2, 0) :] if x2.ndim > 2 else ""
+    output = batch + left.replace("b", "") + right.replace("b", "")
+    return einsum(trace, [x1, x2], [ours + left, theirs + right], output)
+
+
+@operation_rule("Dot", "Tensordot", "Inner", "Outer")
+def _products(trace, operation, x1, x2):
+    if not (isinstance(x1, Labels) and isinstance(x2, Labels)):
+        return trace.broadcast(x1, x2)
+    ours, theirs = string.ascii_lowercase[: x1.ndim], string.ascii_uppercase[: x2.ndim]
+    pairs = _pairs(operation, x1, x2)
+    for one, other in pairs:
+        theirs = theirs.replace(theirs[other], ours[one])
+    summed = {ours[one] for one, _ in pairs}
+    output = "".join(x for x in ours + theirs if x not in summed)
+    if type(operation).__name__ == "Outer" and max(x1.ndim, x2.ndim) > 1:
+        raise ValueError("it flattens the tensors")
+    return einsum(trace, [x1, x2], [ours, theirs], output)
+
+
+def _pairs(operation, x1, x2):
+    """Returns pairs of axes over which a product is summed."""
+    name = type(operation).__name__
+    if name == "Outer" or 0 in (x1.ndim, x2.ndim):
+        return []
+    if name == "Dot":
+        return [(x1.ndim - 1, max(x2.ndim - 2, 0))]
+    if name == "Inner":
+        return [(x1.ndim - 1, x2.ndim - 1)]
+    axes = operation.axes
+    if isinstance(axes, int):
+        return [(x1.ndim - axes + i, i) for i in range(axes)]
+    one, other = ([a] if isinstance(a, int) else list(a) for a in axes)
+    return [(a % x1.ndim, b % x2.ndim) for a, b in zip(one, other, strict=True)]
+
+
+@operation_rule("DotProductAttention")
+def _attention(trace, operation, query, key, value, bias=None, mask=None, scale=None):
+    query = _with_repeated_heads(trace, query, key)
+    scores = einsum(trace, [query, key], ["btnh", "bsnh"], "bnts")
+    if scale is None:
+        trace.pin(query.axes[3], "attention is scaled by the size of the axis")
+    if keras.backend.backend() == "jax" and query.shape[3] == value.shape[3]:
+        # There Keras computes no attention whose values have other sizes than keys.
+        trace.unify(query.axes[3], value.axes[3])
+    scores = trace.broadcast(scores, bias, mask)
+    trace.pin(scores.axes[3], "softmax along the axis")
+    return einsum(trace, [scores, value], ["bnts", "bsnv"], "btnv")
+
+
+def _with_repeated_heads(trace, query, key):
+    if query.shape[2] == key.shape[2]:
+        return query
+    raise ValueError("its keys have fewer heads than its queries")
+
+
+@register_channel_rule(layers.Dense)
+def _dense(trace, layer, inputs, training=None):
+    rows, columns = trace.labels_of(layer.kernel).axes
+    trace.unify(inputs.axes[-1], rows)
+    trace.contract(*inputs.axes[:-1], rows, columns)
+    if layer.use_bias:
+        trace.unify(trace.labels_of(layer.bias).axes[0], columns)
+    return trace.activate(layer.activation, inputs.replace(-1, columns))

@@ -1,0 +1,1 @@
+"""Pruners that add zeros to a model, or keep those that it has."""

@@ -1,0 +1,1 @@
+"""Pruners whose pruned weights return at zero."""

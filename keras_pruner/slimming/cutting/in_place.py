@@ -1,0 +1,221 @@
+"""Makes a copy of a layer or model smaller, whose config cannot say its sizes."""
+
+import contextlib
+import itertools
+
+import keras
+
+from keras_pruner.backend import (
+    forget_calls,
+    functional_of,
+    resize,
+    sublayers_of,
+    without_initial_values,
+)
+from keras_pruner.kernels import own_variables
+from keras_pruner.slimming.cutting.alike import Trial
+from keras_pruner.slimming.cutting.edit import refusal, resized, smaller_layer
+from keras_pruner.slimming.cutting.rebuild import rebuild
+from keras_pruner.slimming.cutting.registry import cutter_of
+from keras_pruner.training import hand_over, is_plain, plain_copy, ready_to_copy
+
+# Attributes of a layer that may hold sizes are tried in so many combinations.
+_MOST_TRIALS = 100
+
+
+def cut_in_place(model, part):
+    """Returns a copy of a model, in which each changed layer is a smaller one.
+
+    Args:
+        model: Built Keras model.
+        part: `Part`.
+
+    Raises:
+        ValueError: If a layer cannot be created with fewer channels.
+    """
+    copy = plain_copy(model)
+    with ready_to_copy(model), without_initial_values():
+        make_smaller(model, copy, part)
+    return copy
+
+
+def copies_of(model, part):
+    """Returns a function that finds a smaller copy of a layer of a model.
+
+    The model is copied as a whole, because configs of layers alone may be incomplete. A
+    layer without sublayers has a copy only if its model has a `get_config` of its own:
+    other models should load from their configs.
+    """
+    pairs = {}
+
+    def find(layer):
+        if not pairs:
+            pairs[None] = None
+            with contextlib.suppress(ValueError):
+                _pair(model, plain_copy(model), pairs, own_config=not is_plain(model))
+        if id(layer) not in pairs:
+            return None
+        make_smaller(layer, pairs[id(layer)], part)
+        return pairs[id(layer)]
+
+    return find
+
+
+def _pair(old, new, pairs, own_config):
+    for one, other in zip(sublayers_of(old), sublayers_of(new), strict=True):
+        if id(one) not in pairs and (own_config or sublayers_of(one)):
+            pairs[id(one)] = other
+        is_model = isinstance(one, keras.Model)
+        _pair(one, other, pairs, own_config or (is_model and not is_plain(one)))
+
+
+def make_smaller(old, new, part):
+    """Makes a copy of a layer or model smaller.
+
+    Sublayers whose configs say their sizes are replaced. All others, and the layer,
+    stay the objects that they are: their variables get smaller, and so do numbers in
+    their attributes, if otherwise they do not compute the same.
+
+    Args:
+        old: Built Keras layer or model.
+        new: Its copy, also built.
+        part: `Part`.
+
+    Raises:
+        ValueError: If the copy computes something else.
+    """
+    if not (part.changes(old) or _takes_fewer(old, part)):
+        forget_calls(new)
+        return
+    for old_inner, new_inner in zip(sublayers_of(old), sublayers_of(new), strict=True):
+        if part.changes(old_inner) or _takes_fewer(old_inner, part):
+            smaller = _smaller(old_inner, part)
+            if smaller is None:
+                make_smaller(old_inner, new_inner, part)
+            else:
+                _become(new_inner, smaller)
+    own = own_variables(old), own_variables(new)
+    if len(own[0]) != len(own[1]):
+        raise refusal(
+            old, "it holds variables of its sublayers. Leave its channels out."
+        )
+    for old_variable, new_variable in zip(*own, strict=True):
+        if not part.is_whole(old_variable):
+            resize(new_variable, part.shape_of(old_variable))
+    _take_config(old, new, part)
+    hand_over(old, new, {}, part)
+    forget_calls(new)
+    _fit_attributes(old, new, part)
+
+
+def _take_config(old, new, part):
+    """Writes what a smaller config would say into attributes of the same names."""
+    if (cutter := cutter_of(old)) is None:
+        return
+    with contextlib.suppress(Exception):
+        changes = cutter(old, part)
+        vars(new).update({k: v for k, v in changes.items() if k in vars(new)})
+
+
+def _takes_fewer(layer, part):
+    """Whether a layer without variables of its own reads or makes fewer channels."""
+    tensors = part.tensors_of(layer)
+    if tensors is None or layer.variables:
+        return False
+    return any(i is not None for t in (*tensors[0], *tensors[1]) for i in t[1])
+
+
+def _smaller(old, part):
+    """Returns a smaller layer with the same state, or `None` if none can be built."""
+    if functional_of(old) is not None:
+        return rebuild(old, part)
+    factors = dict(part.factors)
+    with contextlib.suppress(Exception):
+        new = smaller_layer(old, part)
+        if old.variables:
+            new.build_from_config(_build_config(old, part.tensors_of(old)))
+            hand_over(old, new, {}, part)
+        if cutter_of(old) is not None or Trial(old, part).is_passed_by(new):
+            return new
+    # A scale belongs to the layer that is not used.
+    part.factors = factors
+    return None
+
+
+def _build_config(layer, tensors):
+    """Returns a layer's build config with the shapes of smaller inputs."""
+    config = layer.get_build_config()
+    if tensors is None:
+        return config
+    smaller = {
+        tuple(shape): tuple(
+            size if kept is None else len(kept)
+            for size, kept in zip(shape, indices, strict=True)
+        )
+        for shape, indices in tensors[0]
+    }
+
+    def replaced(shape):
+        # Shapes of the recorded call have no open axes.
+        for old, new in smaller.items():
+            if len(old) == len(shape):
+                return tuple(
+                    b if a is not None and a != b else a
+                    for a, b in zip(shape, new, strict=True)
+                )
+        for old, new in smaller.items():
+            # A layer that works on the last axis may be built for another rank.
+            if shape[-1] == old[-1]:
+                return (*shape[:-1], new[-1])
+        return shape
+
+    return keras.tree.map_shape_structure(replaced, config)
+
+
+def _become(target, source):
+    """Gives a layer the state of another, so that all that hold it see the other."""
+    vars(target).clear()
+    vars(target).update(vars(source))
+
+
+def _fit_attributes(old, new, part):
+    """Replaces sizes in the attributes of a layer until it computes the same."""
+    trial = Trial(old, part)
+    if trial.is_passed_by(new):
+        return
+    before = dict(vars(new))
+    options = [
+        (name, smaller)
+        for name, value in before.items()
+        if not name.startswith("_self_")
+        for smaller in _resizings(value, part.sizes_in(old))
+    ]
+    key = type(old), repr(sorted(part.sizes_in(old).items()))
+    changes = itertools.chain(
+        part.changes_of.get(key, ()),
+        itertools.chain.from_iterable(
+            itertools.combinations(options, number)
+            for number in (1, 2, len(options), 3, 4)
+        ),
+    )
+    for change in itertools.islice(changes, _MOST_TRIALS):
+        vars(new).update(change)
+        if trial.is_passed_by(new):
+            # Those of the next block are likely the same.
+            part.changes_of[key] = [change]
+            return
+        vars(new).update((name, before[name]) for name, _ in change)
+    raise refusal(
+        old,
+        "its config does not say their number, and its `call` computes something else "
+        "with smaller weights. Leave its channels out.",
+    )
+
+
+def _resizings(value, sizes):
+    """Yields a value with its sizes replaced, once for each choice of new sizes."""
+    for old, choices in sizes.items():
+        for new in sorted(choices):
+            smaller = resized(value, {old: new})
+            if smaller is not value:
+                yield smaller
