@@ -33,7 +33,8 @@ def format(request):
 
 def test_models_are_exported_with_several_inputs_and_outputs(format, tmp_path):
     a, b = keras.Input((4,), name="second"), keras.Input((4,), name="first")
-    outputs = {"y": layers.Dense(3)(a - 2 * b), "x": layers.Dense(2)(a)}
+    # OpenVINO cannot convert the subtraction of torch.
+    outputs = {"y": layers.Dense(3)(a + -2 * b), "x": layers.Dense(2)(a)}
     model = keras.Model({"second": a, "first": b}, outputs)
     report = export(model, tmp_path / f"model{SUFFIXES[format]}", format)
     assert report.relative_difference < 1e-5
@@ -49,7 +50,6 @@ def test_warnings_are_logged_after_an_export(format, tmp_path, caplog):
     assert "still told" in caplog.text
 
 
-@ON_TENSORFLOW
 def test_outputs_have_the_order_of_the_model(format, tmp_path):
     x = keras.Input((4,), name="x")
     model = keras.Model(x, [layers.Dense(2)(x) for _ in range(12)])
@@ -88,7 +88,6 @@ def test_adapted_statistics_are_constants_of_the_file(format, tmp_path):
     assert report.relative_difference < 1e-5 and statistics.mean is mean
 
 
-@ON_TENSORFLOW
 def test_subclassed_models_are_exported(format, tmp_path):
     model = Subclassed()
     model(np.zeros((2, 5), "float32"))

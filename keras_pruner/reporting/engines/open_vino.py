@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from keras_pruner.reporting.engines.base import register_engine
 from keras_pruner.reporting.engines.exported import ExportedEngine, by_name
 
@@ -23,6 +25,13 @@ class OpenVino(ExportedEngine):
         "tensorflow": {"openvino": "openvino"},
         "torch": {"openvino": "openvino"},
     }
+
+    def write(
+        self, model: keras.Model, path: pathlib.Path, signature: Any, **arguments: Any
+    ) -> Any:
+        if keras.backend.backend() == "torch":
+            model = _TupleOfOutputs(model)
+        return super().write(model, path, signature, **arguments)
 
     def load_file(
         self, path: pathlib.Path, inputs: Any, num_threads: int
@@ -50,6 +59,21 @@ class OpenVino(ExportedEngine):
             return [request.get_output_tensor(i).data.copy() for i in indices]
 
         return run
+
+
+class _TupleOfOutputs(keras.Model):
+    """Returns the outputs of a model as a tuple, which `torch.jit.trace` asks for.
+
+    It refuses lists and dicts.
+    """
+
+    def __init__(self, model):
+        super().__init__(name=model.name)
+        self.model = model
+        self.built = True
+
+    def call(self, *inputs):
+        return tuple(keras.tree.flatten(self.model(*inputs)))
 
 
 def _in_order(outputs):
