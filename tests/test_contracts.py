@@ -83,6 +83,7 @@ def test_schedule_stays_inside_and_ends_exactly(name):
     assert values[45:] == [0.9] * 15  # 45 is the last update
 
 
+@slow_on_tensorflow
 @every_case
 def test_training(case, data, tmp_path):
     """Trained, saved and resumed; then asked for more masks."""

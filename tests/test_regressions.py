@@ -3,7 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from conftest import build_mlp, compile_mlp, kernels_of, value_of
+from conftest import (
+    build_mlp,
+    compile_mlp,
+    kernels_of,
+    slow_on_tensorflow,
+    value_of,
+)
 from keras import layers
 
 from keras_pruner import (
@@ -190,6 +196,7 @@ def test_scheduler_is_exact_at_its_last_update():
     assert scheduler(28) == 0.7 and scheduler(22) < 0.7
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("name", ["ste", "top_kast", "str"])
 def test_hidden_dense_weights_follow_training_without_the_pruner(name, data):
     model = compile_mlp()

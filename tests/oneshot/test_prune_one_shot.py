@@ -58,6 +58,7 @@ def output_error(model, pruned, x):
     return float(((found - expected) ** 2).sum() / (expected**2).sum())
 
 
+@slow_on_tensorflow
 def test_outputs_stay_where_magnitude_loses_them():
     model, x = build(), smooth(256)
     before = [array(v).copy() for v in model.weights]

@@ -370,6 +370,7 @@ def test_learning_rate_callbacks_reach_the_users_optimizer(data):
     assert float(value_of(model.optimizer.learning_rate)) == 0.25
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize(
     ("rates", "settings", "warns"),
     [
