@@ -60,19 +60,47 @@ def last_step_before_decay(optimizer, now, begin, end, share=LOW_RATE):
         `None` if the optimizer has no `LearningRateSchedule`, or if the rate is not low
         at `end`.
     """
-    optimizer = innermost(optimizer)
-    schedule = rate_schedule_of(optimizer)
-    if schedule is None:
-        return None
-    offset = int(ops.convert_to_numpy(optimizer.iterations)) - now
     steps = np.linspace(begin, end, 101).astype(int)
-    counts = (ops.convert_to_tensor(int(step) + offset, "int32") for step in steps)
-    with run_as_python():
-        rates = np.array([float(ops.convert_to_numpy(schedule(n))) for n in counts])
+    rates = _scheduled_rates(optimizer, steps - now)
+    if rates is None:
+        return None
     is_high = rates > share * rates.max()
     if is_high[-1] or not is_high.any():
         return None
     return int(steps[is_high][-1])
+
+
+def highest_rate_in(optimizer, steps):
+    """Returns the highest learning rate from now on, as far as it is known.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, wrapped or not.
+        steps: Number of further steps to look at.
+
+    Returns:
+        Float: the present rate, or the highest of a `LearningRateSchedule`.
+    """
+    rates = _scheduled_rates(optimizer, np.linspace(0, steps, 101).astype(int))
+    if rates is None:
+        return float(ops.convert_to_numpy(innermost(optimizer).learning_rate))
+    return float(rates.max())
+
+
+def _scheduled_rates(optimizer, steps):
+    """Returns the rates of an optimizer's schedule, or `None` if it has none.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, wrapped or not.
+        steps: Int array: the steps at which to read the rate, counted from now.
+    """
+    optimizer = innermost(optimizer)
+    schedule = rate_schedule_of(optimizer)
+    if schedule is None:
+        return None
+    counts = int(ops.convert_to_numpy(optimizer.iterations)) + steps
+    counts = (ops.convert_to_tensor(int(count), "int32") for count in counts)
+    with run_as_python():
+        return np.array([float(ops.convert_to_numpy(schedule(n))) for n in counts])
 
 
 def may_skip(optimizer):

@@ -317,16 +317,24 @@ class BasePruner(PrunerType, abc.ABC):
 
     def warn_if_short(self) -> None:
         """Logs a warning if training ended before the target sparsity was reached."""
-        if not self.is_done:
-            logging.warning(
-                "Training ended at step %d with sparsity %.4f, before the target %.4f "
-                "was reached: the last mask update is due at step %s. Train longer, "
-                "lower `end_step`, or leave the steps to PruningCallback.",
-                self.global_step,
-                self.current_sparsity_ratio,
-                self.target_sparsity_ratio,
-                self.scheduler.last_update if self.scheduler else "unknown",
+        if self.is_done:
+            return
+        last = self.scheduler.last_update if self.scheduler else None
+        if last is not None and last <= self.global_step:
+            advice = "It failed: an error above says why."
+        else:
+            advice = (
+                "Train longer, lower `end_step`, or leave the steps to PruningCallback."
             )
+        logging.warning(
+            "Training ended at step %d with sparsity %.4f, before the target %.4f "
+            "was reached: the last mask update is due at step %s. %s",
+            self.global_step,
+            self.current_sparsity_ratio,
+            self.target_sparsity_ratio,
+            "unknown" if last is None else last,
+            advice,
+        )
 
     def __repr__(self) -> str:
         return (

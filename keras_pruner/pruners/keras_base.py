@@ -83,6 +83,8 @@ class KerasBasePruner(SavedPruner, BasePruner):
     freezes_weights = False
     # Whether it cannot share a model with other pruners.
     takes_whole_model = False
+    # Whether it sets the optimizer's step count back, and so a learning rate schedule.
+    rewinds_schedule = False
 
     def build(self) -> None:
         selection = only_selection(self.modules, self.config)

@@ -81,6 +81,7 @@ class MaskUpdater:
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
         self._warned_about_empty = False
+        self._told = set()
         # Whether a bound limited a kernel in an update at once.
         self._is_bounded = False
 
@@ -126,6 +127,12 @@ class MaskUpdater:
                     return
             self._take_in(self._update_by_units(sparsity), sparsity)
             self.pruner.apply_masks()
+
+    def tell_once(self, text):
+        """Shows a text with the present step, unless it was shown before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(f"Step {self.pruner.global_step}: {text}")
 
     @contextlib.contextmanager
     def _telling_what_takes_long(self):

@@ -38,7 +38,13 @@ def moments_of(pruner):
         found[kernel.path] = {"memory": slot, "weight_in_mean": weight}
         total = total + pruner.updater.call(_sum_in_float32, slot) / weight
         num_weights += kernel.layout.size
-    if not found or ops.convert_to_numpy(total) == 0:
+    if not found:
+        return nothing
+    if ops.convert_to_numpy(total) == 0:
+        pruner.updater.tell_once(
+            f"scored by {pruner.config.criterion.stand_in}, because the second moments "
+            f"of {_optimizer_name(pruner)} are zero"
+        )
         return nothing
     mean = {"mean_of_all": total / num_weights}
     return [
@@ -64,17 +70,17 @@ def source_of_scores(pruner):
     criterion = pruner.config.criterion
     if not criterion.reads_optimizer:
         return None
-    optimizer = innermost(pruner.optimizer)
-    if optimizer is None:
+    if pruner.optimizer is None:
         return f"{criterion.stand_in}, because no optimizer is attached"
-    # A torch optimizer is in an object that looks up its state.
-    name = type(getattr(optimizer, "optimizer", optimizer)).__name__
-    kernels = _scored(pruner)
-    lacking = [
-        kernel
-        for kernel in kernels
-        if second_moment_of(pruner.optimizer, kernel.variable) is None
-    ]
+    name, kernels = _optimizer_name(pruner), _scored(pruner)
+    moments = [second_moment_of(pruner.optimizer, k.variable) for k in kernels]
+    pairs = zip(kernels, moments, strict=True)
+    lacking = [kernel for kernel, moment in pairs if moment is None]
+    if not lacking and _are_too_few(pruner, moments):
+        return (
+            f"{criterion.stand_in}, because {name} takes fewer than {FEWEST_STEPS} "
+            "steps before the last update"
+        )
     if not lacking:
         return f"{criterion.name} of {name}"
     if len(lacking) == len(kernels):
@@ -83,3 +89,17 @@ def source_of_scores(pruner):
         f"{criterion.stand_in}, because {name} keeps no second moment of "
         f"{lacking[0].path}"
     )
+
+
+def _are_too_few(pruner, moments):
+    """Whether the optimizer will have taken too few steps at the last update."""
+    if pruner.scheduler is None:
+        return False
+    more = max(0, pruner.scheduler.last_update - pruner.global_step)
+    return any(moment.steps + more < FEWEST_STEPS for moment in moments)
+
+
+def _optimizer_name(pruner):
+    # A torch optimizer is in an object that looks up its state.
+    optimizer = innermost(pruner.optimizer)
+    return type(getattr(optimizer, "optimizer", optimizer)).__name__

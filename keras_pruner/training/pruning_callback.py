@@ -57,7 +57,8 @@ class PruningCallback(keras.callbacks.Callback):
     a callback by `at_target` to keep the best epoch at the target sparsity.
 
     If a weight or a criterion state is not finite at a mask update, the masks stay
-    unchanged. The callback logs an error, and training continues.
+    unchanged. The callback logs an error, once until an update succeeds, and training
+    continues.
 
     If the model has `PrunedLayer`s, only those are pruned, each by its own config, or
     by this one if it has none.

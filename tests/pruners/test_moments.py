@@ -307,9 +307,34 @@ def test_a_moment_of_nan_leaves_the_masks(caplog):
 def test_the_line_of_a_run_names_what_scores(name, words, capsys):
     settings = {"exclude_layers": ["a/kernel"]} if name == "Muon" else {}
     model, (x, y) = build(optimizer_of(name, **settings)), samples()
-    pruning = PruningCallback(criterion="second_moment", target_sparsity=0.5)
+    steps = {"begin_step": 0, "end_step": 10}
+    pruning = PruningCallback(criterion="second_moment", target_sparsity=0.5, **steps)
     model.fit(x, y, batch_size=4, verbose=2, callbacks=[pruning])
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_the_line_of_a_short_run_says_what_scores(trained_before, capsys):
+    model, (x, y) = build(optimizers.Adam()), samples()
+    if trained_before:
+        fit(model, x, y)
+    pruning = PruningCallback(criterion="second_moment", target_sparsity=0.5)
+    model.fit(x[:36], y[:36], batch_size=4, verbose=2, callbacks=[pruning])
+    few = "scored by magnitude, because Adam takes fewer than 10 steps"
+    words = "scored by second_moment of Adam" if trained_before else few
+    assert words in capsys.readouterr().out
+
+
+def test_gradients_of_zero_are_told_once(capsys):
+    (x, y), steps = samples(), {"begin_step": 0, "end_step": 11, "frequency": 1}
+    pruning = PruningCallback(criterion="second_moment", target_sparsity=0.5, **steps)
+    none = np.zeros(len(x))
+    build(optimizers.Adam()).fit(
+        x, y, batch_size=4, verbose=2, callbacks=[pruning], sample_weight=none
+    )
+    told = "scored by magnitude, because the second moments of Adam are zero"
+    text = capsys.readouterr().out
+    assert text.count(told) == text.count(f"Step 10: {told}") == 1
 
 
 # As the default.

@@ -377,6 +377,7 @@ def test_learning_rate_callbacks_reach_the_users_optimizer(data):
         ([1e-2, 1e-3, 1e-3, 1e-3], {}, True),
         ([1e-3, 1e-2, 2e-3, 2e-3], {}, False),
         ([1e-2, 1e-2, 1e-2, 1e-3], {}, False),
+        ([0.0, 1e-2, 1e-2, 1e-2], {}, False),
         ([1e-2, 1e-3, 1e-3, 1e-3], {"end_step": 18}, False),
     ],
 )
@@ -390,6 +391,25 @@ def test_a_rate_that_a_callback_lowers_too_early_is_told(
     model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[lower, pruning])
     told = "The learning rate fell from 0.01 to 0.001, and masks change until step 18"
     assert caplog.text.count(told) == caplog.text.count("learning rate fell") == warns
+
+
+WARM_UP = keras.optimizers.schedules.CosineDecay(
+    1e-5, 8, warmup_target=1e-2, warmup_steps=4
+)
+# Low at the end of the second epoch, and high again after that.
+RESTARTS = keras.optimizers.schedules.CosineDecayRestarts(1e-2, 12.5, t_mul=1.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings"),
+    [(WARM_UP, {"pruning_type": "lottery_ticket"}), (RESTARTS, {})],
+    ids=["lottery ticket", "restarts"],
+)
+def test_a_schedule_that_rises_again_is_no_matter(schedule, settings, data, caplog):
+    model = compile_mlp(optimizer=keras.optimizers.Adam(schedule))
+    pruning, _, _ = fit(model, data, settings=settings)
+    assert pruning.is_done
+    assert "learning rate fell" not in caplog.text
 
 
 def test_local_configs_prune_each_layer_by_its_own(data):

@@ -4,7 +4,13 @@ import keras
 from absl import logging
 from keras import ops
 
-from keras_pruner.backend import LOW_RATE, innermost, last_step_before_decay
+from keras_pruner.backend import (
+    LOW_RATE,
+    highest_rate_in,
+    innermost,
+    last_step_before_decay,
+    rate_schedule_of,
+)
 from keras_pruner.pruners import NonFiniteError, source_of_scores
 from keras_pruner.training.fit.trained_check import TrainedCheck
 
@@ -38,6 +44,8 @@ class PruningRun:
         self._first_step = None
         # The highest learning rate at the end of an epoch; `None` after the warning.
         self._highest_rate = 0.0
+        # Maps the id of a pruner to the error by which its latest update failed.
+        self._failures = {}
 
     @property
     def _optimizer(self):
@@ -57,6 +65,7 @@ class PruningRun:
         self.attachment, self._measured = attachment, None
         self._check = TrainedCheck(attachment)
         self._latest_step, self._highest_rate = 0, 0.0
+        self._failures = {}
         # Another callback may have restored the masks and the counts.
         self._bind()
         for pruner, counts in zip(
@@ -139,11 +148,21 @@ class PruningRun:
             self._warn_of_low_rate()
 
     def _warn_of_low_rate(self):
-        """Warns once if a callback lowered the learning rate before the target."""
-        rate = float(ops.convert_to_numpy(innermost(self._optimizer).learning_rate))
+        """Warns once if the learning rate is low before the target, and stays low."""
+        optimizer = innermost(self._optimizer)
+        rate = float(ops.convert_to_numpy(optimizer.learning_rate))
         self._highest_rate = max(rate, self._highest_rate)
+        lowest = LOW_RATE * self._highest_rate
         open_ended = [p for p in self.group.pruners if p.config.end_step is None]
-        if rate > LOW_RATE * self._highest_rate or not open_ended:
+        # A rate of zero at the beginning is no fall.
+        if rate > lowest or not self._highest_rate or not open_ended:
+            return
+        end = max(pruner.scheduler.last_update for pruner in open_ended)
+        # A schedule may rise again, also because it is set back.
+        has_schedule = rate_schedule_of(optimizer) is not None
+        if has_schedule and any(p.rewinds_schedule for p in open_ended):
+            return
+        if highest_rate_in(optimizer, end - self._read_step()) > lowest:
             return
         logging.warning(
             "The learning rate fell from %.3g to %.3g, and masks change until step %d. "
@@ -151,7 +170,7 @@ class PruningRun:
             "after that step, or give PruningCallback an earlier `end_step`.",
             self._highest_rate,
             rate,
-            max(pruner.scheduler.last_update for pruner in open_ended),
+            end,
         )
         self._highest_rate = None
 
@@ -163,7 +182,7 @@ class PruningRun:
             try:
                 pruner.update_masks(pruner.sparsity_at(pruner.updated_at))
             except NonFiniteError as error:
-                logging.error("Step %d: %s", pruner.global_step, error)
+                self._log_failure(pruner, error)
         self._optimizer.enforce()
 
     def update(self):
@@ -175,14 +194,21 @@ class PruningRun:
             try:
                 if pruner.update_if_due():
                     self._optimizer.enforce()
+                    self._failures.pop(id(pruner), None)
                 upcoming.append(pruner.next_update)
             except NonFiniteError as error:
                 # Training continues, as it does in Keras with such weights.
-                logging.error("Step %d: %s", pruner.global_step, error)
+                self._log_failure(pruner, error)
                 upcoming.append(pruner.scheduler.next_update(pruner.global_step))
         self._next_update = min(
             (step for step in upcoming if step is not None), default=None
         )
+
+    def _log_failure(self, pruner, error):
+        """Logs an error of an update, unless the update before it failed alike."""
+        if self._failures.get(id(pruner)) != str(error):
+            logging.error("Step %d: %s", pruner.global_step, error)
+        self._failures[id(pruner)] = str(error)
 
     def _read_step(self):
         step = int(ops.convert_to_numpy(self._optimizer.step))

@@ -53,6 +53,7 @@ class LotteryTicket(KerasBasePruner):
     default_schedule = "exp"
     default_options = {"num_rounds": 5}  # noqa: RUF012
     takes_whole_model = True
+    rewinds_schedule = True
 
     @classmethod
     def check(cls, config: PruningConfig, options: Mapping[str, Any]) -> None:
