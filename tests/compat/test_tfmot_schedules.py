@@ -118,6 +118,13 @@ def test_a_config_makes_an_equal_schedule(schedule):
     made = keras.saving.deserialize_keras_object(config, custom_objects=classes)
     assert type(made) is type(schedule)
     assert vars(made) == vars(schedule)
+    # As Keras serializes what another object holds.
+    held = keras.saving.serialize_keras_object(schedule)
+    for copy in (
+        type(schedule).from_config(config),
+        keras.saving.deserialize_keras_object(held, custom_objects=classes),
+    ):
+        assert vars(copy) == vars(schedule)
 
 
 def test_defaults_are_those_of_tfmot():

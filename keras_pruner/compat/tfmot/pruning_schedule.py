@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_pruner.components import Polynomial
 
+_CONFIG_KEYS = {"class_name", "config"}
+
 
 class PruningSchedule(abc.ABC):
     """Says for each step whether masks are updated, and to which sparsity.
@@ -79,8 +81,9 @@ class PruningSchedule(abc.ABC):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Creates a schedule from the arguments in its config."""
-        return cls(**config)
+        """Creates a schedule from its config, or from the arguments in it."""
+        arguments = config["config"] if config.keys() == _CONFIG_KEYS else config
+        return cls(**arguments)
 
     def _config_of(self, *names):
         arguments = {name: getattr(self, name) for name in names}
