@@ -89,6 +89,12 @@ def test_keys_of_intel_are_taken(keys):
         ({"pruning_scope": "planet"}, "planet"),
         ({"start_step": 5, "end_step": 1, "pruning_type": "magnitude"}, "begin_step"),
         ({"op_names": ["["]}, "regular expression"),
+        ({"op_names": "head"}, "`op_names` must be a list of strings.*'head'"),
+        ({"excluded_op_names": "head"}, "`excluded_op_names` must be a list"),
+        ({"pruning_op_types": "Conv"}, "`pruning_op_types` must be a list"),
+        ({"pruning_configs": [{"op_names": "head"}]}, "`op_names` must be a list"),
+        ({"pruning_configs": {"op_names": ["head"]}}, "must be a list of dicts"),
+        ({"pruning_configs": ["head"]}, "must be a list of dicts"),
         ({"sparsity": 0.5}, "target_sparsity"),
     ],
 )

@@ -10,6 +10,7 @@ from keras_pruner.kernels import Kernel
 
 # The method that prunes without training.
 SPARSE_GPT = "sparse_gpt"
+_LISTS = ("op_names", "excluded_op_names", "pruning_op_types")
 
 
 class WeightPruningConfig:
@@ -68,14 +69,14 @@ class WeightPruningConfig:
         low_memory_usage: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.pruning_configs = [dict(local) for local in pruning_configs]
+        self.pruning_configs = _list_of_dicts(pruning_configs)
         self.backend = backend
         self._weight_compression = _Keys(
             target_sparsity=target_sparsity,
             pruning_type=pruning_type,
             pattern=pattern,
-            op_names=list(op_names or ()),
-            excluded_op_names=list(excluded_op_names or ()),
+            op_names=_as_list(op_names),
+            excluded_op_names=_as_list(excluded_op_names),
             start_step=start_step,
             end_step=end_step,
             pruning_scope=pruning_scope,
@@ -83,7 +84,7 @@ class WeightPruningConfig:
             min_sparsity_ratio_per_op=min_sparsity_ratio_per_op,
             max_sparsity_ratio_per_op=max_sparsity_ratio_per_op,
             sparsity_decay_type=sparsity_decay_type,
-            pruning_op_types=list(pruning_op_types),
+            pruning_op_types=_as_list(pruning_op_types),
             low_memory_usage=low_memory_usage,
             **kwargs,
         )
@@ -164,9 +165,30 @@ class NameHas:
         return f"NameHas({self.expression!r})"
 
 
+def _as_list(names):
+    # A string is refused later; its characters would be names that match anything.
+    return names if isinstance(names, str) else list(names or ())
+
+
+def _list_of_dicts(configs):
+    are_dicts = isinstance(configs, Sequence) and all(
+        isinstance(local, Mapping) for local in configs
+    )
+    if not are_dicts:
+        raise ValueError(
+            f"`pruning_configs` must be a list of dicts. Received: {configs!r}"
+        )
+    return [dict(local) for local in configs]
+
+
 def _config_of(keys):
     """Returns the `PruningConfig` of a dict of Intel's keys, without local configs."""
     keys = dict(keys)
+    for name in _LISTS:
+        if isinstance(keys.get(name), str):
+            raise ValueError(
+                f"`{name}` must be a list of strings. Received: {keys[name]!r}"
+            )
     names = keys.pop("op_names") or None
     included = None if names is None else tuple(map(NameHas, names))
     excluded = tuple(map(NameHas, keys.pop("excluded_op_names") or ()))
