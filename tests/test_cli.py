@@ -209,6 +209,25 @@ def test_reader_that_has_enough_is_told_nothing(no_keras):
     assert (found.returncode, found.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize(
+    "text", ["prune model.keras --target-sparsity .5 -o", "report model.keras --html"]
+)
+def test_places_that_cannot_be_written_are_told_before_the_work(
+    text, folder, capsys, monkeypatch
+):
+    (folder / "old.keras").mkdir()
+    (folder / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "locked")
+    monkeypatch.setattr("keras_pruner.cli.files.load_model", None)
+    for place, message in (
+        ("old.keras", "'old.keras' is a folder, and no file."),
+        ("locked/new.keras", "There is no permission to write into 'locked'."),
+    ):
+        overwrite = " --overwrite" if text.endswith("-o") else ""
+        code, _, errors = run(f"{text} {place}{overwrite}", capsys)
+        assert (code, errors) == (1, f"error: {message}\n")
+
+
 def test_debug_shows_where_an_error_comes_from(capsys):
     _, _, errors = run("inspect none.keras --debug", capsys)
     assert "Traceback" in errors and "error: There is no file" in errors

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and their types."""
 
 import argparse
+import os
 import pathlib
 
 MODEL = "a file that Keras loads, e.g. MODEL.keras"
@@ -125,6 +126,11 @@ def check_files(options, suffixes=(".keras",)):
             folder = pathlib.Path(values[name]).parent
             if not folder.is_dir():
                 raise ValueError(f"There is no folder '{folder}' for `--{name}`.")
+            if not os.access(folder, os.W_OK):
+                raise ValueError(f"There is no permission to write into '{folder}'.")
+            # A SavedModel is a folder.
+            if pathlib.Path(values[name]).is_dir() and suffixes is not None:
+                raise ValueError(f"'{values[name]}' is a folder, and no file.")
     output = values.get("output")
     if output is None:
         return
