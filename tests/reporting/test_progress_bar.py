@@ -27,6 +27,12 @@ def test_a_terminal_shows_it_on_request(in_a_terminal, capsys):
     assert "layers" in capsys.readouterr().out
 
 
+def test_a_pipe_gets_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("rich._console", None)
+    run(verbose=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_notebook_without_widgets_shows_nothing(in_a_terminal, monkeypatch, capsys):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
