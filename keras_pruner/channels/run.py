@@ -52,6 +52,8 @@ class ModelTrace(Trace):
         # Number of each layer in the order of their first calls.
         self._order = {}
         self._symbols = {}
+        # The arrays of ids of all variables, by their own ids.
+        self._of_weights = {}
         self._find_variables()
         found = {id(layer): mean_square_of(layer) for layer in all_layers(model)}
         self.mean_squares = {key: each for key, each in found.items() if each}
@@ -99,6 +101,7 @@ class ModelTrace(Trace):
             name = f"{path}/{variable.name}" if path else variable.name
             self.variables[_unique(name, numbers)] = variable, layer, labels
             self._of_variable[id(variable)] = labels
+            self._of_weights |= {id(ids): ids for ids in labels.axes}
             # Moving statistics count for nothing where gamma and beta are zero.
             is_statistic = isinstance(layer, keras.layers.BatchNormalization) and all(
                 variable is not own for own in trainables_in(layer)
@@ -142,6 +145,8 @@ class ModelTrace(Trace):
             rule = rule_for_operation(class_of_keras_operation(operation))
             labels = rule(self, operation, *given, **given_kwargs)
             mark_alive(self, operation, (given, given_kwargs), labels)
+            if not self._has_only_weights((given, given_kwargs)):
+                labels = self._with_own_ids(labels)
             outputs = self._symbols_for(operation, args, kwargs, labels)
         except Exception as error:
             outputs = operation.compute_output_spec(*args, **kwargs)
@@ -149,6 +154,24 @@ class ModelTrace(Trace):
             self._pin_all((given, given_kwargs), outputs, reason)
         self._record(operation, args, kwargs, outputs)
         return outputs
+
+    def _has_only_weights(self, structure):
+        """Whether all tensors are variables, or the same with other axes."""
+        tensors = [x for x in keras.tree.flatten(structure) if isinstance(x, Labels)]
+        return all(id(ids) in self._of_weights for x in tensors for ids in x.axes)
+
+    def _with_own_ids(self, structure):
+        """Returns labels that share no array with a variable.
+
+        By its arrays, `ChannelGraph.operands` tells which variable a product reads.
+        """
+
+        def own(labels):
+            shared = [id(ids) in self._of_weights for ids in labels.axes]
+            pairs = zip(labels.axes, shared, strict=True)
+            return Labels(tuple(x.copy() if same else x for x, same in pairs))
+
+        return keras.tree.map_structure(own, structure)
 
     def _symbols_for(self, operation, args, kwargs, labels):
         """Returns the outputs of an operation that has a rule."""
@@ -227,7 +250,8 @@ class ModelTrace(Trace):
                 if rule is not mean_square:
                     mark_alive(self, layer, (given, given_kwargs), labels)
                 outputs = keras.tree.map_structure(
-                    lambda x: self.symbol_for(x, layer.compute_dtype), labels
+                    lambda x: self.symbol_for(x, layer.compute_dtype),
+                    self._with_own_ids(labels),
                 )
         except Exception as error:
             reason = f"its `call` cannot be followed: {_first_line(error)}"

@@ -134,6 +134,37 @@ def test_zeros_of_a_kernel_lower_the_effective_operations():
     assert "effective" in str(found)
 
 
+def half_zeros(model):
+    """Makes every second weight of all kernels zero."""
+    for weight in model.weights:
+        if weight.name.endswith("kernel"):
+            values = np.arange(np.prod(weight.shape)).reshape(weight.shape) % 2
+            weight.assign(values)
+    return model
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        layers.EinsumDense("abc,cd->abd", (None, 6)),
+        layers.MultiHeadAttention(2, 3, use_bias=False),
+        layers.LSTM(4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_zeros_of_a_layer_lower_no_operations_of_the_next(second):
+    x = inputs = keras.Input((5, 4))
+    for first in (layers.Dense(4), layers.EinsumDense("abc,cd->abd", (None, 4))):
+        x = first(x)
+    step = type(second).from_config(second.get_config())
+    is_attention = isinstance(step, layers.MultiHeadAttention)
+    model = keras.Model(inputs, step(x, x) if is_attention else step(x))
+    found = count_flops(half_zeros(model))
+    # The scores and the weighted values have no weights.
+    without_weights = 2 * 2 * 2 * 5 * 5 * 3 if is_attention else 0
+    assert found.effective_flops == (found.flops + without_weights) / 2
+
+
 def test_masks_of_wrapper_layers_lower_the_effective_operations():
     model = wrap(build_mlp(), include="hidden")
     (mask,) = model.layers[0].masks.values()
