@@ -15,6 +15,7 @@ from keras_pruner.backend import (
 from keras_pruner.channels.labels import Labels
 from keras_pruner.channels.mean_square import mean_square_of
 from keras_pruner.channels.records import Call, VariableSymbol
+from keras_pruner.channels.rules.contractions import contract_quantized
 from keras_pruner.channels.rules.normalization import mean_square
 from keras_pruner.channels.rules.registry import rule_for_layer, rule_for_operation
 from keras_pruner.channels.rules.zeros import mark_alive
@@ -239,6 +240,7 @@ class ModelTrace(Trace):
         given, given_kwargs = self.labelled((args, kwargs))
         try:
             if getattr(layer, "quantization_mode", None) is not None:
+                contract_quantized(self, layer, *given, **given_kwargs)
                 raise ValueError("it is quantized")
             rule = rule_for_layer(layer)
             if rule is None and id(layer) in self.mean_squares:

@@ -165,6 +165,40 @@ def test_zeros_of_a_layer_lower_no_operations_of_the_next(second):
     assert found.effective_flops == (found.flops + without_weights) / 2
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_quantized_layers_count_as_those_of_floats(mode):
+    def attend(x):
+        return layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+
+    model = functional(
+        (6, 8),
+        layers.Dense(4, name="dense"),
+        attend,
+        layers.TimeDistributed(layers.Dense(3)),
+    )
+    set_kernel(model.get_layer("dense"), np.arange(32).reshape(8, 4) % 2)
+    flops = count_flops(model).flops
+    model.quantize(mode)
+    found = count_flops(model)
+    assert found.flops == flops
+    row = next(row for row in found.rows() if row["path"] == "dense")
+    assert row["effective_flops"] == row["flops"] / 2
+    assert [row for row in found.rows() if row["skipped"]] == []
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_quantized_embedding_counts_its_way_back():
+    def back(x):
+        return embedding(x, reverse=True)
+
+    embedding = layers.ReversibleEmbedding(7, 4, tie_weights=True)
+    model = functional((5,), embedding, back)
+    flops = count_flops(model).flops
+    model.quantize("int8")
+    assert count_flops(model).flops == flops == 2 * 5 * 4 * 7
+
+
 def test_masks_of_wrapper_layers_lower_the_effective_operations():
     model = wrap(build_mlp(), include="hidden")
     (mask,) = model.layers[0].masks.values()

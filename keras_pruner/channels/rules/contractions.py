@@ -152,3 +152,29 @@ def _dense(trace, layer, inputs, training=None):
     if layer.use_bias:
         trace.unify(trace.labels_of(layer.bias).axes[0], columns)
     return trace.activate(layer.activation, inputs.replace(-1, columns))
+
+
+def contract_quantized(trace, layer, inputs, reverse=False, **kwargs):
+    """Records the products of a quantized layer.
+
+    Its packed kernel has no axes that could be followed, so the loop has new ids.
+
+    Args:
+        trace: `Trace`.
+        layer: Quantized Keras layer.
+        inputs: `Labels` of its input.
+        reverse: Whether an embedding maps back to its tokens.
+        **kwargs: Other arguments of its call.
+    """
+    if isinstance(layer, layers.Dense):
+        sizes = [*inputs.shape, layer.units]
+    elif isinstance(layer, layers.EinsumDense):
+        (ours, _), output = parse_subscripts(layer.equation, (inputs, inputs))
+        made = layer.compute_output_shape(inputs.shape)
+        ends = dict(zip(output, made, strict=True))
+        sizes = (ends | dict(zip(ours, inputs.shape, strict=True))).values()
+    elif reverse:
+        sizes = [*inputs.shape, layer.input_dim]
+    else:
+        return
+    trace.contract(*map(trace.fresh, sizes))

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_pruner.channels import ChannelGraph
 from keras_pruner.kernels import check_built, find_all_kernels, masks_of
-from keras_pruner.reporting.kernel_values import masked_value
+from keras_pruner.reporting.kernel_values import masked_value, weights_of
 from keras_pruner.reporting.lines import lines_of
 from keras_pruner.reporting.render import Column, Shown, View
 from keras_pruner.reporting.rows import sum_of
@@ -140,14 +140,18 @@ def count_flops(model: keras.Model, inputs: Data = None) -> FlopsReport:
     check_built(model)
     graph = ChannelGraph(model, inputs)
     masks = masks_of(model)
+    search = find_all_kernels(model)
+    quantized = {id(k.layer): k for k in search.known if _is_quantized(k.layer)}
     densities = {}
     counts = collections.defaultdict(lambda: [0, 0])
     classes = {}
     for contraction in graph.contractions:
         number, effective = 2 * contraction.multiply_adds, 1.0
-        for variable in graph.operands(contraction):
+        kernel = quantized.get(id(contraction.layer))
+        operands = graph.operands(contraction)
+        for variable in operands if kernel is None else [kernel.variable]:
             if id(variable) not in densities:
-                densities[id(variable)] = _density(variable, masks)
+                densities[id(variable)] = _density(variable, masks, kernel)
             effective *= densities[id(variable)]
         path = contraction.path or "(model)"
         classes[path] = type(contraction.layer or model).__name__
@@ -157,15 +161,32 @@ def count_flops(model: keras.Model, inputs: Data = None) -> FlopsReport:
         FlopsRow(path, classes[path], number, round(effective))
         for path, (number, effective) in counts.items()
     ]
+    kernels = {id(k.variable): k for k in (*search.kernels, *quantized.values())}
     rows += [
         FlopsRow(kernel.path, type(kernel.layer).__name__, 0, 0, _NO_PRODUCT)
-        for kernel in find_all_kernels(model).kernels
-        if not kernel.on_request and id(kernel.variable) not in densities
+        for key, kernel in kernels.items()
+        if not kernel.on_request and key not in densities
     ]
     return FlopsReport(rows, graph.input_shapes)
 
 
-def _density(variable, masks):
-    """Returns the share of a variable's elements that are not zero, as masked."""
-    values = masked_value(variable, masks)
+def _is_quantized(layer):
+    return getattr(layer, "quantization_mode", None) is not None
+
+
+def _density(variable, masks, quantized=None):
+    """Returns the share of a variable's elements that are not zero, as masked.
+
+    Args:
+        variable: `keras.Variable`.
+        masks: Dict from the id of a variable to its mask.
+        quantized: `Kernel` of the variable if its layer is quantized. If its weights
+            cannot be read, none counts as zero.
+    """
+    if quantized is None:
+        values = masked_value(variable, masks)
+    else:
+        values = weights_of(quantized, masks)
+    if values is None:
+        return 1.0
     return np.count_nonzero(values) / max(1, values.size)
