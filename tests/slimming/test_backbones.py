@@ -143,6 +143,36 @@ def test_groups_that_a_layer_cannot_lose_are_left_out():
 
 
 @package
+class Gate(layers.Layer):
+    """Has no variables, and a size of its own."""
+
+    def __init__(self, half, **kwargs):
+        super().__init__(**kwargs)
+        self.half = half
+
+    def call(self, x):
+        return x[:, : self.half] * x[:, self.half :]
+
+    def get_config(self):
+        return super().get_config() | {"half": self.half}
+
+
+@pytest.mark.parametrize("in_lambda", [False, True])
+def test_groups_that_code_without_variables_refuses_are_left_out(in_lambda):
+    inputs = keras.Input((5,))
+    x = layers.Dense(12, name="fixed")(inputs)
+    gate = Gate(6)
+    x = layers.Lambda(lambda x: x[:, :6] * x[:, 6:])(x) if in_lambda else gate(x)
+    x = layers.Dense(8, activation="relu", name="free")(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    smaller, report = prune_structured(model, parameters=0.8, verbose=False)
+    assert smaller.get_layer("fixed").units == 12
+    assert smaller.get_layer("free").units < 8
+    reasons = {row.path: row.skipped for row in report.groups}
+    assert reasons["free"] is None and "fewer channels" in reasons["fixed"]
+
+
+@package
 class Scaled(layers.Layer):
     """Its config says a size, and also makes a scale of it."""
 

@@ -257,3 +257,14 @@ def test_model_of_applications_is_cut():
     smaller, kept = cut_half(model)
     verify(model, smaller, values=with_zeros(model, kept))
     assert smaller.count_params() < 0.4 * model.count_params()
+
+
+def test_shape_that_a_lambda_says_gets_smaller():
+    inputs = keras.Input((5,))
+    x = layers.Dense(8, name="hidden")(inputs)
+    x = layers.Lambda(lambda x: 2 * x, output_shape=(8,))(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    randomize(model)
+    smaller, kept = cut_half(model)
+    assert smaller.get_layer("hidden").units == 4
+    check(model, smaller, kept)

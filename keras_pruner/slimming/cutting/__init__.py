@@ -8,6 +8,7 @@ from keras_pruner.slimming.cutting.own_config import note_on_saving
 from keras_pruner.slimming.cutting.registry import (
     has_unknown_layers,
     register_cutter,
+    runs_own_code,
 )
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "note_on_saving",
     "refused_groups",
     "register_cutter",
+    "runs_own_code",
     "shortened",
 ]

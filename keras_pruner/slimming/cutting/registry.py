@@ -5,6 +5,7 @@ from typing import Any, overload
 
 from keras import Layer, Model
 from keras.backend import is_float_dtype
+from keras.layers import Lambda
 
 from keras_pruner.backend import all_layers, class_of_keras_operation
 from keras_pruner.types import Classes, FunctionT
@@ -73,4 +74,16 @@ def has_unknown_layers(model):
         any(is_float_dtype(variable.dtype) for variable in layer.variables)
         for layer in all_layers(model, include_self=False)
         if cutter_of(layer) is None and not isinstance(layer, Model)
+    )
+
+
+def runs_own_code(model):
+    """Whether layers of a model, or the model, run code that is not of Keras.
+
+    Such code may hold sizes, also in a layer without variables.
+    """
+    return any(
+        isinstance(layer, Lambda) or not type(layer).__module__.startswith("keras.")
+        for layer in all_layers(model)
+        if cutter_of(layer) is None or isinstance(layer, Lambda)
     )

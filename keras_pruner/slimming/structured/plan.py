@@ -11,6 +11,7 @@ from keras_pruner.slimming.cutting import (
     cut,
     has_unknown_layers,
     refused_groups,
+    runs_own_code,
 )
 from keras_pruner.slimming.structured.candidates import find_candidates
 from keras_pruner.slimming.structured.choose import choose_counts
@@ -58,7 +59,8 @@ class ChannelPlan:
     def _try_cuts(self):
         """Leaves out groups that layers cannot be made smaller by."""
         groups = self.candidates.groups
-        if not (self._uniform or has_unknown_layers(self.model)):
+        may_refuse = has_unknown_layers(self.model) or runs_own_code(self.model)
+        if not (self._uniform or may_refuse):
             return
         refused = refused_groups(self.model, self.graph, groups.values(), self._uniform)
         for name, reason in refused.items():

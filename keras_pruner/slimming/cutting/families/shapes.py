@@ -29,6 +29,15 @@ def _cut_reshape_layer(layer, part):
     return {"target_shape": _sizes(layer.target_shape, tensors[1][0], 1)}
 
 
+@register_cutter(layers.Lambda)
+def _cut_lambda(layer, part):
+    shape, tensors = layer.get_config().get("output_shape"), part.tensors_of(layer)
+    # A function is called with the shape of the smaller inputs.
+    if tensors is None or not isinstance(shape, tuple):
+        return {}
+    return {"output_shape": tuple(_sizes(shape, tensors[1][0], 1))}
+
+
 @register_cutter("Reshape")
 def _cut_reshape(operation, part):
     tensors = part.tensors_of(operation)
