@@ -209,7 +209,7 @@ def _check_fit(inputs, model):
     expected = getattr(model, "inputs", None)
     if not expected or is_torch_module(model):
         return
-    structure = _structure_of(model)
+    structure, shapes = _structure_of(model), [tuple(x.shape) for x in expected]
     if isinstance(inputs, dict) and isinstance(structure, dict):
         missing = [name for name in structure if name not in inputs]
         if missing:
@@ -218,8 +218,10 @@ def _check_fit(inputs, model):
                 f"{', '.join(structure)}."
             )
         inputs = {name: inputs[name] for name in structure}
+    elif isinstance(inputs, dict) and all(x.name in inputs for x in expected):
+        # Keras finds the inputs of a list by their names.
+        inputs = [inputs[x.name] for x in expected]
     received = keras.tree.flatten(inputs)
-    shapes = [tuple(tensor.shape) for tensor in expected]
     fits = len(shapes) == len(received) and all(
         len(shape) == array.ndim
         and all(a in (None, b) for a, b in zip(shape[1:], array.shape[1:], strict=True))

@@ -135,3 +135,11 @@ def test_bad_nests_and_types_are_told():
         collect_samples(two_inputs("dict"), {"a": X})
     with pytest.raises(TypeError, match="iterable of batches"):
         collect_samples(one_input(), 5)
+
+
+def test_inputs_in_a_list_are_found_by_name():
+    b, a = keras.Input((2,), name="b"), keras.Input((3,), name="a")
+    model = keras.Model([b, a], keras.layers.Concatenate()([b, a]))
+    (batch,) = collect_samples(model, {"b": Z, "a": X}).batches
+    np.testing.assert_array_equal(batch["a"], X)
+    np.testing.assert_array_equal(batch["b"], Z)
