@@ -25,6 +25,7 @@ PATCHES = {
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "pytorch/one_shot/module_calls.py": "forward of classes that a module overrides",
     "slimming/cutting/rebuild.py": "sublayers of a layer that is unrolled",
+    "reporting/engines/open_vino.py": "call of a model that torch traces",
     "reporting/cost/sizes.py": "optimizer and compiled of a model that is saved",
     "slimming/shrinking/live_weights.py": "call of layers and sums that are watched",
     "compat/tfmot/pruning_wrapper.py": "prunable_kernels of a layer that lacks it",

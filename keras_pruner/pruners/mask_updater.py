@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import math
-import threading
 
 from absl import logging
 from keras import ops
@@ -29,9 +28,7 @@ from keras_pruner.masks import (
 )
 from keras_pruner.pruners.mask_maker import MaskMaker, UpdateInputs, signature_of
 from keras_pruner.pruners.moments import moments_of
-
-# An update that compiles says so after this time.
-PATIENCE_SECONDS = 3.0
+from keras_pruner.pruners.teller import Teller
 
 
 class NonFiniteError(ValueError):
@@ -53,7 +50,7 @@ class MaskUpdater:
         call: `FunctionCache` of the compiled functions.
         pinned: List with the number of groups of each unit that were zero before
             pruning began; `None` until they are counted.
-        tell: Function that shows a line of text to the user; logs it by default.
+        tell: `Teller` of the lines that the user sees.
 
     Example:
 
@@ -76,12 +73,11 @@ class MaskUpdater:
         variables += map(variable_of, pruner.mask_variables.values())
         self._at_once = CompiledUpdate(self._update_values, variables)
         self.pinned = None
-        self.tell = logging.info
+        self.tell = Teller()
         # Maps the integers that updates need to tensors.
         self._lists = {}
         self._forecasts = collections.defaultdict(Forecast)
         self._warned_about_empty = False
-        self._told = set()
         # Whether a bound limited a kernel in an update at once.
         self._is_bounded = False
 
@@ -128,24 +124,13 @@ class MaskUpdater:
             self._take_in(self._update_by_units(sparsity), sparsity)
             self.pruner.apply_masks()
 
-    def tell_once(self, text):
-        """Shows a text with the present step, unless it was shown before."""
-        if text not in self._told:
-            self._told.add(text)
-            self.tell(f"Step {self.pruner.global_step}: {text}")
-
-    @contextlib.contextmanager
     def _telling_what_takes_long(self):
         """Context that says if the first update takes some seconds, and why."""
-        line = "Compiling the mask update. Later updates reuse the compiled code."
-        timer = threading.Timer(PATIENCE_SECONDS, self.tell, [line])
-        timer.daemon = True
-        if not self.num_compiled:
-            timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        if self.num_compiled:
+            return contextlib.nullcontext()
+        return self.tell.if_it_takes_long(
+            "Compiling the mask update. Later updates reuse the compiled code."
+        )
 
     def _changes_nothing(self, sparsity):
         """Whether an update would keep all weights, as the masks do already.

@@ -41,9 +41,10 @@ def moments_of(pruner):
     if not found:
         return nothing
     if ops.convert_to_numpy(total) == 0:
-        pruner.updater.tell_once(
+        pruner.updater.tell.once(
+            pruner.global_step,
             f"scored by {pruner.config.criterion.stand_in}, because the second moments "
-            f"of {_optimizer_name(pruner)} are zero"
+            f"of {_optimizer_name(pruner)} are zero",
         )
         return nothing
     mean = {"mean_of_all": total / num_weights}

@@ -13,7 +13,7 @@ from keras import layers, ops
 from keras_pruner import KerasBasePruner
 from keras_pruner.backend import CompiledFunction, compile, of_session
 from keras_pruner.components import CRITERIA
-from keras_pruner.pruners import mask_updater
+from keras_pruner.pruners import teller
 from keras_pruner.pruners.mask_maker import signature_of
 
 ON_TENSORFLOW = BACKEND == "tensorflow"
@@ -153,9 +153,9 @@ def test_an_update_that_compiles_for_long_says_so(monkeypatch):
             pass
 
     lines = []
-    monkeypatch.setattr(mask_updater.threading, "Timer", Timer)
+    monkeypatch.setattr(teller.threading, "Timer", Timer)
     pruner = pruner_of()
-    pruner.updater.tell = lines.append
+    pruner.updater.tell.show = lines.append
     pruner.update_masks(0.0)
     assert lines == []
     pruner.update_masks(0.3)

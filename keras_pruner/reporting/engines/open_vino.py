@@ -1,5 +1,7 @@
 """Runs models by OpenVINO."""
 
+import contextlib
+import functools
 import pathlib
 import re
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_pruner.backend import Patch
 from keras_pruner.reporting.engines.base import register_engine
 from keras_pruner.reporting.engines.exported import ExportedEngine, by_name
 
@@ -29,9 +32,9 @@ class OpenVino(ExportedEngine):
     def write(
         self, model: keras.Model, path: pathlib.Path, signature: Any, **arguments: Any
     ) -> Any:
-        if keras.backend.backend() == "torch":
-            model = _TupleOfOutputs(model)
-        return super().write(model, path, signature, **arguments)
+        is_traced = keras.backend.backend() == "torch"
+        with _in_tuples(model) if is_traced else contextlib.nullcontext():
+            return super().write(model, path, signature, **arguments)
 
     def load_file(
         self, path: pathlib.Path, inputs: Any, num_threads: int
@@ -61,19 +64,19 @@ class OpenVino(ExportedEngine):
         return run
 
 
-class _TupleOfOutputs(keras.Model):
-    """Returns the outputs of a model as a tuple, which `torch.jit.trace` asks for.
+def _in_tuples(model):
+    """Context in which a model returns a tuple of its outputs.
 
-    It refuses lists and dicts.
+    `torch.jit.trace` refuses lists and dicts. A model around this one would not do: of
+    operations in inner modules it records names that OpenVINO does not know.
     """
+    call = model.call
 
-    def __init__(self, model):
-        super().__init__(name=model.name)
-        self.model = model
-        self.built = True
+    @functools.wraps(call)
+    def call_for_tuple(*args, **kwargs):
+        return tuple(keras.tree.flatten(call(*args, **kwargs)))
 
-    def call(self, *inputs):
-        return tuple(keras.tree.flatten(self.model(*inputs)))
+    return Patch(model, call=call_for_tuple)
 
 
 def _in_order(outputs):

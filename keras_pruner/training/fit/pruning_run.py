@@ -282,7 +282,7 @@ class PruningRun:
 
     def _announce(self, now, updates):
         for pruner in self.group.pruners:
-            pruner.updater.tell = self._tell
+            pruner.updater.tell.show = self._tell
             scheduler = pruner.scheduler
             length = "an unknown number of" if updates is None else now + updates
             scored = sum(kernel.is_scored for kernel in pruner.kernels)
