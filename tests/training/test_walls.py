@@ -145,6 +145,26 @@ def test_a_plain_fit_of_a_stripped_model_is_told(data, warnings):
     assert len(warnings) == 1
 
 
+def test_lora_on_pruned_kernels_is_told_once(data, warnings):
+    model = compile_mlp()
+    fit(model, data, pruning())
+    for layer in model.layers:
+        layer.enable_lora(2)
+    compile_mlp(model)
+    fit(model, data, epochs=1)
+    fit(model, data, epochs=1)
+    (text,) = warnings
+    assert "80.3 % of the weights in the kernels" in text and "LoRA" in text
+
+
+def test_lora_on_dense_kernels_is_no_matter(data, warnings):
+    model = compile_mlp()
+    model.layers[0].enable_lora(2)
+    compile_mlp(model)
+    fit(model, data, epochs=1)
+    assert not warnings
+
+
 def test_a_fit_with_a_callback_or_of_a_dense_model_is_no_matter(data, warnings):
     model = compile_mlp()
     fit(model, data, epochs=1)

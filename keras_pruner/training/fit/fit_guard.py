@@ -14,7 +14,7 @@ import weakref
 import keras
 
 from keras_pruner.backend import Patch, class_with_fit
-from keras_pruner.training.fit.lost_zeros import warn_of_plain_fit
+from keras_pruner.training.fit.lost_zeros import warn_of_lora, warn_of_plain_fit
 
 # Maps a model to the tokens of its runs of `fit`, the innermost last.
 _running = weakref.WeakKeyDictionary()
@@ -77,6 +77,7 @@ def _guarded(fit):
         _list_if_alone(given)
         _detach_if_left(self, callbacks)
         warn_of_plain_fit(self, callbacks)
+        warn_of_lora(self)
         tokens = _running.setdefault(self, [])
         tokens.append(object())
         try:

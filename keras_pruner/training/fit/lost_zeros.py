@@ -5,7 +5,7 @@ import weakref
 
 from absl import logging
 
-from keras_pruner.backend import count_true, has_own_train_step
+from keras_pruner.backend import all_layers, count_true, has_own_train_step
 from keras_pruner.kernels import find_all_kernels, find_wrapped
 from keras_pruner.masks import read_mask
 from keras_pruner.pruners import count_zeros
@@ -14,6 +14,7 @@ from keras_pruner.pruners import count_zeros
 _SHARE = 0.3
 _pruned = weakref.WeakSet()
 _checked = weakref.WeakSet()
+_checked_for_lora = weakref.WeakSet()
 
 
 def remember_pruned(model):
@@ -53,6 +54,30 @@ def warn_of_plain_fit(model, callbacks):
             )
         return
     _warn_if_sparse(model, [k for k in kernels if k.wrapper_mask is None])
+
+
+def warn_of_lora(model):
+    """Warns once if LoRA is added to kernels that are pruned, so the sum is dense.
+
+    Args:
+        model: Keras model, before its `fit`.
+    """
+    layers = [each for each in all_layers(model) if _has_float_lora(each)]
+    if model in _checked_for_lora or not layers:
+        return
+    _checked_for_lora.add(model)
+    kernels = [k for k in find_all_kernels(model).known if _has_float_lora(k.layer)]
+    zeros = sum(map(count_zeros, kernels))
+    share = zeros / max(1, sum(kernel.layout.size for kernel in kernels))
+    if share > _SHARE:
+        logging.warning(
+            "%.1f %% of the weights in the kernels of '%s' under LoRA are zero, as of "
+            "a pruned model. LoRA is added to them, so the layers compute with fewer "
+            "zeros, and what is saved has fewer. To have both, train with LoRA first, "
+            "save and load the model, which merges LoRA, and prune it then.",
+            100 * share,
+            model.name,
+        )
 
 
 def warn_of_assigned_weights(group):
@@ -102,6 +127,12 @@ def check_zeros_at_end(group, reapply_masks):
         zeros / weights,
         pruned / weights,
     )
+
+
+def _has_float_lora(layer):
+    """Whether LoRA is added to a kernel that is not quantized."""
+    is_quantized = getattr(layer, "quantization_mode", None) is not None
+    return getattr(layer, "lora_enabled", False) and not is_quantized
 
 
 def _warn_if_sparse(model, kernels):
