@@ -25,7 +25,7 @@ from keras_pruner.kernels.layouts import (
     einsum_layout,
     stacked_layout,
 )
-from keras_pruner.kernels.quantized import integers_of, refuse_quantized
+from keras_pruner.kernels.quantized import integers_of, is_quantized, refuse_quantized
 from keras_pruner.kernels.rules import (
     own_variables,
     register_kernel_rule,
@@ -54,6 +54,7 @@ __all__ = [
     "find_kernels",
     "find_wrapped",
     "integers_of",
+    "is_quantized",
     "masks_of",
     "matches_path",
     "own_variables",

@@ -93,6 +93,11 @@ def integers_of(layer, name, stored):
     return Integers(values, zero, shape, dtype, axis, is_transposed)
 
 
+def is_quantized(layer):
+    """Whether a layer is quantized, in whatever mode."""
+    return getattr(layer, "quantization_mode", None) is not None
+
+
 def refuse_quantized(kernels, function):
     """Raises an error if layers of kernels are quantized, e.g. to float8.
 

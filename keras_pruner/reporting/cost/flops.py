@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_pruner.channels import ChannelGraph
-from keras_pruner.kernels import check_built, find_all_kernels, masks_of
+from keras_pruner.kernels import check_built, find_all_kernels, is_quantized, masks_of
 from keras_pruner.reporting.kernel_values import masked_value, weights_of
 from keras_pruner.reporting.lines import lines_of
 from keras_pruner.reporting.render import Column, Shown, View
@@ -141,7 +141,7 @@ def count_flops(model: keras.Model, inputs: Data = None) -> FlopsReport:
     graph = ChannelGraph(model, inputs)
     masks = masks_of(model)
     search = find_all_kernels(model)
-    quantized = {id(k.layer): k for k in search.known if _is_quantized(k.layer)}
+    quantized = {id(k.layer): k for k in search.known if is_quantized(k.layer)}
     densities = {}
     counts = collections.defaultdict(lambda: [0, 0])
     classes = {}
@@ -168,10 +168,6 @@ def count_flops(model: keras.Model, inputs: Data = None) -> FlopsReport:
         if not kernel.on_request and key not in densities
     ]
     return FlopsReport(rows, graph.input_shapes)
-
-
-def _is_quantized(layer):
-    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _density(variable, masks, quantized=None):

@@ -6,7 +6,7 @@ import weakref
 from absl import logging
 
 from keras_pruner.backend import all_layers, count_true, has_own_train_step
-from keras_pruner.kernels import find_all_kernels, find_wrapped
+from keras_pruner.kernels import find_all_kernels, find_wrapped, is_quantized
 from keras_pruner.masks import read_mask
 from keras_pruner.pruners import count_zeros
 
@@ -131,8 +131,7 @@ def check_zeros_at_end(group, reapply_masks):
 
 def _has_float_lora(layer):
     """Whether LoRA is added to a kernel that is not quantized."""
-    is_quantized = getattr(layer, "quantization_mode", None) is not None
-    return getattr(layer, "lora_enabled", False) and not is_quantized
+    return getattr(layer, "lora_enabled", False) and not is_quantized(layer)
 
 
 def _warn_if_sparse(model, kernels):
