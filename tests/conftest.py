@@ -1,5 +1,6 @@
 """Small models and data that the tests share."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,9 +13,18 @@ from keras import ops
 BACKEND = keras.backend.backend()
 
 
-def slow_on_tensorflow(test):
-    """Leaves a test to `-m slow` on TensorFlow, whose suite is the longest."""
-    return pytest.mark.slow(test) if BACKEND == "tensorflow" else test
+def slow_where_compiled(test):
+    """Leaves a test to `-m slow`, except on torch, where it is quick."""
+    return test if BACKEND == "torch" else pytest.mark.slow(test)
+
+
+def first_where_compiled(values):
+    """Leaves all values of a parameter but the first to `-m slow`, except on torch."""
+    first, *others = values
+    if BACKEND == "torch":
+        return [first, *others]
+    others = [value if isinstance(value, tuple) else (value,) for value in others]
+    return [first, *(pytest.param(*value, marks=pytest.mark.slow) for value in others)]
 
 
 def pytest_collection_modifyitems(items):
@@ -29,6 +39,18 @@ def _fixed_seed_and_fresh_state():
     keras.config.set_dtype_policy("float32")
     # Collecting garbage after each test would take most of the time.
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True)
+def collect_garbage(monkeypatch):
+    """Collects garbage where a test says so; Python still does when it likes.
+
+    A collection takes seconds in a process that ran thousands of tests, and each
+    measurement of latency starts with one.
+    """
+    collect = gc.collect
+    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)
+    return collect
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import build_mlp, compile_mlp, set_kernel, slow_on_tensorflow
+from conftest import build_mlp, compile_mlp, set_kernel, slow_where_compiled
 from keras import layers
 
 import keras_pruner
@@ -109,7 +109,7 @@ def test_modules_that_a_command_imports_find_all_public_names(no_keras):
     assert found.stdout == "1 2 False\n", found.stderr
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.long
 def test_importing_the_package_registers_its_layers(tmp_path):
     wrap(build_mlp(), target_sparsity=0.5).save(tmp_path / "wrapped.keras")

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from contracts import (
     CASES,
     LOCKED,
@@ -83,7 +83,7 @@ def test_schedule_stays_inside_and_ends_exactly(name):
     assert values[45:] == [0.9] * 15  # 45 is the last update
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @every_case
 def test_training(case, data, tmp_path):
     """Trained, saved and resumed; then asked for more masks."""
@@ -152,7 +152,7 @@ def check_update(pruner, sparsity):
             np.testing.assert_array_equal(value_of(made), value_of(state))
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @every_case
 def test_loop_of_ones_own_in_low_precision(case):
     """Step hooks, run by hand on kernels of bfloat16, with little memory."""

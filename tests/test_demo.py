@@ -1,12 +1,12 @@
 """The demo that the command line runs."""
 
 import pytest
-from conftest import slow_on_tensorflow
+from conftest import slow_where_compiled
 
 from keras_pruner.demo import run_demo
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.long
 def test_demo_prunes_reloads_and_shrinks(capsys):
     result = run_demo(target_sparsity=0.9, epochs=6)

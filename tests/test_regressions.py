@@ -7,7 +7,7 @@ from conftest import (
     build_mlp,
     compile_mlp,
     kernels_of,
-    slow_on_tensorflow,
+    slow_where_compiled,
     value_of,
 )
 from keras import layers
@@ -196,7 +196,7 @@ def test_scheduler_is_exact_at_its_last_update():
     assert scheduler(28) == 0.7 and scheduler(22) < 0.7
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("name", ["ste", "top_kast", "str"])
 def test_hidden_dense_weights_follow_training_without_the_pruner(name, data):
     model = compile_mlp()

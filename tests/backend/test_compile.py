@@ -1,7 +1,6 @@
 """Which compiled functions are shared, kept and dropped, and that they sum exactly."""
 
 import collections
-import gc
 import weakref
 
 import keras
@@ -66,13 +65,13 @@ def test_pruners_of_one_kind_share_what_xla_compiled():
 
 @of_tensorflow
 @pytest.mark.usefixtures("always_xla")
-def test_shared_functions_hold_no_pruner():
+def test_shared_functions_hold_no_pruner(collect_garbage):
     pruner = pruner_of()
     pruner.update_masks()
     assert shared()
     variable = weakref.ref(pruner.kernels[0].variable)
     pruner = weakref.ref(pruner)
-    gc.collect()
+    collect_garbage()
     assert pruner() is None and variable() is None
 
 

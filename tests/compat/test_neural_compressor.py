@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, compile_mlp, slow_on_tensorflow
+from conftest import BACKEND, build_mlp, compile_mlp, slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner.compat.neural_compressor import (
@@ -173,7 +173,7 @@ def test_a_manager_has_model_and_callbacks(data, tmp_path):
         prepare_compression(model, [config, config])
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_hooks_of_a_callback_prune_in_fit(data):
     model = compile_mlp()
     config = WeightPruningConfig(target_sparsity=0.5, end_step=4, **SINGLE)

@@ -5,7 +5,7 @@ import copy
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow
+from conftest import BACKEND, slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import PruningCallback
@@ -113,7 +113,7 @@ def test_inference_does_not_need_the_callback():
     assert model.evaluate(x, np.eye(5, dtype="float32")[:4], verbose=0) > 0
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_steps_are_counted_over_runs():
     model = pruned_dense()
     assert steps(model) == [-1, -1]
@@ -141,7 +141,7 @@ def test_every_kernel_keeps_a_weight():
     assert kept == [1, 1]
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_a_floor_takes_nothing_from_other_kernels():
     model = keras.Sequential(
         [keras.Input((10,)), layers.Dense(100), layers.Dense(5), layers.Dense(1)]
@@ -160,7 +160,7 @@ def test_ties_are_pruned_to_the_exact_count():
     check_sparsity(train(model), 0.5)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
@@ -202,7 +202,7 @@ def test_an_embedding_reaches_its_target():
     check_stripped(model, x)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_attention_reaches_its_target():
     x = keras.Input((5, 4))
     model = keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x))
@@ -251,7 +251,7 @@ def by_layer():
     return keras.Sequential([keras.Input((8, 8, 2)), *wrapped])
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("build", [as_sequential, as_functional, as_list, by_layer])
 def test_a_conv_net_reaches_its_target(build):
     model = build()
@@ -261,7 +261,7 @@ def test_a_conv_net_reaches_its_target(build):
     check_stripped(model)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_a_nested_model_reaches_its_target():
     inner = keras.Sequential([keras.Input((10,)), layers.Dense(10)])
     model = keras.Sequential([keras.Input((10,)), inner, layers.Dense(2)])
@@ -351,7 +351,7 @@ def test_a_polynomial_continues_after_loading(tmp_path):
     check_stripped(model)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_sparsity_stays_after_the_end(tmp_path):
     model = train(pruned_dense(tk.PolynomialDecay(0.2, 0.6, 0, 2, 3, 1)), epochs=3)
     check_sparsity(model, 0.6)
@@ -433,7 +433,7 @@ def test_a_schedule_of_ones_own_is_asked(epochs, sparsity):
     check_sparsity(train(model, epochs=epochs), sparsity)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_a_schedule_of_ones_own_is_saved(tmp_path):
     model = train(pruned_dense(Given([0.1, 0.2, 0.3, 0.4, 0.5])))
     path = str(tmp_path / "model.keras")

@@ -5,7 +5,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from keras import ops
 
 from keras_pruner import CRITERIA, KerasBasePruner, PruningConfig
@@ -304,7 +304,7 @@ def fed_pruner(name, arguments, pattern, **settings):
 ALL = [(name, arguments, pattern) for name, arguments, pattern, *_ in GOLDEN]
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize("name, arguments, pattern", ALL)
 def test_eager_and_compiled_scores_and_masks_are_equal(name, arguments, pattern):

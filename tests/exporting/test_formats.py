@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from absl import logging
-from conftest import BACKEND, build_mlp, set_kernel, slow_on_tensorflow
+from conftest import BACKEND, build_mlp, set_kernel, slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import EXPORTERS, export
@@ -175,7 +175,7 @@ def test_operations_that_litert_lacks_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @LITERT_ON_TENSORFLOW
 def test_recurrent_models_have_fixed_shapes_in_litert(tmp_path):
     model = keras.Sequential([keras.Input((None, 4)), layers.GRU(3)])
@@ -205,7 +205,7 @@ def test_saved_model_replaces_only_a_saved_model(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is missing"
 )

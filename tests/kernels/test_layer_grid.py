@@ -13,7 +13,7 @@ from fractions import Fraction
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from keras import layers, ops
 
 from keras_pruner.backend import CompiledFunction
@@ -237,7 +237,7 @@ def affordable(pattern, cases):
     return {name: cases[name] for name in ("dense_even", "separable1_even")}
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_pattern_makes_right_masks_in_all_layers_and_spares_the_rest(
     pattern, model, monkeypatch

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, compile_mlp, slow_on_tensorflow, value_of
+from conftest import BACKEND, build_mlp, compile_mlp, slow_where_compiled, value_of
 from contracts import (
     compile_cache,
     compiled,
@@ -92,7 +92,7 @@ def test_compiled_packing_equals_eager_packing(shape):
     np.testing.assert_array_equal(value_of(unpacked), value_of(mask))
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training_is_the_same_with_one_bit(case):
     generator = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def fit(model, data, *callbacks, epochs=2, **settings):
     return pruner
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("jit_compile", [BACKEND != "torch", False])
 @pytest.mark.parametrize("pruning_type", ["basic", "str", "rigl"])
 def test_kernels_that_are_no_multiple_of_eight(pruning_type, jit_compile, request):
@@ -166,7 +166,7 @@ def save_at_first_epoch(path):
     return saver
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.usefixtures("eager_masks")
 @pytest.mark.parametrize("first, second", [(1, 8), (8, 1), (1, 1)])
 @pytest.mark.parametrize("suffix", ["keras", "weights.h5"])

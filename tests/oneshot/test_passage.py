@@ -1,10 +1,9 @@
-import gc
 import tempfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import slow_on_tensorflow
+from conftest import slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import prune_one_shot
@@ -121,7 +120,9 @@ def test_fork_keeps_its_activations():
         np.testing.assert_array_equal(left, right)
 
 
-def test_files_hold_what_memory_does_not_and_are_deleted(monkeypatch, tmp_path):
+def test_files_hold_what_memory_does_not_and_are_deleted(
+    monkeypatch, tmp_path, collect_garbage
+):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model, batch = nested()
     passage = Passage(model, [batch, batch], max_memory=600)
@@ -133,11 +134,11 @@ def test_files_hold_what_memory_does_not_and_are_deleted(monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.npz"))
     assert list(tmp_path.iterdir())
     del passage
-    gc.collect()
+    collect_garbage()
     assert not list(tmp_path.iterdir())
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_kept_activations_change_no_result(monkeypatch):
     model, batch = nested()
     kept, _ = prune_one_shot(model, batch, 0.6, verbose=False, batch_size=4)

@@ -4,7 +4,7 @@ same out."""
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from keras import layers, ops
 
 from keras_pruner import (
@@ -58,7 +58,7 @@ def output_error(model, pruned, x):
     return float(((found - expected) ** 2).sum() / (expected**2).sum())
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_outputs_stay_where_magnitude_loses_them():
     model, x = build(), smooth(256)
     before = [array(v).copy() for v in model.weights]
@@ -113,7 +113,7 @@ def test_equal_seeds_give_equal_models():
     assert not all(np.array_equal(one, two) for one, two in pairs)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("pattern", ["2:4", "4x1", "1x2", "channelx1", "1xchannel"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_takes_every_pattern(method, pattern):
@@ -202,7 +202,7 @@ def test_a_method_of_your_own(monkeypatch):
     assert (kernel[:2] == 0).all() and (kernel[2:] != 0).all()
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_sequences_and_attention():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 8))

@@ -15,7 +15,7 @@ from by_hand import (
     samples,
     sgd,
 )
-from conftest import BACKEND, value_of
+from conftest import BACKEND, first_where_compiled, value_of
 from keras import ops, optimizers
 
 from keras_pruner import (
@@ -93,11 +93,14 @@ if COMPILED:
 
 @pytest.mark.parametrize(
     "name, run, wrapped",
-    [
-        *((name, "jit", False) for name in OPTIMIZERS),
-        *((name, run, False) for name in ("plain", "all") for run in list(RUNS)[1:]),
-        *((name, "jit", True) for name in ("plain", "all")),
-    ],
+    first_where_compiled(
+        [
+            ("all", "jit", True),
+            *((name, "jit", False) for name in OPTIMIZERS),
+            *((name, run, False) for name in ("plain", "all") for run in [*RUNS][1:]),
+            ("plain", "jit", True),
+        ]
+    ),
 )
 def test_gradients_in_fit_equal_those_by_hand(name, run, wrapped, probe):
     make, clip, accumulated, overflows = OPTIMIZERS[name]
@@ -138,7 +141,7 @@ def test_gradients_in_fit_equal_those_by_hand(name, run, wrapped, probe):
         np.testing.assert_allclose(weight, hand.weights[i], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("wrapped", first_where_compiled([False, True]))
 def test_pruned_weights_show_their_gradient_but_get_no_momentum(wrapped, probe):
     hand = ByHand()
     hand.prune([np.abs(weight) for weight in hand.weights], 0.5)

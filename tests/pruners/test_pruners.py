@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, set_kernel, slow_on_tensorflow, value_of
+from conftest import BACKEND, build_mlp, set_kernel, slow_where_compiled, value_of
 from keras import layers, ops
 
 from keras_pruner import (
@@ -210,7 +210,7 @@ def test_low_memory_usage_prunes_exactly_as_many():
     assert (value_of(layer.kernel) == 0).sum() == 730
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.skipif(BACKEND == "torch", reason="torch compiles nothing here")
 @pytest.mark.parametrize(

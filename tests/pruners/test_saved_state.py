@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, slow_on_tensorflow, value_of
+from conftest import BACKEND, build_mlp, slow_where_compiled, value_of
 from keras import ops
 
 from keras_pruner import KerasBasePruner
@@ -86,7 +86,7 @@ def check_equal(one, two):
         np.testing.assert_array_equal(mine, other)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("stop", [1, 6])
 @pytest.mark.parametrize("name", PRUNERS)
 def test_resumed_loop_ends_bit_for_bit_as_the_whole_one(name, stop):

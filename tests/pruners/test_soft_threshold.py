@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import slow_on_tensorflow, value_of
+from conftest import slow_where_compiled, value_of
 from keras import ops
 from keras.optimizers import SGD, Adam
 from linear import PATHS, fit, history, linear_model, lowest, pruner_of, step, train
@@ -98,7 +98,7 @@ def test_thresholds_in_fit(name, power):
         assert_array_equal(value_of(layer.kernel), after.rows[-1][path].weight)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("name", ["ste", "st3", "feather"])
 def test_dense_digits_survive_98_percent(name):
     """Five seeds of each reach .83 to .89."""

@@ -1,7 +1,6 @@
 """`PytorchBasePruner` in training loops: hooks, true gradients, resuming, strip."""
 
 import copy
-import gc
 import io
 
 import numpy as np
@@ -734,7 +733,7 @@ def test_strip_of_an_average_of_weights():
         pruner.strip(nn.Linear(2, 2))
 
 
-def test_a_dropped_loop_is_freed():
+def test_a_dropped_loop_is_freed(collect_garbage):
     net = build()
     pruner, optimizer = attached(STEPS | {"criterion": "snip"}, net)
     train(net, optimizer, batches(2))
@@ -745,7 +744,7 @@ def test_a_dropped_loop_is_freed():
     assert len(attachment._true) == 2
     del gradient
     optimizer.zero_grad()
-    gc.collect()
+    collect_garbage()
     assert len(attachment._true) == 0
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backbones_to_cut import Decoder, ToyBackbone, backbone, package, tokens
-from conftest import slow_on_tensorflow
+from conftest import slow_where_compiled
 from keras import layers, ops
 from models_to_cut import randomize, removed_half, with_zeros
 
@@ -29,7 +29,7 @@ def run(model, inputs):
     return outputs_of(model, ((inputs,), {}))[0]
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_decoder_with_a_causal_mask_is_cut(tmp_path):
     model = backbone("decoder")
     smaller = cut_half(model, tokens())
@@ -49,7 +49,7 @@ def test_decoder_with_a_causal_mask_is_cut(tmp_path):
     assert np.abs(run(smaller, tokens()) - before).max() > 0
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_given_model_stays():
     model = backbone("decoder")
     before = model.get_weights(), run(model, tokens())
@@ -60,7 +60,7 @@ def test_given_model_stays():
     assert model.get_layer("block_0").attention.groups == 2
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_uniform_cut_keeps_the_class(tmp_path):
     model = backbone("decoder")
     smaller, report = prune_structured(
@@ -88,7 +88,7 @@ def test_uniform_refuses_what_the_config_cannot_say():
     assert cut(model, graph, kept).get_layer("block_0").width == 22
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_backbones_are_pruned_in_one_call(kind):
     model = backbone(kind, width=32)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, slow_on_tensorflow, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from keras import layers, ops, quantizers
 
 from keras_pruner import find_kernels, quantize, report, strip, wrap
@@ -107,7 +107,7 @@ def test_zeros_are_kept_and_the_model_does_not_change(mode):
             assert shown[row.path] == row.zeros
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_zeros_that_gptq_fills_are_set_again(bits, monkeypatch):
     # Keras' GPTQ collects no inputs, because it looks for calls of `call`, which a
@@ -159,7 +159,7 @@ def test_only_layers_that_a_filter_matches_are_quantized():
         quantize(model, "int8", filters="nothing")
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("mode", ["int8", "gptq"])
 def test_wrapped_model_is_quantized_without_its_wrappers(mode):
     model = language_model()
@@ -171,7 +171,7 @@ def test_wrapped_model_is_quantized_without_its_wrappers(mode):
     assert not [x for x in small.get_layer("block_0").layers if hasattr(x, "mask_of")]
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_quantized_copy_can_be_saved_and_stripped(tmp_path):
     small, _ = quantize(language_model(), "int4")
     small.save(tmp_path / "small.keras")

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, compile_mlp, slow_on_tensorflow, value_of
+from conftest import BACKEND, compile_mlp, slow_where_compiled, value_of
 from keras import layers, ops
 from models_to_cut import (
     model_names,
@@ -303,7 +303,7 @@ def test_model_that_the_callback_pruned_by_channels(data):
     assert report.verification.relative_difference < 1e-6
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_residual_width_of_mean_squares_goes_in_fit():
     model = model_of("residual_width_of_mean_squares")
     model.compile("sgd", "mse")

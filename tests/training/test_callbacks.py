@@ -9,8 +9,9 @@ from conftest import (
     BACKEND,
     build_mlp,
     compile_mlp,
+    first_where_compiled,
     kernels_of,
-    slow_on_tensorflow,
+    slow_where_compiled,
     value_of,
 )
 
@@ -72,7 +73,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", first_where_compiled(OPTIMIZERS))
 def test_fit_reaches_target_with_optimizer(name, data):
     optimizer = OPTIMIZERS[name]()
     model = compile_mlp(optimizer=optimizer)
@@ -248,7 +249,7 @@ def drops(steps):
     return keras.optimizers.schedules.PiecewiseConstantDecay(steps, [1.0, 0.1, 0.01])
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_pruning_ends_before_the_learning_rate_is_low(data):
     assert steps_with(0.1, data) == 18
     # A rate counts as low at an eighth of the highest.
@@ -370,7 +371,7 @@ def test_learning_rate_callbacks_reach_the_users_optimizer(data):
     assert float(value_of(model.optimizer.learning_rate)) == 0.25
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize(
     ("rates", "settings", "warns"),
     [

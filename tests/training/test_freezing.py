@@ -9,7 +9,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import compile_mlp, slow_on_tensorflow, value_of
+from conftest import compile_mlp, slow_where_compiled, value_of
 
 from keras_pruner import PruningCallback, PruningOptimizer
 from keras_pruner.training.fit import fit_attachment
@@ -105,7 +105,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(value, wanted)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("kind", [Subclassed, OwnFromConfig])
 @pytest.mark.parametrize("frozen", [["base"], ["hidden"], []])
 def test_a_run_goes_on_from_a_file_that_forgot_what_was_frozen(

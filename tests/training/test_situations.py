@@ -11,8 +11,9 @@ from conftest import (
     BACKEND,
     build_mlp,
     compile_mlp,
+    first_where_compiled,
     kernels_of,
-    slow_on_tensorflow,
+    slow_where_compiled,
     value_of,
 )
 from keras import layers, ops
@@ -103,7 +104,7 @@ CALLBACKS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("name", first_where_compiled(CALLBACKS))
 def test_callbacks_beside_pruning(name, data, tmp_path):
     model = compile_mlp()
     _, history = prune(model, data, [CALLBACKS[name](tmp_path)])
@@ -422,7 +423,7 @@ def test_combined_model_of_a_frozen_discriminator(data):
     assert (zeros_of(generator), zeros_of(judge)) == (TARGET, 0)
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 def test_cross_validation_sweep_and_ensemble_share_a_callback(data):
     pruning = PruningCallback(target_sparsity=TARGET, verbose=False)
     models = [compile_mlp(), compile_mlp()]

@@ -11,8 +11,9 @@ from conftest import (
     BACKEND,
     build_mlp,
     compile_mlp,
+    first_where_compiled,
     kernels_of,
-    slow_on_tensorflow,
+    slow_where_compiled,
     value_of,
 )
 
@@ -327,7 +328,7 @@ def test_kernels_without_gradient_are_pruned_if_asked(data, warnings):
 
 
 @without_jax
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("pruning_type", ["basic", "set"])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_wrapper_without_gradient_computes_dense(at_once, pruning_type, data):
@@ -472,7 +473,7 @@ def test_freezing_and_compiling_in_the_middle_of_a_fit(data):
     assert callback.sparsity == 19 / 24
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX never runs a step eagerly")
 def test_freezing_in_an_eager_fit_leaves_the_frozen_weights(data):
     kept = {}
@@ -612,7 +613,7 @@ def test_another_model_can_be_pruned_within_a_fit(data):
     assert zeros(model) == zeros(other) == 122 / 152
 
 
-@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("is_used", first_where_compiled([True, False]))
 @pytest.mark.parametrize(
     "copied",
     [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
@@ -645,12 +646,14 @@ class Halve(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     "name, optimizer",
-    [
-        ("momentum", lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
-        ("beta_1", lambda: keras.optimizers.Adam()),
-        ("weight_decay", lambda: keras.optimizers.AdamW(weight_decay=0.1)),
-        ("clipnorm", lambda: keras.optimizers.SGD(0.1, clipnorm=1.0)),
-    ],
+    first_where_compiled(
+        [
+            ("momentum", lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
+            ("beta_1", lambda: keras.optimizers.Adam()),
+            ("weight_decay", lambda: keras.optimizers.AdamW(weight_decay=0.1)),
+            ("clipnorm", lambda: keras.optimizers.SGD(0.1, clipnorm=1.0)),
+        ]
+    ),
 )
 def test_settings_of_the_optimizer_reach_it(name, optimizer, data):
     optimizer = optimizer()

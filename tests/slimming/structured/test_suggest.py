@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import slow_on_tensorflow
+from conftest import slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import PruningCallback, shrink, suggest
@@ -27,7 +27,7 @@ def mlp():
     return model
 
 
-@slow_on_tensorflow
+@slow_where_compiled
 @pytest.mark.parametrize("data", [None, X], ids=["norms", "data"])
 def test_training_by_the_config_gives_the_model_that_was_promised(data):
     model = mlp()
