@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import math
 
 import keras
@@ -302,13 +303,26 @@ class _ConcreteFunctions:
         )
         jit_compile = may_use_xla and not is_small and not _are_ops_watched()
         self.uses_xla |= jit_compile
-        function = tf.function(self.function, jit_compile=jit_compile, autograph=False)
         if not may_use_xla or jit_compile:
+            function = tf.function(
+                self.function, jit_compile=jit_compile, autograph=False
+            )
             return function.get_concrete_function(*arguments)
-        with _as_traced(), unfused():
-            # Loops are traced for the executor of the context.
+        executor = _ONE_THREAD
+        concrete = self._trace_for(executor, arguments)
+        if _calls_functions(concrete.graph):
+            executor = _SEVERAL_THREADS
+            concrete = self._trace_for(executor, arguments)
+        return _called_by(executor)(concrete)
+
+    def _trace_for(self, executor, arguments):
+        """Traces for an executor, for which loops and branches are made."""
+        import tensorflow as tf
+
+        function = tf.function(self.function, jit_compile=False, autograph=False)
+        with _called_by(executor), unfused():
             concrete = function.get_concrete_function(*arguments)
-        return _as_traced()(concrete)
+        return concrete
 
 
 def _are_ops_watched():
@@ -318,9 +332,17 @@ def _are_ops_watched():
     return bool(context.context().op_callbacks)
 
 
+# Handing tiny operations to other threads takes longer than running them.
+_ONE_THREAD = "SINGLE_THREADED_EXECUTOR"
+
+# The default executor. It runs branches as operations. The other one calls a branch as
+# a function that needs a further thread, and waits for ever if the pool has none.
+_SEVERAL_THREADS = ""
+
+
 @contextlib.contextmanager
-def _as_traced():
-    """Lets TensorFlow run functions as traced, on the calling thread.
+def _called_by(executor):
+    """Lets TensorFlow run functions as traced, by an executor.
 
     Otherwise it would reorder sums, which then round differently.
     """
@@ -328,7 +350,7 @@ def _as_traced():
 
     here = context.context()
     before = here.function_call_options
-    here.function_call_options = _options()
+    here.function_call_options = _options(executor)
     try:
         yield
     finally:
@@ -336,14 +358,25 @@ def _as_traced():
 
 
 @functools.cache
-def _options():
+def _options(executor):
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.eager import context
 
     config = config_pb2.ConfigProto(allow_soft_placement=True)
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    # Handing tiny operations to other threads takes longer than running them.
-    return context.FunctionCallOptions("SINGLE_THREADED_EXECUTOR", config)
+    return context.FunctionCallOptions(executor, config)
+
+
+def _calls_functions(graph):
+    """Returns whether operations of a graph, other than loops, call functions."""
+    graph = graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(f.node_def for f in graph.library.function))
+    return any(
+        value.HasField("func") or value.list.func
+        for node in nodes
+        if node.op not in ("While", "StatelessWhile")
+        for value in node.attr.values()
+    )
 
 
 def _as_tensor(value):

@@ -174,10 +174,15 @@ def cut_ties(scores, bracket, k):
         place, _ = _locate(inside, missing - before)
         return row * columns + place
 
-    last = ops.cond(
-        ops.logical_or(bracket.reached[0] == k, missing == 0),
-        lambda: ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32")),
-        search,
+    is_known = ops.logical_or(bracket.reached[0] == k, missing == 0)
+    known = ops.where(missing == 0, -1, ops.cast(rows * columns - 1, "int32"))
+    # A loop that searches once or not at all: TensorFlow runs functions with branches
+    # by an executor that is slower for tiny operations.
+    unknown = -2
+    (last,) = ops.while_loop(
+        lambda last: last == unknown,
+        lambda last: (search(),),
+        (ops.where(is_known, known, unknown),),
     )
     return Cut(bracket.low, bracket.high, last)
 

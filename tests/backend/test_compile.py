@@ -1,6 +1,8 @@
 """Which compiled functions are shared, kept and dropped, and that they sum exactly."""
 
 import collections
+import subprocess
+import sys
 import weakref
 
 import keras
@@ -162,3 +164,40 @@ def test_an_update_that_compiles_for_long_says_so(monkeypatch):
     if BACKEND != "torch":
         pruner.update_masks(0.5)
         assert len(lines) == 1
+
+
+ON_ONE_THREAD = """
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+from keras_pruner import PruningCallback
+from keras_pruner.backend import CompiledFunction
+
+
+def branches(x):
+    inner = lambda: ops.cond(x[0] > 2, lambda: x * 2, lambda: -x)
+    return ops.cond(x[0] > 0, inner, lambda: x)
+
+
+for value in 3.0, 1.0, -1.0:
+    print(float(CompiledFunction(branches)(ops.full((2,), value))[0]))
+model = keras.Sequential([keras.layers.Input((16,)), keras.layers.Dense(8)])
+model.compile("adam", "mse")
+callback = PruningCallback(target_sparsity=0.75)
+x, y = np.ones((96, 16)), np.ones((96, 8))
+model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=[callback])
+print(callback.sparsity)
+"""
+
+
+@of_tensorflow
+def test_branches_wait_for_no_second_thread():
+    # Before, TensorFlow waited for ever, as it did on a machine with one core.
+    printed = subprocess.run(
+        [sys.executable, "-c", ON_ONE_THREAD], check=True, capture_output=True
+    ).stdout
+    assert list(map(float, printed.split())) == [6, -1, -1, 0.75]
