@@ -215,7 +215,14 @@ def test_scaled_loss_changes_nothing(case, data):
             _, watch = train(model, case.config(), data, epochs=1)
         assert watch.broken == []
         found.append(watch.halfway)
-    assert differences(*found) == []
+    # JAX compiles two training steps, which may sum in different orders.
+    rtol = 1e-5 if BACKEND == "jax" else 0
+    for name, value in found[0].items():
+        scaled = found[1][name]
+        assert value.dtype == scaled.dtype
+        np.testing.assert_allclose(
+            value.astype(float), scaled.astype(float), rtol, err_msg=name
+        )
 
 
 @cases_of("rigl", "sr_ste")

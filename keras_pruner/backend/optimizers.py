@@ -285,7 +285,7 @@ def newest_in_average(optimizer):
     """
     optimizer = innermost(optimizer)
     if not optimizer.use_ema:
-        return ops.zeros(())
+        return ops.zeros((), dtype="float32")
     is_first = ops.equal(optimizer.iterations + 0, 0)
     return ops.where(is_first, 1.0, 1.0 - optimizer.ema_momentum)
 

@@ -356,7 +356,7 @@ def _places_in(samples, weights, places):
         return keys, places * keys.shape[0]
     keys = ops.concatenate([ops.cast(keys, "int32") for keys in samples])
     weights = ops.concatenate(
-        [weights[i] * ops.ones(keys.shape) for i, keys in enumerate(samples)]
+        [ops.broadcast_to(weights[i], keys.shape) for i, keys in enumerate(samples)]
     )
     order = ops.argsort(keys)
     passed = ops.cumsum(ops.take(weights, order)) / ops.sum(weights)

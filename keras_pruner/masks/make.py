@@ -42,7 +42,7 @@ def are_finite(inputs, groups=None):
     weights, memories = [], []
     for weight, state in zip(inputs.weights, inputs.states, strict=True):
         weights.append(all_finite(weight))
-        memory = state.get("memory", ops.zeros(()))
+        memory = state.get("memory", 0.0)
         memories.append(all_finite(ops.cast(memory, "float32")))
     is_ranked_well = ops.convert_to_tensor(True)
     if groups is not None:
@@ -80,7 +80,7 @@ def score_kernel(config, kernel, pattern, rule, weight, state):
     """
     layout = kernel.layout
     if not kernel.is_scored:
-        return ops.zeros((layout.rows, layout.outputs))
+        return ops.zeros((layout.rows, layout.outputs), "float32")
     matrix = layout.to_matrix(weight)
     criterion = config.criterion
     if needs_stand_in(config, [state]):
@@ -94,7 +94,8 @@ def score_kernel(config, kernel, pattern, rule, weight, state):
     scores = criterion.scores(matrix, kernel, memory, *further)
     if scores_are_pooled(config):
         # Criteria may flatten scores that the pattern keeps in two axes.
-        pooled = pattern.pool(ops.zeros((layout.rows, layout.outputs)), layout)
+        zeros = ops.zeros((layout.rows, layout.outputs), "float32")
+        pooled = pattern.pool(zeros, layout)
         scores = ops.reshape(scores, pooled.shape)
     return scores
 

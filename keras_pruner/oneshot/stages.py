@@ -270,7 +270,7 @@ class StageByStage:
         is_pruned = pattern.group_scores(kept, layout, "l2") == 0
         masks = {}
         for kernel in self._units[decider]:
-            scores = ops.zeros((kernel.layout.rows, kernel.layout.outputs))
+            scores = ops.zeros((kernel.layout.rows, kernel.layout.outputs), "float32")
             pattern = self._patterns[kernel]
             masks[kernel] = pattern.expand(is_pruned, scores, kernel.layout)
         return masks

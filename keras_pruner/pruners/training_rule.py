@@ -111,7 +111,7 @@ class TrainingRule:
             shape = self.criterion.memory_shape(matrix)
             # The kernel's own shape, so that both can be sharded alike.
             return tuple(self.layout.shape) if shape == matrix else shape
-        pooled = ops.convert_to_tensor(ops.zeros(matrix))
+        pooled = ops.zeros(matrix, "float32")
         return self.criterion.memory_shape(tuple(self.pool(pooled).shape))
 
     def memory_matrix(self, memory):

@@ -35,8 +35,9 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed(monkeypatch):
     yield
+    monkeypatch.undo()
     importlib.import_module("matplotlib.pyplot").close("all")
 
 

@@ -18,7 +18,14 @@ from conftest import (
 )
 from keras import layers, ops
 
-from keras_pruner import PruningCallback, PruningConfig, report, strip, wrap
+from keras_pruner import (
+    PruningCallback,
+    PruningConfig,
+    prune_one_shot,
+    report,
+    strip,
+    wrap,
+)
 
 pytestmark = pytest.mark.usefixtures("eager_masks")
 
@@ -288,6 +295,33 @@ def test_a_run_that_stops_early_says_the_sparsity_that_it_reached(data, caplog):
 
 
 # Compiling.
+
+
+@pytest.fixture(params=["float16", "float64"])
+def floatx(request):
+    if BACKEND == "jax" and request.param == "float64":
+        pytest.skip("JAX has no float64 unless it is told so at its start")
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"criterion": "lamp"}, {"pattern": "2:4"}, {"pruning_type": "ste"}]
+)
+def test_another_default_of_floats(settings, floatx, data):
+    model = compile_mlp(jit_compile=False)
+    callback = PruningCallback(target_sparsity=0.5, **settings)
+    model.fit(*data, epochs=2, batch_size=16, verbose=0, callbacks=[callback])
+    assert model.layers[0].kernel.dtype == floatx
+    assert (kernels_of(model) == 0).mean() == callback.sparsity == 0.5
+
+
+def test_one_shot_with_another_default_of_floats(floatx, data):
+    model, report = prune_one_shot(build_mlp(), data[0], 0.5, verbose=False)
+    assert (kernels_of(model) == 0).mean() == report.sparsity == 0.5
+
 
 OPTIMIZERS = "AdamW Lion Lamb Muon Adafactor Ftrl Nadam Adagrad"
 

@@ -55,7 +55,9 @@ def _next_marked(values, marked):
     values = ops.where(marked, values, float("inf"))
     size, reach = values.shape[0], 1
     while reach < size:
-        ahead = ops.concatenate([values[reach:], ops.full((reach,), float("inf"))])
+        ahead = ops.concatenate(
+            [values[reach:], ops.full((reach,), float("inf"), values.dtype)]
+        )
         values = ops.minimum(values, ahead)
         reach *= 2
     return values

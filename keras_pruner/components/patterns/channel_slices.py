@@ -142,7 +142,8 @@ def _reduce(values, axis, indices, reduction):
     length, sizes = values.shape[axis], np.array(list(map(len, indices)))
     lines = ops.reshape(ops.moveaxis(values, axis, 0), (length, -1))
     parts = "sum" if reduction == "mean" else reduction
-    filler = ops.full((1,), -float("inf") if reduction == "max" else 0.0)
+    lowest = -float("inf") if reduction == "max" else 0.0
+    filler = ops.full((1,), lowest, values.dtype)
     lines_reduced = ops.concatenate([reduce_groups(lines, (1,), parts), filler])
     # (channels, most indices of a channel), filled up with the place of the filler.
     table = np.full((len(indices), max(1, sizes.max())), length)

@@ -70,7 +70,7 @@ class NOfM(Pattern):
     def _ranked(self, scores, layout):
         """Returns scores as (K / m, m, N), and a mask of each group's n lowest."""
         grouped = ops.reshape(scores, (layout.rows // self.m, self.m, layout.outputs))
-        position = ops.reshape(ops.arange(self.m), (1, self.m, 1))
+        position = ops.reshape(ops.arange(self.m, dtype="int32"), (1, self.m, 1))
         rank = ops.zeros_like(grouped, dtype="int32")
         for other in range(self.m):
             rival = grouped[:, other : other + 1]

@@ -213,7 +213,7 @@ def _calibrate(pruner, probe):
     states = [pruner.state_variables[kernel.path] for kernel in pruner.kernels]
     memories = criterion.calibrate(
         [
-            rule.memory_matrix(ops.zeros(state["memory"].shape))
+            rule.memory_matrix(ops.zeros(state["memory"].shape, "float32"))
             for rule, state in zip(rules, states, strict=True)
         ],
         [

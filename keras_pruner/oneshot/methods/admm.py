@@ -105,7 +105,10 @@ class ADMM(OneShotMethod):
 
 def _inverses(hessians, penalty):
     # Eager, because XLA takes seconds to compile an inverse for TensorFlow.
-    return [ops.linalg.inv(h + penalty * ops.eye(h.shape[-1])) for h in hessians]
+    return [
+        ops.linalg.inv(h + penalty * ops.eye(h.shape[-1], dtype=h.dtype))
+        for h in hessians
+    ]
 
 
 def refit_unscaled(

@@ -36,7 +36,7 @@ def normalise(hessians, targets, damping):
         size = hessian.shape[-1]
         alive = ops.diagonal(hessian, axis1=1, axis2=2)[:, :, None] > 0
         added = (damping * mean_diagonal(hessian))[:, None, None]
-        hessian = hessian + added * ops.eye(size)
+        hessian = hessian + added * ops.eye(size, dtype=hessian.dtype)
         scale = ops.sqrt(ops.diagonal(hessian, axis1=1, axis2=2))[:, :, None]
         normal.append(hessian / scale / ops.transpose(scale, (0, 2, 1)))
         scaled.append(ops.where(alive, scale * target, ops.zeros_like(target)))

@@ -147,14 +147,18 @@ def _flipped(hessian, share):
     """Returns the damped H with rows and columns in reverse order."""
     diagonal = ops.diagonal(hessian, axis1=1, axis2=2)
     added = share * mean_diagonal(hessian)[:, None] + ops.cast(diagonal <= 0, "float32")
-    hessian = hessian + added[:, :, None] * ops.eye(hessian.shape[-1])
+    hessian = hessian + added[:, :, None] * ops.eye(
+        hessian.shape[-1], dtype=hessian.dtype
+    )
     return _reversed(hessian)
 
 
 def _inverse_of_reversed(lower):
     # With J the reversal, J H J = L L'. So H = R R' with the upper R = J L J, and
     # U = R^-1. It takes no inverse of H.
-    identity = ops.broadcast_to(ops.eye(lower.shape[-1]), lower.shape)
+    identity = ops.broadcast_to(
+        ops.eye(lower.shape[-1], dtype=lower.dtype), lower.shape
+    )
     inverse = ops.linalg.solve_triangular(lower, identity, lower=True)
     return _reversed(inverse)
 
