@@ -451,7 +451,7 @@ def test_callback_on_uncompiled_model_is_an_error():
         callback.on_train_begin()
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", first_where_compiled([1, 3]))
 def test_wrapped_layer_that_is_not_built_is_built_and_pruned(steps, data):
     layer = keras_pruner.PrunedLayer(keras.layers.Dense(3, activation="softmax"))
     steps = {} if BACKEND == "torch" else {"steps_per_execution": steps}

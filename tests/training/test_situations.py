@@ -146,6 +146,7 @@ def test_copies_made_in_fit_have_the_zeros_of_the_target(data, tmp_path):
     )
 
 
+@slow_where_compiled
 def test_mean_of_the_last_epochs_weights_keeps_zeros(data):
     kept = []
     model = compile_mlp()
