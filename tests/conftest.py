@@ -2,6 +2,7 @@
 
 import gc
 import os
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -20,9 +21,9 @@ def slow_where_compiled(test):
 
 def first_where_compiled(values):
     """Leaves all values of a parameter but the first to `-m slow`, except on torch."""
-    first, *others = values
     if BACKEND == "torch":
-        return [first, *others]
+        return list(values)
+    first, *others = values
     others = [value if isinstance(value, tuple) else (value,) for value in others]
     return [first, *(pytest.param(*value, marks=pytest.mark.slow) for value in others)]
 
@@ -42,15 +43,32 @@ def _fixed_seed_and_fresh_state():
 
 
 @pytest.fixture(autouse=True)
-def collect_garbage(monkeypatch):
+def collect_garbage():
     """Collects garbage where a test says so; Python still does when it likes.
 
     A collection takes seconds in a process that ran thousands of tests, and each
     measurement of latency starts with one.
     """
     collect = gc.collect
-    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)
-    return collect
+    with mock.patch.object(gc, "collect", return_value=0):
+        yield collect
+
+
+@pytest.fixture
+def optimized():
+    """Lets JAX optimize as it does by default, whatever `.ci/run` says.
+
+    So two programs that do the same round alike, and can be compared to the last bit.
+    """
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

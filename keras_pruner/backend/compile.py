@@ -303,26 +303,22 @@ class _ConcreteFunctions:
         )
         jit_compile = may_use_xla and not is_small and not _are_ops_watched()
         self.uses_xla |= jit_compile
-        if not may_use_xla or jit_compile:
+
+        def trace():
             function = tf.function(
                 self.function, jit_compile=jit_compile, autograph=False
             )
             return function.get_concrete_function(*arguments)
-        executor = _ONE_THREAD
-        concrete = self._trace_for(executor, arguments)
-        if _calls_functions(concrete.graph):
-            executor = _SEVERAL_THREADS
-            concrete = self._trace_for(executor, arguments)
+
+        if not may_use_xla or jit_compile:
+            return trace()
+        for executor in _EXECUTORS:
+            # Loops and branches are traced for the executor of the context.
+            with _called_by(executor), unfused():
+                concrete = trace()
+            if not _calls_functions(concrete.graph):
+                break
         return _called_by(executor)(concrete)
-
-    def _trace_for(self, executor, arguments):
-        """Traces for an executor, for which loops and branches are made."""
-        import tensorflow as tf
-
-        function = tf.function(self.function, jit_compile=False, autograph=False)
-        with _called_by(executor), unfused():
-            concrete = function.get_concrete_function(*arguments)
-        return concrete
 
 
 def _are_ops_watched():
@@ -332,12 +328,10 @@ def _are_ops_watched():
     return bool(context.context().op_callbacks)
 
 
-# Handing tiny operations to other threads takes longer than running them.
-_ONE_THREAD = "SINGLE_THREADED_EXECUTOR"
-
-# The default executor. It runs branches as operations. The other one calls a branch as
-# a function that needs a further thread, and waits for ever if the pool has none.
-_SEVERAL_THREADS = ""
+# Handing tiny operations to other threads takes longer than running them. But the first
+# executor calls a branch as a function that needs a further thread, and waits for ever
+# if the pool has none. The second one, the default, runs branches as operations.
+_EXECUTORS = ("SINGLE_THREADED_EXECUTOR", "")
 
 
 @contextlib.contextmanager

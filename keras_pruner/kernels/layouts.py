@@ -55,6 +55,10 @@ class KernelLayout:
         """Sizes that the ERK formula sums and multiplies: window, inputs, outputs."""
         return (*self.window, self.inputs, self.outputs)
 
+    def zeros(self) -> Tensor:
+        """Returns a `(K, N)` matrix of zeros, in float32 as scores are."""
+        return ops.zeros((self.rows, self.outputs), "float32")
+
     def to_matrix(self, kernel: Tensor) -> Tensor:
         """Views a tensor of the kernel's shape as its `(K, N)` matrix.
 

@@ -80,7 +80,7 @@ def score_kernel(config, kernel, pattern, rule, weight, state):
     """
     layout = kernel.layout
     if not kernel.is_scored:
-        return ops.zeros((layout.rows, layout.outputs), "float32")
+        return layout.zeros()
     matrix = layout.to_matrix(weight)
     criterion = config.criterion
     if needs_stand_in(config, [state]):
@@ -94,8 +94,7 @@ def score_kernel(config, kernel, pattern, rule, weight, state):
     scores = criterion.scores(matrix, kernel, memory, *further)
     if scores_are_pooled(config):
         # Criteria may flatten scores that the pattern keeps in two axes.
-        zeros = ops.zeros((layout.rows, layout.outputs), "float32")
-        pooled = pattern.pool(zeros, layout)
+        pooled = pattern.pool(layout.zeros(), layout)
         scores = ops.reshape(scores, pooled.shape)
     return scores
 

@@ -270,9 +270,8 @@ class StageByStage:
         is_pruned = pattern.group_scores(kept, layout, "l2") == 0
         masks = {}
         for kernel in self._units[decider]:
-            scores = ops.zeros((kernel.layout.rows, kernel.layout.outputs), "float32")
-            pattern = self._patterns[kernel]
-            masks[kernel] = pattern.expand(is_pruned, scores, kernel.layout)
+            pattern, layout = self._patterns[kernel], kernel.layout
+            masks[kernel] = pattern.expand(is_pruned, layout.zeros(), layout)
         return masks
 
     def _problem(self, kernel, moments, count, dense_target=False, centre=True):

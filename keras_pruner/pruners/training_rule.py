@@ -111,8 +111,8 @@ class TrainingRule:
             shape = self.criterion.memory_shape(matrix)
             # The kernel's own shape, so that both can be sharded alike.
             return tuple(self.layout.shape) if shape == matrix else shape
-        pooled = ops.zeros(matrix, "float32")
-        return self.criterion.memory_shape(tuple(self.pool(pooled).shape))
+        pooled = self.pool(self.layout.zeros())
+        return self.criterion.memory_shape(tuple(pooled.shape))
 
     def memory_matrix(self, memory):
         """Returns a memory in the shape that the criterion uses, in float32."""

@@ -35,9 +35,8 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def _closed(monkeypatch):
+def _closed():
     yield
-    monkeypatch.undo()
     importlib.import_module("matplotlib.pyplot").close("all")
 
 

@@ -295,7 +295,7 @@ def test_a_run_that_stops_early_says_the_sparsity_that_it_reached(data, caplog):
     assert "before the target 0.5000 was reached" in caplog.text
 
 
-# Compiling.
+# Dtypes.
 
 
 @pytest.fixture(params=["float16", "float64"])
@@ -323,6 +323,8 @@ def test_one_shot_with_another_default_of_floats(floatx, data):
     model, report = prune_one_shot(build_mlp(), data[0], 0.5, verbose=False)
     assert (kernels_of(model) == 0).mean() == report.sparsity == 0.5
 
+
+# Compiling.
 
 OPTIMIZERS = "AdamW Lion Lamb Muon Adafactor Ftrl Nadam Adagrad"
 

@@ -10,7 +10,12 @@ from keras_pruner.oneshot.methods.base import (
     Solution,
     register_one_shot_method,
 )
-from keras_pruner.oneshot.methods.refit import masked, normalise, refit
+from keras_pruner.oneshot.methods.refit import (
+    add_to_diagonal,
+    masked,
+    normalise,
+    refit,
+)
 from keras_pruner.oneshot.problem import choose, join, split
 
 
@@ -105,10 +110,7 @@ class ADMM(OneShotMethod):
 
 def _inverses(hessians, penalty):
     # Eager, because XLA takes seconds to compile an inverse for TensorFlow.
-    return [
-        ops.linalg.inv(h + penalty * ops.eye(h.shape[-1], dtype=h.dtype))
-        for h in hessians
-    ]
+    return [ops.linalg.inv(add_to_diagonal(h, penalty)) for h in hessians]
 
 
 def refit_unscaled(

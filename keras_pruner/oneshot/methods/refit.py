@@ -17,6 +17,11 @@ def mean_diagonal(hessian):
     return ops.where(mean > 0, mean, ops.ones_like(mean))
 
 
+def add_to_diagonal(matrices, values):
+    """Adds values, which broadcast to (..., n, 1), to the diagonals of (..., n, n)."""
+    return matrices + values * ops.eye(matrices.shape[-1], dtype=matrices.dtype)
+
+
 def normalise(hessians, targets, damping):
     """Damps each H by `damping * mean(diag H)`, then scales its diagonal to 1.
 
@@ -33,10 +38,9 @@ def normalise(hessians, targets, damping):
     """
     normal, scaled, scales = [], [], []
     for hessian, target in zip(hessians, targets, strict=True):
-        size = hessian.shape[-1]
         alive = ops.diagonal(hessian, axis1=1, axis2=2)[:, :, None] > 0
         added = (damping * mean_diagonal(hessian))[:, None, None]
-        hessian = hessian + added * ops.eye(size, dtype=hessian.dtype)
+        hessian = add_to_diagonal(hessian, added)
         scale = ops.sqrt(ops.diagonal(hessian, axis1=1, axis2=2))[:, :, None]
         normal.append(hessian / scale / ops.transpose(scale, (0, 2, 1)))
         scaled.append(ops.where(alive, scale * target, ops.zeros_like(target)))

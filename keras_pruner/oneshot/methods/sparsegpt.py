@@ -10,7 +10,7 @@ from keras_pruner.oneshot.methods.base import (
     Solution,
     register_one_shot_method,
 )
-from keras_pruner.oneshot.methods.refit import masked, mean_diagonal
+from keras_pruner.oneshot.methods.refit import add_to_diagonal, masked, mean_diagonal
 from keras_pruner.oneshot.problem import choose, join, split
 
 # The damping is raised tenfold this often if H cannot be factored.
@@ -147,18 +147,13 @@ def _flipped(hessian, share):
     """Returns the damped H with rows and columns in reverse order."""
     diagonal = ops.diagonal(hessian, axis1=1, axis2=2)
     added = share * mean_diagonal(hessian)[:, None] + ops.cast(diagonal <= 0, "float32")
-    hessian = hessian + added[:, :, None] * ops.eye(
-        hessian.shape[-1], dtype=hessian.dtype
-    )
-    return _reversed(hessian)
+    return _reversed(add_to_diagonal(hessian, added[:, :, None]))
 
 
 def _inverse_of_reversed(lower):
     # With J the reversal, J H J = L L'. So H = R R' with the upper R = J L J, and
     # U = R^-1. It takes no inverse of H.
-    identity = ops.broadcast_to(
-        ops.eye(lower.shape[-1], dtype=lower.dtype), lower.shape
-    )
+    identity = add_to_diagonal(ops.zeros_like(lower), 1.0)
     inverse = ops.linalg.solve_triangular(lower, identity, lower=True)
     return _reversed(inverse)
 

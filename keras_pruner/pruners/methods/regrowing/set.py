@@ -35,8 +35,7 @@ class SET(DynamicPruner):
 
     def growth_scores(self, kernel: Any, states: Any, extra: Any) -> Tensor:
         layout = kernel.layout
-        zeros = ops.zeros((layout.rows, layout.outputs), "float32")
-        shape = kernel.pattern.group_scores(zeros, layout, "max").shape
+        shape = kernel.pattern.group_scores(layout.zeros(), layout, "max").shape
         salt = salt_of(f"{self.options['seed']}/{kernel.path}")
         # A large odd factor spreads neighbouring steps over all bits.
         step = extra["step"] * 0x2545F491
