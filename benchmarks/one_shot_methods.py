@@ -17,7 +17,9 @@ import dataclasses
 import itertools
 
 TFMOT = "tfmot"
-_PUBLISHED = {"allocation": "uniform", "dense_target": False, "centre": False}
+_PUBLISHED = {"allocation": "uniform"} | dict.fromkeys(
+    ("dense_target", "centre", "weigh_outputs"), False
+)
 _ON = {"resume_from_pruned_checkpoint": True, "initial_sparsity": 0.9}
 
 

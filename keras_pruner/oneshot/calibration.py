@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_pruner.comparison import output_error
+from keras_pruner.oneshot.influence import is_real, output_weights
 from keras_pruner.oneshot.inputs import InputCollector, watch_calls
 from keras_pruner.oneshot.passage import Passage
 from keras_pruner.oneshot.statistics import Moments
@@ -32,7 +33,7 @@ class Calibration:
         self._batches = batches
         self._passage = Passage(model, batches, max_memory)
         self._dense_passage = None
-        self._model = model
+        self._model, self._seed = model, seed
         # Outputs of the dense model on the first batch, as soon as they are needed.
         self._outputs = None
         self.peak_memory = 0
@@ -117,6 +118,18 @@ class Calibration:
             self._outputs = self._run(first)
         return output_error(self._outputs, self._run(first, state_mapping))
 
+    def output_weights(self, kernels, on_pass=lambda: None):
+        """Returns how much each output of kernels shall count; see `output_weights`.
+
+        Args:
+            kernels: List of `Kernel`s.
+            on_pass: Function called after each of `NUM_PASSES` passes.
+        """
+        outputs = self._run(0)
+        return output_weights(
+            self._model, kernels, self._batches, outputs, self._seed, on_pass
+        )
+
     def _run(self, first, state_mapping=None):
         """Returns the real outputs on the first batch as a list of float64 arrays."""
         found = []
@@ -125,7 +138,7 @@ class Calibration:
             found.extend(self._passage.run(0, keep_at=first))
 
         watch_calls(self._model, [], None).run(forward, state_mapping)
-        return [_as_array(x) for x in found if _is_real(x)]
+        return [_as_array(x) for x in found if is_real(x)]
 
     def _collect(self, batch, number, into, kernels, state_mapping=None):
         passage = self._passage if state_mapping is None else self._dense_passage
@@ -138,11 +151,6 @@ class Calibration:
 
 def _most_rows(kernel):
     return max(_ROWS_EACH * kernel.layout.rows, _LEAST)
-
-
-def _is_real(output):
-    dtype = getattr(output, "dtype", None)
-    return dtype is not None and "float" in keras.backend.standardize_dtype(dtype)
 
 
 def _as_array(output):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from absl import logging
 
-from keras_pruner.checks import check_in_range
+from keras_pruner.checks import check_bool, check_in_range
 from keras_pruner.comparison import check_copy
 from keras_pruner.components import Allocation
 from keras_pruner.config import (
@@ -22,6 +22,7 @@ from keras_pruner.config import (
 )
 from keras_pruner.kernels import check_built, refuse_quantized, select_kernels
 from keras_pruner.oneshot.division import check_allocation, check_name, divide
+from keras_pruner.oneshot.influence import NUM_PASSES
 from keras_pruner.oneshot.methods import METHODS
 from keras_pruner.oneshot.methods.base import OneShotMethod
 from keras_pruner.oneshot.one_shot_report import OneShotReport, OneShotRow
@@ -67,6 +68,7 @@ def prune_one_shot(
     batch_size: int | None = None,
     dense_target: bool = True,
     centre: bool = True,
+    weigh_outputs: bool = True,
     recovery: Any = None,
     max_memory: int = 2**32,
     seed: int = 0,
@@ -111,6 +113,10 @@ def prune_one_shot(
         dense_target: Whether each kernel approaches the outputs of the dense model. If
             not, it approaches those of its own dense weights.
         centre: Whether biases take up the mean of what is lost.
+        weigh_outputs: Whether outputs of a kernel count by how much the model's outputs
+            depend on them; see `output_weights`. That takes eight passes backward
+            through the model, each with the memory of a step of training. It applies
+            to `"admm"`, `"alps"` and `"sparsegpt"`.
         recovery: How the pruned model is repaired. `"distill"` trains it towards the
             outputs of the dense model; see `distill`. `"batch_normalization"`
             recomputes statistics; see `reestimate_batch_normalization`. Or a dict of a
@@ -147,6 +153,7 @@ def prune_one_shot(
         each.check(model, dense_target)
     config = _config_of(config, target_sparsity, allocation, settings)
     check_in_range(max_memory, "`max_memory`", 0, integer=True)
+    weigh_outputs = check_bool(weigh_outputs, "`weigh_outputs`")
     samples = collect_samples(
         model, data, num_samples=num_samples, batch_size=batch_size, seed=seed
     )
@@ -160,7 +167,8 @@ def prune_one_shot(
         run, selections, units = _plan(subject, config, samples, method, solving)
         with unchanged_if_failed(_variables_of(subject, run)) as before:
             sampled = allocation or SAMPLED_ALLOCATIONS[0]
-            report = _prune(run, selections, units, sampled, verbose)
+            is_weighed = weigh_outputs and method.weighs_outputs
+            report = _prune(run, selections, units, sampled, is_weighed, verbose)
             teacher = DenseModel(pruned, before) if in_place else model
             for each in recoveries:
                 recovered.append(
@@ -216,11 +224,14 @@ def _plan(model, config, samples, method, settings):
     return run, selections, units
 
 
-def _prune(run, selections, units, allocation, verbose):
+def _prune(run, selections, units, allocation, weigh_outputs, verbose):
     """Prunes all kernels; returns the arguments of an `OneShotReport`."""
     left_out = _whole_units(run.order.left_out, units)
     done, counts, curves, start = [], {}, {}, time.perf_counter()
     with progress_bar(verbose) as progress:
+        if weigh_outputs:
+            bar = progress.add_task("influence on the outputs", total=NUM_PASSES)
+            run.weigh_outputs(lambda: progress.update(bar, advance=1))
         for selection in selections:
             kernels = [k for k in selection.kernels if k not in left_out]
             if kernels:

@@ -60,6 +60,9 @@ class StageByStage:
     Attributes:
         order: `CallOrder` of the kernels.
         variables: List of the variables that pruning changes: kernels and biases.
+        output_weights: Dict from kernels to float32 tensors (N,): how much each output
+            counts. Problems hold the columns of the kernel multiplied by them. Those of
+            a kernel that is not in the dict count equally.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class StageByStage:
         self._method = method
         self._dense_target, self._centre = dense_target, centre
         self._call = FunctionCache()
+        self.output_weights = {}
         # Values of the variables before the first change, once there is one.
         self._dense = None
         self.order = self._calibration.order
@@ -103,6 +107,15 @@ class StageByStage:
     def peak_disk(self):
         """Most bytes of activations in temporary files at a time."""
         return self._calibration.peak_disk
+
+    def weigh_outputs(self, on_pass=lambda: None):
+        """Lets outputs count by how much the outputs of the model depend on them.
+
+        Args:
+            on_pass: Function called after each of `NUM_PASSES` passes backward.
+        """
+        kernels = [kernel for stage in self.stages for kernel in stage]
+        self.output_weights = self._calibration.output_weights(kernels, on_pass)
 
     def error_curves(self, kernels, sparsities, target):
         """Returns the errors that each kernel makes if it alone is pruned.
@@ -159,7 +172,9 @@ class StageByStage:
         moments = self._calibration.moments(kernels) if kernels else {}
         ratios = {}
         for kernel in kernels:
-            problem = self._problem(kernel, moments[kernel], 0, centre=False)
+            problem = self._problem(
+                kernel, moments[kernel], 0, centre=False, weigh_outputs=False
+            )
             ratios[kernel] = outlier_ratio(input_scores(problem))
         return ratios
 
@@ -274,9 +289,15 @@ class StageByStage:
             masks[kernel] = pattern.expand(is_pruned, layout.zeros(), layout)
         return masks
 
-    def _problem(self, kernel, moments, count, dense_target=False, centre=True):
+    def _problem(
+        self, kernel, moments, count, dense_target=False, centre=True,
+        weigh_outputs=True,
+    ):  # fmt: skip
+        matrix = kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable))
+        if weigh_outputs and kernel in self.output_weights:
+            matrix = ops.cast(matrix, "float32") * self.output_weights[kernel]
         return KernelProblem(
-            kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable)),
+            matrix,
             kernel.layout,
             moments,
             count,
@@ -292,11 +313,15 @@ class StageByStage:
 
     def _values(self, kernel, problem, weights):
         """Returns `(variable, value)` of a kernel and its bias for weights (K, N)."""
+        update = problem.bias_update(weights) if problem.is_centred else None
+        if kernel in self.output_weights:
+            weights = weights / self.output_weights[kernel]
+            update = None if update is None else update / self.output_weights[kernel]
         matrix = kernel.layout.from_matrix(weights)
         values = [(kernel.variable, ops.cast(matrix, kernel.variable.dtype))]
-        if problem.is_centred:
+        if update is not None:
             bias = bias_of(kernel)
-            values.append((bias.variable, bias.plus(problem.bias_update(weights))))
+            values.append((bias.variable, bias.plus(update)))
         return values
 
 

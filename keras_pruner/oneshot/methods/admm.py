@@ -48,6 +48,8 @@ class ADMM(OneShotMethod):
         2024](https://arxiv.org/abs/2401.02938)
     """
 
+    weighs_outputs = True
+
     def __init__(
         self, num_penalties=6, num_steps=5, first_penalty=0.03, last_penalty=3.0,
         refit_steps=10, damping=0.01,

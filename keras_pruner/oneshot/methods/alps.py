@@ -39,6 +39,8 @@ class ALPS(OneShotMethod):
         Language Models, Meng et al., 2024](https://arxiv.org/abs/2406.07831)
     """
 
+    weighs_outputs = True
+
     def __init__(
         self, first_penalty=0.1, check_steps=3, max_steps=300, refit_steps=10,
         damping=0.01,

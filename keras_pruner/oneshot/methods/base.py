@@ -24,7 +24,14 @@ class OneShotMethod(Component):
     A method has no state. It reads a `KernelProblem` and changes nothing.
 
     Subclasses define `solve`; see `magnitude.py` for the shortest one.
+
+    Attributes:
+        weighs_outputs: Whether `prune_one_shot` multiplies the columns of the problem
+            by how much they count for the model's outputs. A method that looks for the
+            lowest error sets it to `True`. Others see the kernel's own weights.
     """
+
+    weighs_outputs = False
 
     def solve(self, problem: KernelProblem) -> Solution:
         """Solves a `KernelProblem`.

@@ -49,6 +49,8 @@ class SparseGPT(OneShotMethod):
         [SparseGPT, Frantar & Alistarh, 2023](https://arxiv.org/abs/2301.00774)
     """
 
+    weighs_outputs = True
+
     def __init__(self, block_size=128, damping=0.01):
         self.block_size = check_in_range(block_size, "`block_size`", 1, integer=True)
         self.damping = check_in_range(damping, "`damping`", 0, open_low=True)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 import keras
+from keras import ops
 
 from keras_pruner.kernels import KernelSearch
 from keras_pruner.pytorch.config_checks import check_settings, with_module_selectors
@@ -87,6 +88,37 @@ class OneShotModule(ModuleView):
         """Calls the module on a batch; see `arguments_of`."""
         args, kwargs = arguments_of(self.module, batch)
         return self.module(*args, **kwargs)
+
+    def derivatives(self, variables, batch, factors):
+        """Differentiates `sum(factors * outputs)` on a batch by variables.
+
+        Args:
+            variables: List of variables of kernels.
+            batch: See `arguments_of`.
+            factors: List of NumPy arrays, one for each output with real numbers.
+
+        Returns:
+            List of tensors of Keras' backend, zero where the sum does not depend on a
+            variable. The module does not change.
+        """
+        import torch
+
+        known = {id(v): self._parameters[key] for key, v in self._variables.items()}
+        parameters = [known[id(variable)] for variable in variables]
+        # CuDNN differentiates recurrent layers only in training mode.
+        cudnn = torch.backends.cudnn.flags(enabled=False)
+        with fixed_pass(self.module), torch.enable_grad(), cudnn:
+            outputs = keras.tree.flatten(self.run(batch))
+            real = [x for x in outputs if hasattr(x, "is_floating_point") and x.is_floating_point()]
+            total = sum(
+                (x.float() * torch.from_numpy(factor).to(x.device)).sum()
+                for x, factor in zip(real, factors, strict=True)
+            )
+            found = torch.autograd.grad(total, parameters, allow_unused=True)
+        return [
+            ops.zeros(parameter.shape) if value is None else as_keras(value)
+            for parameter, value in zip(parameters, found, strict=True)
+        ]
 
     @contextlib.contextmanager
     def values(self, state_mapping=None):
