@@ -51,7 +51,7 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
         ]
         batch = batches[number % len(batches)]
         try:
-            found = _derivatives(model, kernels, batch, signs)
+            squares = _squared_derivatives(model, kernels, batch, signs)
         except Exception as error:
             # What has no derivative raises an error of the backend's own choice.
             logging.warning(
@@ -59,10 +59,7 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
                 "model has no derivatives: %s: %s", type(error).__name__, error,
             )  # fmt: skip
             return {}
-        for index, (kernel, value) in enumerate(zip(kernels, found, strict=True)):
-            matrix = kernel.layout.to_matrix(ops.cast(value, "float32"))
-            squares = ops.sum(ops.square(matrix), axis=0)
-            sums[index] += ops.convert_to_numpy(squares).astype("float64")
+        sums = [total + own for total, own in zip(sums, squares, strict=True)]
         on_pass()
     weights = map(_weights_of, sums)
     return {k: w for k, w in zip(kernels, weights, strict=True) if w is not None}
@@ -89,12 +86,26 @@ def _weights_of(squares):
     return ops.convert_to_tensor(weights, dtype="float32")
 
 
+def _squared_derivatives(model, kernels, batch, signs):
+    """Returns the squares of `_derivatives`, summed over K, as float64 arrays (N,)."""
+    sums = []
+    for kernel, value in zip(
+        kernels, _derivatives(model, kernels, batch, signs), strict=True
+    ):
+        value = ops.cast(ops.stop_gradient(value), "float32")
+        matrix = kernel.layout.to_matrix(value)
+        squares = ops.convert_to_numpy(ops.sum(ops.square(matrix), axis=0))
+        sums.append(squares.astype("float64"))
+    return sums
+
+
 def _derivatives(model, kernels, batch, signs):
     """Returns the derivatives of `sum(signs * outputs)` by kernels."""
     variables = [kernel.variable for kernel in kernels]
     if isinstance(model, OneShotModule):
         return model.derivatives(variables, batch, signs)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
+    signs = list(map(ops.convert_to_tensor, signs))
 
     def projection(values):
         mapping = list(zip(variables, values, strict=True))

@@ -170,8 +170,9 @@ def test_pruned_layer_equals_reference(name, method):
         expected.append((found, mask, (means * (weights - found)).sum(axis=0)))
     bias = value_of(layer.weights[-1])
     pruned, _ = prune_one_shot(
-        model, x, 0.5, method=method, allocation="uniform", verbose=False
-    )
+        model, x, 0.5, method=method, allocation="uniform", weigh_outputs=False,
+        verbose=False,
+    )  # fmt: skip
     updates = [update for _, _, update in expected]
     biases = np.stack(updates) if bias.ndim == 2 else sum(updates)
     for kernel, (weights, mask, _) in zip(
