@@ -40,6 +40,11 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
     Returns:
         Dict from a kernel to a float32 tensor (N,). It lacks kernels on which no output
         depends, and is empty if the model has no derivatives; then a warning says why.
+
+    References:
+        [Optimizing Neural Networks with Kronecker-factored Approximate Curvature,
+        Martens and Grosse, 2015](https://arxiv.org/abs/1503.05671), whose second factor
+        has about the squared influences on its diagonal.
     """
     sums = [0.0] * len(kernels)
     scales = list(map(_scale_of, outputs))
