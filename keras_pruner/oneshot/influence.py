@@ -11,6 +11,8 @@ from keras_pruner.pytorch import OneShotModule
 # Passes backward, over as many batches as there are. A pass sees all rows of a kernel,
 # so a few are enough.
 NUM_PASSES = 8
+# Probabilities are this far from 0 and 1 at least.
+_LEAST_SHARE = 1e-7
 # No output counts less than this share of the root mean square, since others of its
 # derivatives may be larger on other samples.
 _LEAST = 0.03
@@ -23,7 +25,8 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
     of `sum_i (d(r' f) / dW_ij)^2`. f are the real outputs of the model on a batch, each
     tensor divided by its standard deviation over samples, and r has a random sign for
     each of their numbers. The signs let the squares of all samples and outputs add up
-    in one pass backward.
+    in one pass backward. Probabilities, i.e. outputs between 0 and 1, count by their
+    log-odds, because they hardly change where the model is sure.
 
     The weight is the root of the influence, divided by its root mean square and at
     least 0.03. So it is halfway between the error of the kernel's outputs, where all
@@ -47,7 +50,8 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
         has about the squared influences on its diagonal.
     """
     sums = [0.0] * len(kernels)
-    scales = list(map(_scale_of, outputs))
+    are_shares = [bool(((x >= 0) & (x <= 1)).all()) for x in outputs]
+    scales = list(map(_scale_of, outputs, are_shares))
     for number in range(NUM_PASSES if outputs else 0):
         rng = np.random.default_rng((seed, number))
         signs = [
@@ -56,7 +60,7 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
         ]
         batch = batches[number % len(batches)]
         try:
-            squares = _squared_derivatives(model, kernels, batch, signs)
+            squares = _squared_derivatives(model, kernels, batch, signs, are_shares)
         except Exception as error:
             # What has no derivative raises an error of the backend's own choice.
             logging.warning(
@@ -76,8 +80,11 @@ def is_real(output):
     return dtype is not None and "float" in keras.backend.standardize_dtype(dtype)
 
 
-def _scale_of(output):
+def _scale_of(output, are_shares):
     """Returns what an output is multiplied by."""
+    if are_shares:
+        share = np.clip(output, _LEAST_SHARE, 1 - _LEAST_SHARE)
+        output = np.log(share) - np.log1p(-share)
     variance = float(np.mean(np.var(output, axis=0, dtype="float64")))
     return variance**-0.5 if 0 < variance < np.inf else 1.0
 
@@ -91,24 +98,22 @@ def _weights_of(squares):
     return ops.convert_to_tensor(weights, dtype="float32")
 
 
-def _squared_derivatives(model, kernels, batch, signs):
+def _squared_derivatives(model, kernels, batch, signs, are_shares):
     """Returns the squares of `_derivatives`, summed over K, as float64 arrays (N,)."""
     sums = []
-    for kernel, value in zip(
-        kernels, _derivatives(model, kernels, batch, signs), strict=True
-    ):
+    found = _derivatives(model, kernels, batch, signs, are_shares)
+    for kernel, value in zip(kernels, found, strict=True):
         value = ops.cast(ops.stop_gradient(value), "float32")
-        matrix = kernel.layout.to_matrix(value)
-        squares = ops.convert_to_numpy(ops.sum(ops.square(matrix), axis=0))
-        sums.append(squares.astype("float64"))
+        squares = ops.sum(ops.square(kernel.layout.to_matrix(value)), axis=0)
+        sums.append(ops.convert_to_numpy(squares).astype("float64"))
     return sums
 
 
-def _derivatives(model, kernels, batch, signs):
+def _derivatives(model, kernels, batch, signs, are_shares):
     """Returns the derivatives of `sum(signs * outputs)` by kernels."""
     variables = [kernel.variable for kernel in kernels]
     if isinstance(model, OneShotModule):
-        return model.derivatives(variables, batch, signs)
+        return model.derivatives(variables, batch, signs, are_shares, _LEAST_SHARE)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, batch)
     signs = list(map(ops.convert_to_tensor, signs))
 
@@ -117,6 +122,15 @@ def _derivatives(model, kernels, batch, signs):
         with keras.StatelessScope(state_mapping=mapping):
             outputs = keras.tree.flatten(model(inputs, training=False))
         real = [ops.cast(x, "float32") for x in outputs if is_real(x)]
+        real = map(_log_odds, real, are_shares)
         return sum(ops.sum(x * sign) for x, sign in zip(real, signs, strict=True))
 
     return derivative(projection)(list(map(ops.convert_to_tensor, variables)))
+
+
+def _log_odds(x, are_shares):
+    """Returns the log-odds of probabilities, and other numbers as they are."""
+    if not are_shares:
+        return x
+    share = ops.clip(x, _LEAST_SHARE, 1 - _LEAST_SHARE)
+    return ops.log(share) - ops.log1p(-share)

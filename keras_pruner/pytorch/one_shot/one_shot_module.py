@@ -89,13 +89,15 @@ class OneShotModule(ModuleView):
         args, kwargs = arguments_of(self.module, batch)
         return self.module(*args, **kwargs)
 
-    def derivatives(self, variables, batch, factors):
+    def derivatives(self, variables, batch, factors, are_shares, least):
         """Differentiates `sum(factors * outputs)` on a batch by variables.
 
         Args:
             variables: List of variables of kernels.
             batch: See `arguments_of`.
             factors: List of NumPy arrays, one for each output with real numbers.
+            are_shares: List of bools: whether an output counts by its log-odds.
+            least: Distance that such an output has from 0 and 1 at least.
 
         Returns:
             List of tensors of Keras' backend, zero where the sum does not depend on a
@@ -109,9 +111,14 @@ class OneShotModule(ModuleView):
         cudnn = torch.backends.cudnn.flags(enabled=False)
         with fixed_pass(self.module), torch.enable_grad(), cudnn:
             outputs = keras.tree.flatten(self.run(batch))
-            real = [x for x in outputs if hasattr(x, "is_floating_point") and x.is_floating_point()]
+            outputs = [x for x in outputs if isinstance(x, torch.Tensor)]
+            real = [x.float() for x in outputs if x.is_floating_point()]
+            real = [
+                torch.logit(x, eps=least) if is_share else x
+                for x, is_share in zip(real, are_shares, strict=True)
+            ]
             total = sum(
-                (x.float() * torch.from_numpy(factor).to(x.device)).sum()
+                (x * torch.from_numpy(factor).to(x.device)).sum()
                 for x, factor in zip(real, factors, strict=True)
             )
             found = torch.autograd.grad(total, parameters, allow_unused=True)
