@@ -4,10 +4,10 @@
     python benchmarks/one_shot_costs.py layers --sizes 256 512 1024 2048
     python benchmarks/one_shot_costs.py samples layers --smoke
 
-`samples` prunes networks of `one_shot.py` with more and more unlabelled samples. K is the
-longest row of a kernel. A dense layer has one row a sample, a convolution one for each
-position of its output. `layers` times each method on one dense kernel (K, K) at 80 %,
-with the statistics known, all methods in turns.
+`samples` prunes networks of `one_shot.py` with more and more unlabelled samples. K is
+the longest row of a kernel. A dense layer has one row a sample, a convolution one for
+each position of its output. `layers` times each method on one dense kernel (K, K) at
+80 %, with the statistics known, all methods in turns.
 """
 
 import argparse

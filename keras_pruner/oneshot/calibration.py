@@ -1,6 +1,5 @@
 """Gathers the statistics of what multiplies kernels, batch by batch."""
 
-import keras
 from keras import ops
 
 from keras_pruner.comparison import output_error

@@ -56,7 +56,11 @@ def test_the_mean_over_passes_is_that_of_all_derivatives(monkeypatch):
     monkeypatch.setattr(influence, "NUM_PASSES", 300)
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
-        [keras.Input((12,)), layers.Dense(8, name="first"), layers.Dense(3, name="last")]
+        [
+            keras.Input((12,)),
+            layers.Dense(8, name="first"),
+            layers.Dense(3, name="last"),
+        ]
     )
     kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     model.layers[-1].kernel.assign(kernel)
