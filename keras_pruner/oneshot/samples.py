@@ -10,6 +10,8 @@ from keras_pruner.checks import check_in_range
 from keras_pruner.pytorch import is_torch_module, required_arguments
 
 _BATCH_SIZE = 128
+# Empty batches in a row after which endless data count as empty.
+_MOST_EMPTY = 1000
 _FORMS = (
     "`data` is an array, a dict or tuple of arrays for several inputs, a "
     "`tf.data.Dataset`, a `keras.utils.PyDataset`, a torch `DataLoader`, or another "
@@ -95,7 +97,7 @@ def collect_samples(model, data, *, num_samples=512, batch_size=None, seed=0):
 
 def _gather(data, model, num_samples):
     """Returns the first samples of an iterable of batches, joined."""
-    batches, left = [], num_samples
+    batches, left, num_empty = [], num_samples, 0
     for batch in _batches_of(data):
         inputs = _as_arrays(_inputs_in(batch, model))
         if batches and _shapes_of(inputs) != _shapes_of(batches[0]):
@@ -103,6 +105,12 @@ def _gather(data, model, num_samples):
                 "The batches of `data` differ in shape: samples of "
                 f"{_shapes_of(batches[0])} and of {_shapes_of(inputs)}. Pad or crop "
                 "them to one shape."
+            )
+        num_empty = 0 if _size_of(inputs) else num_empty + 1
+        if num_empty == _MOST_EMPTY:
+            raise ValueError(
+                f"{num_empty} batches of `data` in a row are empty. Look at what makes "
+                "them, e.g. a filter that lets nothing pass."
             )
         batches.append(_part_of(inputs, slice(left)))
         left -= _size_of(batches[-1])
@@ -181,6 +189,11 @@ def _as_array(value):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()
+    if hasattr(value, "toarray"):
+        raise ValueError(
+            f"`data` holds a sparse matrix, {type(value).__name__}. Keras models take "
+            "dense arrays: give `x.toarray()`."
+        )
     array = np.asarray(value)
     if not array.ndim:
         raise ValueError(f"{_FORMS}. Received a part without samples: {value!r}")
@@ -233,6 +246,13 @@ def _check_fit(inputs, model):
             f"{', '.join(map(str, shapes))}, but the data has "
             f"{', '.join(str(array.shape) for array in received)}."
         )
+    for tensor, array in zip(expected, received, strict=True):
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if array.dtype.kind == "c" and "complex" not in dtype:
+            raise ValueError(
+                f"`data` holds complex numbers, but '{model.name}' takes {dtype}. Give "
+                "real inputs, e.g. the real and the imaginary parts."
+            )
 
 
 def _check_finite(inputs):

@@ -128,6 +128,41 @@ def test_bad_data_is_told(data, message):
         collect_samples(one_input(), data)
 
 
+class Sparse:
+    """As a matrix of SciPy."""
+
+    shape, dtype = (10, 3), np.dtype("float32")
+
+    def toarray(self):
+        return X
+
+
+def empty_for_ever():
+    while True:
+        yield X[:0]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Sparse(), r"sparse matrix, Sparse.*give `x.toarray\(\)`"),
+        ((Sparse(), Y), "sparse matrix"),
+        (X + 1j, "complex numbers, but 'sequential.*' takes float32"),
+        (empty_for_ever(), "1000 batches of `data` in a row are empty"),
+    ],
+)
+def test_what_no_model_reads_is_told(data, message):
+    with pytest.raises(ValueError, match=message):
+        collect_samples(one_input(), data)
+
+
+def test_a_model_may_take_complex_numbers():
+    inputs = keras.Input((3,), dtype="complex64")
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.real(inputs)))
+    samples = collect_samples(model, X + 1j)
+    np.testing.assert_array_equal(joined(samples), X + 1j)
+
+
 def test_bad_nests_and_types_are_told():
     with pytest.raises(ValueError, match="different numbers of samples"):
         collect_samples(two_inputs("list"), (X, Z[:5]))
