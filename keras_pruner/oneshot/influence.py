@@ -42,7 +42,8 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
 
     Returns:
         Dict from a kernel to a float32 tensor (N,). It lacks kernels on which no output
-        depends, and is empty if the model has no derivatives; then a warning says why.
+        depends, and those whose derivatives are not finite. It is empty if the model
+        has no derivatives; then a warning says why.
 
     References:
         [Optimizing Neural Networks with Kronecker-factored Approximate Curvature,

@@ -123,7 +123,8 @@ def prune_one_shot(
             name and its config, a `Recovery`, or a tuple of several, in their order.
         max_memory: Most bytes of activations to keep in memory between kernels; more go
             to temporary files. A model with a `call` of its own, or a torch module,
-            keeps none: it runs from its inputs for each stage.
+            keeps none: it runs from its inputs for each stage. What `weigh_outputs`
+            and `recovery` need comes on top.
         seed: Integer. Equal seeds give equal results on one machine.
         config: `PruningConfig` or dict. Its steps and schedule have no meaning here.
         in_place: Whether to prune the model itself. By default it does not change.
