@@ -13,8 +13,8 @@ from keras_pruner.pytorch import OneShotModule
 NUM_PASSES = 8
 # Probabilities are this far from 0 and 1 at least.
 _LEAST_SHARE = 1e-7
-# No output counts less than this share of the root mean square, since others of its
-# derivatives may be larger on other samples.
+# No output counts less than this share of the root mean square: its derivatives may be
+# larger on other samples.
 _LEAST = 0.03
 
 
@@ -56,7 +56,7 @@ def output_weights(model, kernels, batches, outputs, seed=0, on_pass=lambda: Non
     for number in range(NUM_PASSES if outputs else 0):
         rng = np.random.default_rng((seed, number))
         signs = [
-            rng.choice((-scale, scale), size=array.shape).astype("float32")
+            np.float32(scale) * np.float32(2 * rng.integers(0, 2, array.shape) - 1)
             for array, scale in zip(outputs, scales, strict=True)
         ]
         batch = batches[number % len(batches)]

@@ -30,7 +30,8 @@ class OneShotRow:
         zeros: Number of weights that were pruned.
         error: Relative error of its outputs on the samples, in [0, 1] for most methods:
             `|X_d W - X Z|^2 / |X_d W|^2`, with means left out if a bias takes them.
-            `None` if the kernel stayed dense.
+            Outputs count by their influence, unless `weigh_outputs=False`. `None` if
+            the kernel stayed dense.
         seconds: Time of its statistics and its solution.
         num_inputs: Inputs of the kernel, K.
         num_rows: Rows of the data that were seen; 0 if the kernel stayed dense.

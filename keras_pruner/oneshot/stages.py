@@ -26,8 +26,9 @@ class PrunedKernel(NamedTuple):
     Args:
         kernel: `Kernel`.
         num_pruned: Number of its weights that are zero by the mask.
-        error: Relative output error; see `KernelProblem.error`. `None` if the kernel
-            stays dense, or if outputs of another one decide for it.
+        error: Relative output error; see `KernelProblem.error`. Outputs count as in
+            the problem. `None` if the kernel stays dense, or if outputs of another one
+            decide for it.
         seconds: Time of its statistics and its solution.
         num_rows: Rows of the data that the solution fits, at least for each column.
     """
