@@ -113,9 +113,8 @@ class Calibration:
             Float, or `None` if the outputs do not vary, or none is a real number.
         """
         first = self._passage.first_step([kernel.variable])
-        if self._outputs is None:
-            self._outputs = self._run(first)
-        return output_error(self._outputs, self._run(first, state_mapping))
+        outputs = self._dense_outputs(first)
+        return output_error(outputs, self._run(first, state_mapping))
 
     def output_weights(self, kernels, on_pass=lambda: None):
         """Returns how much each output of kernels shall count; see `output_weights`.
@@ -124,10 +123,15 @@ class Calibration:
             kernels: List of `Kernel`s.
             on_pass: Function called after each of `NUM_PASSES` passes.
         """
-        outputs = self._run(0)
+        outputs = self._dense_outputs(0)
         return output_weights(
             self._model, kernels, self._batches, outputs, self._seed, on_pass
         )
+
+    def _dense_outputs(self, first):
+        if self._outputs is None:
+            self._outputs = self._run(first)
+        return self._outputs
 
     def _run(self, first, state_mapping=None):
         """Returns the real outputs on the first batch as a list of float64 arrays."""

@@ -83,9 +83,7 @@ def is_real(output):
 
 def _scale_of(output, are_shares):
     """Returns what an output is multiplied by."""
-    if are_shares:
-        share = np.clip(output, _LEAST_SHARE, 1 - _LEAST_SHARE)
-        output = np.log(share) - np.log1p(-share)
+    output = ops.convert_to_numpy(_log_odds(output, are_shares))
     variance = float(np.mean(np.var(output, axis=0, dtype="float64")))
     return variance**-0.5 if 0 < variance < np.inf else 1.0
 

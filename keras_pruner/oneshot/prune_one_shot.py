@@ -115,7 +115,7 @@ def prune_one_shot(
         centre: Whether biases take up the mean of what is lost.
         weigh_outputs: Whether outputs of a kernel count by how much the model's outputs
             depend on them; see `output_weights`. That takes eight passes backward
-            through the model, each with the memory of a step of training. It applies
+            through the model, each with the memory of a gradient on a batch. It applies
             to `"admm"`, `"alps"` and `"sparsegpt"`.
         recovery: How the pruned model is repaired. `"distill"` trains it towards the
             outputs of the dense model; see `distill`. `"batch_normalization"`

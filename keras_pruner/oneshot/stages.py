@@ -295,8 +295,8 @@ class StageByStage:
         weigh_outputs=True,
     ):  # fmt: skip
         matrix = kernel.layout.to_matrix(ops.convert_to_tensor(kernel.variable))
-        if weigh_outputs and kernel in self.output_weights:
-            matrix = ops.cast(matrix, "float32") * self.output_weights[kernel]
+        if weigh_outputs:
+            matrix = ops.cast(matrix, "float32") * self._weights_of(kernel)
         return KernelProblem(
             matrix,
             kernel.layout,
@@ -308,21 +308,21 @@ class StageByStage:
             call=self._call,
         )
 
+    def _weights_of(self, kernel):
+        return self.output_weights.get(kernel, 1.0)
+
     def _replace(self, kernel, problem, weights):
         for variable, value in self._values(kernel, problem, weights):
             variable.assign(value)
 
     def _values(self, kernel, problem, weights):
         """Returns `(variable, value)` of a kernel and its bias for weights (K, N)."""
-        update = problem.bias_update(weights) if problem.is_centred else None
-        if kernel in self.output_weights:
-            weights = weights / self.output_weights[kernel]
-            update = None if update is None else update / self.output_weights[kernel]
-        matrix = kernel.layout.from_matrix(weights)
+        counts = self._weights_of(kernel)
+        matrix = kernel.layout.from_matrix(weights / counts)
         values = [(kernel.variable, ops.cast(matrix, kernel.variable.dtype))]
-        if update is not None:
-            bias = bias_of(kernel)
-            values.append((bias.variable, bias.plus(update)))
+        if problem.is_centred:
+            bias, update = bias_of(kernel), problem.bias_update(weights)
+            values.append((bias.variable, bias.plus(update / counts)))
         return values
 
 

@@ -87,6 +87,16 @@ def test_outputs_with_influence_are_kept():
     assert errors[True] < 0.5 * errors[False]
 
 
+def test_probabilities_count_by_their_log_odds():
+    """So a sigmoid at the end changes nothing."""
+    x, found = samples(64), []
+    for last in ("linear", "sigmoid"):
+        found.append(weights_of(uneven(last), [x]))
+    assert list(found[0]) == ["hidden/kernel", "head/kernel"]
+    for path, weights in found[0].items():
+        np.testing.assert_allclose(found[1][path], weights, rtol=1e-3)
+
+
 def test_the_model_does_not_change():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
