@@ -14,12 +14,15 @@ import argparse
 import os
 import pathlib
 import tempfile
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from keras import ops
+from one_shot_networks import TRAINED
 from one_shot_runs import network
+from one_shot_tables import quality
 from timing import interleave
 
 from keras_pruner import find_kernels, prune_one_shot
@@ -39,28 +42,27 @@ def measure_samples(options):
         for name in options.networks:
             net = network(name, pathlib.Path(folder), 1 if options.smoke else None)
             seeds = range(options.seeds)
-            dense = [net.score(net.dense(seed), seed)["accuracy"] for seed in seeds]
+            dense = [net.score(net.dense(s), s) | {"sparsity": 0.0} for s in seeds]
             rows = max(k.layout.rows for k in find_kernels(net.dense(0)).kernels)
-            print(f"\n{name}, K at most {rows}, dense {shown(dense)}\n")
+            print(f"\n{name}, K at most {rows}, dense {quality(dense)}\n")
             head = " | ".join(f"{sparsity:.0%}" for sparsity in options.sparsities)
             print(f"| samples | {head} |")
             print("|---" * (1 + len(options.sparsities)) + "|", flush=True)
             for number in options.numbers:
                 cells = [
-                    shown([accuracy(net, seed, number, sparsity) for seed in seeds])
+                    quality([run(net, seed, number, sparsity) for seed in seeds])
                     for sparsity in options.sparsities
                 ]
                 print(f"| {number} | " + " | ".join(cells) + " |", flush=True)
 
 
-def accuracy(net, seed, number, sparsity):
-    """Returns the test accuracy after pruning with a number of samples."""
-    order = np.random.default_rng(seed).permutation(len(net.x_train))
+def run(net, seed, number, sparsity):
+    """Returns the score after pruning with a number of samples, as a row."""
     pruned, _ = prune_one_shot(
-        net.dense(seed), net.x_train[order[:number]], sparsity, num_samples=number,
+        net.dense(seed), net.calibration(seed, number), sparsity, num_samples=number,
         seed=seed, check=False, verbose=False,
     )  # fmt: skip
-    return net.score(pruned, seed)["accuracy"]
+    return net.score(pruned, seed) | {"sparsity": sparsity}
 
 
 def measure_layers(options):
@@ -69,14 +71,15 @@ def measure_layers(options):
     print("|---" * (1 + len(LAYER_METHODS)) + "|", flush=True)
     for size in options.sizes:
         asked = problem(size)
-
-        def solve(method, asked=asked):
-            ops.convert_to_numpy(METHODS.get(method).solve(asked).weights)
-
-        contestants = {name: (lambda n=name: solve(n)) for name in LAYER_METHODS}
+        contestants = {name: partial(solve, name, asked) for name in LAYER_METHODS}
         seconds = interleave(contestants, options.rounds)
         cells = (f"{np.median(values):.3g}" for values in seconds.values())
         print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
+
+
+def solve(method, asked):
+    """Solves a problem, and waits for the result."""
+    ops.convert_to_numpy(METHODS.get(method).solve(asked).weights)
 
 
 def problem(size):
@@ -94,12 +97,6 @@ def problem(size):
     )  # fmt: skip
 
 
-def shown(values):
-    """Returns the median, the lowest and the highest of shares, in %."""
-    values = 100 * np.array(values)
-    return f"{np.median(values):.1f} ({min(values):.1f} - {max(values):.1f})"
-
-
 TASKS = {"samples": measure_samples, "layers": measure_layers}
 
 
@@ -108,7 +105,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="+", choices=TASKS)
-    parser.add_argument("--networks", nargs="+", default=["mlp", "convnet"])
+    parser.add_argument(
+        "--networks", nargs="+", default=["mlp", "convnet"], choices=TRAINED
+    )
     parser.add_argument("--numbers", nargs="+", type=int, default=NUMBERS)
     parser.add_argument("--sparsities", nargs="+", type=float, default=(0.8, 0.9))
     parser.add_argument("--seeds", type=int, default=3)

@@ -134,10 +134,10 @@ class Trained(Network):
         )
         return model
 
-    def calibration(self, seed):
+    def calibration(self, seed, number=CALIBRATION):
         """Returns unlabelled samples of the training data."""
         order = np.random.default_rng(seed).permutation(len(self.x_train))
-        return self.x_train[order[:CALIBRATION]]
+        return self.x_train[order[:number]]
 
     def test(self, seed):
         """Returns the test data and its labels, which are the same for all seeds."""
