@@ -28,6 +28,7 @@ from keras_pruner.components.criteria import (
 from keras_pruner.components.patterns import (
     PATTERNS,
     Block,
+    KnownNorms,
     Pattern,
     register_pattern,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "GlobalL2",
     "GradientCriterion",
     "KernelPlan",
+    "KnownNorms",
     "PATTERNS",
     "Pattern",
     "Polynomial",

@@ -81,15 +81,14 @@ class MaskMaker:
 
     def __init__(self, pruner):
         self.pruner = pruner
-        self.units = [
-            Unit(
-                unit.indices,
-                [pruner.kernels[index] for index in unit.indices],
-                [pruner.rules[pruner.kernels[index].path] for index in unit.indices],
-                unit.patterns,
-            )
-            for unit in pruner.pattern.units(pruner.kernels)
-        ]
+        self.units = []
+        for unit in pruner.pattern.units(pruner.kernels):
+            kernels = [pruner.kernels[index] for index in unit.indices]
+            rules = [pruner.rules[kernel.path] for kernel in kernels]
+            self.units.append(Unit(unit.indices, kernels, rules, unit.patterns))
+            if len(rules) > 1 or pruner.pattern.overlaps:
+                for rule, pattern in zip(rules, unit.patterns, strict=True):
+                    rule.unit_patterns[unit.name] = pattern
 
     def scores(self):
         """Returns a dict from a kernel's name to the scores of its weights."""

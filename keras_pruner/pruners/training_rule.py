@@ -8,7 +8,7 @@ import json
 
 from keras import ops
 
-from keras_pruner.components import CRITERIA
+from keras_pruner.components import CRITERIA, KnownNorms
 from keras_pruner.masks import apply_mask
 
 
@@ -42,6 +42,10 @@ class TrainingRule:
         config: `PruningConfig`, complete.
         kernel: `Kernel`.
         options: Dict of the pruner's options.
+
+    Attributes:
+        unit_patterns: Dict from the name of each unit of coupled kernels to the
+            `Pattern` that divides this kernel in it.
     """
 
     # Whether the rule keeps dense weights, so that a pruned weight has a value.
@@ -62,6 +66,7 @@ class TrainingRule:
         self.layout = kernel.layout
         self.pattern = config.pattern.groups_of(kernel)
         self.options = options
+        self.unit_patterns = {}
         self.criterion, self.regularizer = config.criterion, config.regularizer
         if not kernel.is_scored:
             # Its mask follows from other kernels, so nothing is learned for it.
@@ -164,7 +169,25 @@ class TrainingRule:
             memory = self.layout.from_matrix(memory)
         return ops.cast(memory, like.dtype)
 
-    def regularize(self, weight, mask, state, rate):
+    def unit_squares(self, weight):
+        """Returns a kernel's share in the squared norms that its regularizer needs.
+
+        Args:
+            weight: Tensor: the weights after the optimizer's step.
+
+        Returns:
+            Dict from the name of a unit of several kernels to a float32 tensor with the
+            sum of squares of each group.
+        """
+        if self.regularizer is None or not self.regularizer.draws_groups:
+            return {}
+        squares = self.layout.to_matrix(ops.square(ops.cast(weight, "float32")))
+        return {
+            unit: pattern.group_scores(squares, self.layout, "sum")
+            for unit, pattern in self.unit_patterns.items()
+        }
+
+    def regularize(self, weight, mask, state, rate, norms):
         """Returns the weights after one step towards zero.
 
         Args:
@@ -172,6 +195,7 @@ class TrainingRule:
             mask: Bool tensor; `True` = keep.
             state: Dict of the kernel's states.
             rate: Float tensor: the learning rate, 0 where no step was applied.
+            norms: Dict from the name of a unit to the norms of its groups.
         """
         regularizer = self.regularizer
         if regularizer is None:
@@ -182,9 +206,15 @@ class TrainingRule:
         if regularizer.grows:
             amount = amount * ops.cast(state["growth"], amount.dtype)
         amount = ops.cast(amount, weight.dtype)
-        matrix = regularizer.shrink(
-            self.layout.to_matrix(weight), amount, self.kernel, self.pattern
-        )
+        patterns = [self.pattern]
+        if regularizer.draws_groups and self.unit_patterns:
+            patterns = [
+                KnownNorms(pattern, norms[unit])
+                for unit, pattern in self.unit_patterns.items()
+            ]
+        matrix = self.layout.to_matrix(weight)
+        for pattern in patterns:
+            matrix = regularizer.shrink(matrix, amount, self.kernel, pattern)
         shrunk = self.layout.from_matrix(matrix)
         if regularizer.grows:
             return ops.where(ops.convert_to_tensor(state["doomed"]), shrunk, weight)

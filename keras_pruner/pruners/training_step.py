@@ -135,24 +135,44 @@ class TrainingStep:
         """
         self._accumulate(ticked, applied, accumulated_steps)
         averages = averages or {}
+        norms = self.unit_norms() if rate is not None and not is_frozen else {}
         if ticked is not None:
             newest = ops.where(ticked, newest, 0.0)
         for key, kernel in self.kernels.items():
             rule, states = kernel.rule, kernel.states
-            holds_dense = rule is not None and rule.keeps_dense
-            is_trained = not holds_dense or key in self._dense
-            source = kernel.variable if is_trained else states["dense"]
-            weight = ops.convert_to_tensor(source)
+            weight = self._trained_weight(key)
             mask = self.mask_value(key)
             if rule is not None and not is_frozen:
                 if rate is not None:
                     own_rate = rate[key] if isinstance(rate, dict) else rate
-                    weight = rule.regularize(weight, mask, states, own_rate)
-                if holds_dense:
+                    weight = rule.regularize(weight, mask, states, own_rate, norms)
+                if rule.keeps_dense:
                     states["dense"].assign(weight)
             self._enforce(kernel, mask, weight, averages.get(key), newest)
         self._seen = {}
         self._dense = set()
+
+    def unit_norms(self):
+        """Returns the norms that regularizers of coupled kernels need.
+
+        Returns:
+            Dict from the name of a unit to a float32 tensor.
+        """
+        squares = {}
+        for key, kernel in self.kernels.items():
+            if kernel.rule is None or not kernel.rule.unit_patterns:
+                continue
+            own = kernel.rule.unit_squares(self._trained_weight(key))
+            for unit, part in own.items():
+                squares[unit] = squares[unit] + part if unit in squares else part
+        return {unit: ops.sqrt(total) for unit, total in squares.items()}
+
+    def _trained_weight(self, key):
+        """Returns the weights that the optimizer stepped on."""
+        variable, _, rule, states = self.kernels[key]
+        holds_dense = rule is not None and rule.keeps_dense
+        is_trained = not holds_dense or key in self._dense
+        return ops.convert_to_tensor(variable if is_trained else states["dense"])
 
     @property
     def has_seen_gradients(self):

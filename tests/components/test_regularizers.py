@@ -7,7 +7,7 @@ from by_hand import BATCH, RATE, ByHand, build, fit, lowest, mean, samples, sgd
 from conftest import value_of
 from keras import ops, optimizers
 
-from keras_pruner import PATTERNS, REGULARIZERS, PruningCallback
+from keras_pruner import PATTERNS, REGULARIZERS, KerasBasePruner, PruningCallback
 from keras_pruner.kernels import Kernel, dense_layout
 
 pytestmark = pytest.mark.usefixtures("eager_masks")
@@ -117,3 +117,68 @@ def test_a_step_is_regularized_at_its_own_learning_rate():
     ):
         expected = (weight - 0.5 * gradient) / (1 + 0.5 * 2.0)
         np.testing.assert_allclose(value_of(layer.kernel), expected, atol=1e-6)
+
+
+def shrink_channels(weights, amount):
+    """Group lasso over columns of A with rows of B."""
+    norms = np.sqrt((weights[0] ** 2).sum(0) + (weights[1] ** 2).sum(1))
+    factors = np.maximum(1 - amount / norms, 0)
+    return [weights[0] * factors, weights[1] * factors[:, None]]
+
+
+def test_group_lasso_sums_over_the_kernels_of_a_channel():
+    pruning = PruningCallback(
+        regularizer="group_lasso",
+        regularizer_strength=0.2 / RATE,
+        pattern="channel_groups",
+        include=".*",
+        target_sparsity=0.0,
+        verbose=False,
+    )
+    model = build(optimizers.SGD(RATE))
+    x, y = samples(4)
+    hand = ByHand()
+    for batch in range(4):
+        part = slice(BATCH * batch, BATCH * (batch + 1))
+        gradients = hand.gradients(x[part], y[part])
+        hand.weights = [
+            w - RATE * g for w, g in zip(hand.weights, gradients, strict=True)
+        ]
+        hand.weights = shrink_channels(hand.weights, 0.2)
+    fit(model, x, y, pruning)
+    for layer, weight in zip(model.layers, hand.weights, strict=True):
+        np.testing.assert_allclose(value_of(layer.kernel), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_group_lasso_in_a_loop_shrinks_heads_together():
+    layer = keras.layers.MultiHeadAttention(num_heads=4, key_dim=2, name="att")
+    layer.build(query_shape=(None, 3, 4), value_shape=(None, 3, 4))
+    model = {"att": layer}
+    pruner = KerasBasePruner(
+        {
+            "pattern": "mha",
+            "regularizer": "group_lasso",
+            "regularizer_strength": 1.0,
+            "target_sparsity": 0.0,
+        },
+        model,
+    )
+    # Heads are the second axis of query, key and value, and the first of the output.
+    axes = {"query": 1, "key": 1, "value": 1, "attention_output": 0}
+    before = {kernel.path: value_of(kernel.variable) for kernel in pruner.kernels}
+    by_head = {
+        path: np.moveaxis(value, axes[path.split("/")[-2]], 0).reshape(4, -1)
+        for path, value in before.items()
+    }
+    squares = sum((value**2).sum(axis=1) for value in by_head.values())
+    factors = 1 - 0.25 / np.sqrt(squares)
+    pruner.regularize(0.25)
+    for kernel in pruner.kernels:
+        axis = axes[kernel.path.split("/")[-2]]
+        shape = [1] * len(kernel.variable.shape)
+        shape[axis] = 4
+        np.testing.assert_allclose(
+            value_of(kernel.variable),
+            before[kernel.path] * factors.reshape(shape),
+            rtol=1e-5,
+        )

@@ -9,6 +9,7 @@ from keras_pruner.components.patterns.channel import InputChannel, OutputChannel
 from keras_pruner.components.patterns.channel_groups import ChannelGroups
 from keras_pruner.components.patterns.channel_slices import ChannelSlices
 from keras_pruner.components.patterns.heads import Heads
+from keras_pruner.components.patterns.known_norms import KnownNorms
 from keras_pruner.components.patterns.n_of_m import NOfM
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ChannelSlices",
     "Heads",
     "InputChannel",
+    "KnownNorms",
     "NOfM",
     "OutputChannel",
     "Pattern",

@@ -131,7 +131,7 @@ class ChannelGroups(Pattern):
         return _Placement(kernels, modules).place()
 
     def groups_of(self, kernel: Kernel) -> Pattern:
-        """Returns the slices of a kernel that a regularizer draws to zero together.
+        """Returns the slices of a kernel that is seen alone.
 
         They are its outputs if these are channels of a group, else its inputs.
         """

@@ -18,6 +18,10 @@ class Regularizer(Component):
     # Whether it acts only on the weights that the target will prune, with its strength
     # multiplied by the progress of the schedule.
     grows = False
+    # Whether it draws whole groups to zero. `shrink` is then called for each unit that
+    # the kernel is in, and the norms of `pattern` are those over all kernels of the
+    # unit.
+    draws_groups = False
 
     def shrink(
         self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern

@@ -15,7 +15,9 @@ class GroupLasso(Regularizer):
     `w_g <- w_g * max(0, 1 - amount / ||w_g||_2)`
 
     This is the proximal step of `amount * sum over groups of ||w_g||_2`, where `w_g`
-    are the weights of a group.
+    are the weights of a group. If the pattern couples kernels, as `"mha"` and
+    `"channel_groups"` do, these are its weights in all of them. Weights in groups of
+    two kinds, as in a row and a column, shrink by both factors.
 
     Example:
 
@@ -32,6 +34,8 @@ class GroupLasso(Regularizer):
     References:
         [Yuan & Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x)
     """
+
+    draws_groups = True
 
     def shrink(
         self, weight: Tensor, amount: Any, kernel: Kernel, pattern: Pattern

@@ -135,13 +135,14 @@ class CustomLoop:
         if self.pruner.config.regularizer is None:
             return
         with no_gradients():
+            norms = self.step.unit_norms()
             for key, (variable, _, rule, states) in self.step.kernels.items():
                 rate = learning_rate
                 if isinstance(rate, dict):
                     rate = rate[key]
                 mask = self.step.mask_value(key)
                 weight = ops.convert_to_tensor(variable)
-                variable.assign(rule.regularize(weight, mask, states, rate))
+                variable.assign(rule.regularize(weight, mask, states, rate, norms))
 
     def let_gradients_pass(self, value):
         """Sets whether wrapper layers pass gradients of pruned weights, if needed."""
