@@ -123,6 +123,34 @@ class Subclassed(keras.Model):
         return super().get_config() | {"width": self.width}
 
 
+class SplitHeads(layers.Layer):
+    """Has sizes in its config, and no variables."""
+
+    def __init__(self, heads, size, **kwargs):
+        super().__init__(**kwargs)
+        self.heads, self.size = heads, size
+
+    def call(self, x):
+        x = ops.reshape(x, (-1, x.shape[1], self.heads, self.size))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def get_config(self):
+        return super().get_config() | {"heads": self.heads, "size": self.size}
+
+
+class MergeHeads(layers.Layer):
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+    def call(self, x):
+        x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (-1, x.shape[1], self.width))
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width}
+
+
 @builder
 def mlp():
     return keras.Sequential(
@@ -317,6 +345,15 @@ def own_leaf():
     x = inputs = keras.Input((5,))
     x = Scale(8)(layers.Dense(8)(x))
     return keras.Model(inputs, layers.Dense(2)(x))
+
+
+@builder
+def own_layers_without_variables():
+    x = layers.Input((6, 5))
+    q, k, v = (SplitHeads(4, 3)(layers.Dense(12)(x)) for _ in range(3))
+    scores = ops.softmax(ops.matmul(q, ops.swapaxes(k, -1, -2)))
+    y = MergeHeads(12)(ops.matmul(scores, v))
+    return keras.Model(x, layers.Dense(3)(layers.Dense(8, "gelu")(y)))
 
 
 @builder

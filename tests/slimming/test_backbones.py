@@ -157,14 +157,24 @@ class Gate(layers.Layer):
         return super().get_config() | {"half": self.half}
 
 
-@pytest.mark.parametrize("in_lambda", [False, True])
-def test_groups_that_code_without_variables_refuses_are_left_out(in_lambda):
+def gated(gate):
     inputs = keras.Input((5,))
-    x = layers.Dense(12, name="fixed")(inputs)
-    gate = Gate(6)
-    x = layers.Lambda(lambda x: x[:, :6] * x[:, 6:])(x) if in_lambda else gate(x)
+    x = gate(layers.Dense(12, name="fixed")(inputs))
     x = layers.Dense(8, activation="relu", name="free")(x)
-    model = keras.Model(inputs, layers.Dense(3)(x))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def test_a_size_in_the_config_of_code_without_variables_gets_smaller():
+    model = gated(Gate(6, name="gate"))
+    randomize(model)
+    smaller, report = prune_structured(model, parameters=0.5, verbose=False)
+    half = smaller.get_layer("gate").half
+    assert half < 6 and smaller.get_layer("fixed").units == 2 * half
+    assert report.verification.relative_difference < 1e-6
+
+
+def test_groups_that_code_without_variables_refuses_are_left_out():
+    model = gated(layers.Lambda(lambda x: x[:, :6] * x[:, 6:]))
     smaller, report = prune_structured(model, parameters=0.8, verbose=False)
     assert smaller.get_layer("fixed").units == 12
     assert smaller.get_layer("free").units < 8

@@ -18,13 +18,14 @@ class Trial:
 
     Args:
         layer: Built Keras layer.
-        part: `Part` that stays. Without a recorded call of the layer, or with constants
-            that are added to biases, nothing is compared.
+        part: `Part` that stays. Without a recorded call of the layer, or if it has
+            variables and constants are added to biases, nothing is compared.
     """
 
     def __init__(self, layer, part):
         self._expected = None
-        call = None if part.has_constants else part.call_of(layer)
+        hides_constants = part.has_constants and layer.variables
+        call = None if hides_constants else part.call_of(layer)
         if call is None:
             return
         whole, self._arguments = _arguments(call, part)

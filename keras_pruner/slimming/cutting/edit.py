@@ -1,12 +1,16 @@
 """Creates smaller layers from the configs of larger ones."""
 
+import itertools
 import re
 
 import keras
 
 from keras_pruner.backend import sublayers_of
-from keras_pruner.slimming.cutting.registry import cutter_of
+from keras_pruner.slimming.cutting.alike import Trial
+from keras_pruner.slimming.cutting.registry import cutter_of, is_own_code
 
+# Values that may hold sizes are tried in so many combinations.
+_MOST_TRIALS = 100
 # Messages quote at most so many characters of another message.
 _SHOWN = 300
 
@@ -31,13 +35,79 @@ def smaller_layer(layer, part, name=None):
         )
         if name is not None:
             config["config"]["name"] = name
-        # The config is no file, and holds only code that runs in the model.
-        return keras.saving.deserialize_keras_object(config, safe_mode=False)
+        smaller = _from_config(config)
     except Exception as error:
         raise ValueError(
             f"'{layer.name}' ({type(layer).__name__}) cannot be created from its "
             f"config with fewer channels: {shortened(error)}"
         ) from error
+    if isinstance(layer, keras.layers.Layer) and is_own_code(layer):
+        if part.takes_fewer(layer):
+            return _fitted(layer, part, config, smaller)
+    return smaller
+
+
+def _from_config(config):
+    # The config is no file, and holds only code that runs in the model.
+    return keras.saving.deserialize_keras_object(config, safe_mode=False)
+
+
+def _fitted(layer, part, config, smaller):
+    """Replaces sizes in the config of a layer without variables until it fits.
+
+    Args:
+        layer: Keras layer.
+        part: `Part`.
+        config: Serialized form of the smaller layer.
+        smaller: The layer of this config.
+
+    Raises:
+        ValueError: If no size makes the layer compute the same.
+    """
+    trial = Trial(layer, part)
+    if trial.is_passed_by(smaller):
+        return smaller
+    for change in resizings(config["config"], layer, part):
+        try:
+            changed = config | {"config": config["config"] | change}
+            smaller = _from_config(changed)
+        except Exception:
+            # The class allows no such size.
+            continue
+        if trial.is_passed_by(smaller):
+            part.remember(layer, change)
+            return smaller
+    raise refusal(
+        layer,
+        "its config does not say their number, and its `call` computes something else "
+        "with fewer inputs. Leave its channels out.",
+    )
+
+
+def resizings(values, layer, part):
+    """Yields changes of values that may hold sizes of a layer, likely ones first.
+
+    Args:
+        values: Dict from a name to a value of any kind.
+        layer: Keras layer.
+        part: `Part`.
+
+    Yields:
+        Dicts from a name to a new value.
+    """
+    sizes = part.sizes_in(layer)
+    options = [
+        (name, smaller)
+        for name, value in values.items()
+        for old, choices in sizes.items()
+        for new in sorted(choices)
+        if (smaller := resized(value, {old: new})) is not value
+    ]
+    changes = itertools.chain.from_iterable(
+        itertools.combinations(options, number) for number in (1, 2, len(options), 3, 4)
+    )
+    changes = itertools.islice(map(dict, changes), _MOST_TRIALS)
+    return itertools.chain(part.remembered(layer), changes)
 
 
 def refusal(layer, reason):

@@ -1,7 +1,6 @@
 """Makes a copy of a layer or model smaller, whose config cannot say its sizes."""
 
 import contextlib
-import itertools
 
 import keras
 
@@ -14,13 +13,10 @@ from keras_pruner.backend import (
 )
 from keras_pruner.kernels import own_variables
 from keras_pruner.slimming.cutting.alike import Trial
-from keras_pruner.slimming.cutting.edit import refusal, resized, smaller_layer
+from keras_pruner.slimming.cutting.edit import refusal, resizings, smaller_layer
 from keras_pruner.slimming.cutting.rebuild import rebuild
 from keras_pruner.slimming.cutting.registry import cutter_of
 from keras_pruner.training import hand_over, is_plain, plain_copy, ready_to_copy
-
-# Attributes of a layer that may hold sizes are tried in so many combinations.
-_MOST_TRIALS = 100
 
 
 def cut_in_place(model, part):
@@ -84,11 +80,11 @@ def make_smaller(old, new, part):
     Raises:
         ValueError: If the copy computes something else.
     """
-    if not (part.changes(old) or _takes_fewer(old, part)):
+    if not (part.changes(old) or part.takes_fewer(old)):
         forget_calls(new)
         return
     for old_inner, new_inner in zip(sublayers_of(old), sublayers_of(new), strict=True):
-        if part.changes(old_inner) or _takes_fewer(old_inner, part):
+        if part.changes(old_inner) or part.takes_fewer(old_inner):
             smaller = _smaller(old_inner, part)
             if smaller is None:
                 make_smaller(old_inner, new_inner, part)
@@ -115,14 +111,6 @@ def _take_config(old, new, part):
     with contextlib.suppress(Exception):
         changes = cutter(old, part)
         vars(new).update({k: v for k, v in changes.items() if k in vars(new)})
-
-
-def _takes_fewer(layer, part):
-    """Whether a layer without variables of its own reads or makes fewer channels."""
-    tensors = part.tensors_of(layer)
-    if tensors is None or layer.variables:
-        return False
-    return any(i is not None for t in (*tensors[0], *tensors[1]) for i in t[1])
 
 
 def _smaller(old, part):
@@ -184,38 +172,15 @@ def _fit_attributes(old, new, part):
     if trial.is_passed_by(new):
         return
     before = dict(vars(new))
-    options = [
-        (name, smaller)
-        for name, value in before.items()
-        if not name.startswith("_self_")
-        for smaller in _resizings(value, part.sizes_in(old))
-    ]
-    key = type(old), repr(sorted(part.sizes_in(old).items()))
-    changes = itertools.chain(
-        part.changes_of.get(key, ()),
-        itertools.chain.from_iterable(
-            itertools.combinations(options, number)
-            for number in (1, 2, len(options), 3, 4)
-        ),
-    )
-    for change in itertools.islice(changes, _MOST_TRIALS):
+    values = {k: v for k, v in before.items() if not k.startswith("_self_")}
+    for change in resizings(values, old, part):
         vars(new).update(change)
         if trial.is_passed_by(new):
-            # Those of the next block are likely the same.
-            part.changes_of[key] = [change]
+            part.remember(old, change)
             return
-        vars(new).update((name, before[name]) for name, _ in change)
+        vars(new).update((name, before[name]) for name in change)
     raise refusal(
         old,
         "its config does not say their number, and its `call` computes something else "
         "with smaller weights. Leave its channels out.",
     )
-
-
-def _resizings(value, sizes):
-    """Yields a value with its sizes replaced, once for each choice of new sizes."""
-    for old, choices in sizes.items():
-        for new in sorted(choices):
-            smaller = resized(value, {old: new})
-            if smaller is not value:
-                yield smaller

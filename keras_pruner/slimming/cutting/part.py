@@ -22,7 +22,6 @@ class Part(Whole):
 
     Attributes:
         new_biases: Dict from the id of a layer without a bias to the one that it gets.
-        changes_of: Dict from a key to a list of one change of attributes that worked.
         factors: Dict from the id of a variable to the factor and the offset of
             `scale`.
     """
@@ -30,7 +29,7 @@ class Part(Whole):
     def __init__(self, kept, calls=(), constants=()):
         self._kept = kept
         self._calls = {}
-        self.factors, self.changes_of = {}, {}
+        self.factors, self._changes = {}, {}
         self._added, self.new_biases = {}, {}
         for consumer, array in constants:
             outputs = self.indices(consumer.variable)[-1]
@@ -59,6 +58,13 @@ class Part(Whole):
     def changes(self, layer):
         """Whether a variable of a layer, or of its sublayers, gets smaller."""
         return not all(map(self.is_whole, layer.variables))
+
+    def takes_fewer(self, layer):
+        """Whether a layer without variables reads or makes fewer channels."""
+        tensors = self.tensors_of(layer)
+        if tensors is None or layer.variables:
+            return False
+        return any(i is not None for t in (*tensors[0], *tensors[1]) for i in t[1])
 
     def shapes(self, layer):
         """Returns a dict from the names of a layer's own variables to their shapes."""
@@ -122,6 +128,24 @@ class Part(Whole):
                 if old != new:
                     found.setdefault(old, set()).add(new)
         return found
+
+    def remember(self, layer, change):
+        """Keeps a change of sizes that worked: that of the next block is likely it.
+
+        Args:
+            layer: Keras layer.
+            change: Dict from the name of an attribute or of a config's entry to its
+                new value.
+        """
+        self._changes[self._kind_of(layer)] = change
+
+    def remembered(self, layer):
+        """Returns a list with the change that worked in a layer of the kind, if any."""
+        change = self._changes.get(self._kind_of(layer))
+        return [] if change is None else [change]
+
+    def _kind_of(self, layer):
+        return type(layer), repr(sorted(self.sizes_in(layer).items()))
 
     def _smaller(self, labels):
         return _smaller(labels.shape, self._kept.indices_of(labels))

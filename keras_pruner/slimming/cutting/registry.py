@@ -82,8 +82,12 @@ def runs_own_code(model):
 
     Such code may hold sizes, also in a layer without variables.
     """
-    return any(
-        isinstance(layer, Lambda) or not type(layer).__module__.startswith("keras.")
-        for layer in all_layers(model)
-        if cutter_of(layer) is None or isinstance(layer, Lambda)
-    )
+    return any(map(is_own_code, all_layers(model)))
+
+
+def is_own_code(layer):
+    """Whether a layer runs code that no cutter knows and that is not of Keras."""
+    if isinstance(layer, Lambda):
+        return True
+    is_keras = type(layer).__module__.startswith("keras.")
+    return cutter_of(layer) is None and not is_keras
