@@ -17,9 +17,13 @@ from keras_pruner.backend.devices import (
     sum_over_replicas,
     trains_eagerly,
 )
+from keras_pruner.backend.duplicate import (
+    duplicate,
+    is_duplicated,
+    let_be_duplicated,
+)
 from keras_pruner.backend.functional_steps import functional_steps
 from keras_pruner.backend.gradients import derivative, double_precision, no_gradients
-from keras_pruner.backend.hashing import salt_of, uniform_hash
 from keras_pruner.backend.inference import (
     compiled_forward,
     run_saved_model,
@@ -99,7 +103,12 @@ from keras_pruner.backend.ordered_sums import (
     sum_of_all,
 )
 from keras_pruner.backend.patch import Patch
-from keras_pruner.backend.random_state import random_state, set_random_state
+from keras_pruner.backend.randomness import (
+    random_state,
+    salt_of,
+    set_random_state,
+    uniform_hash,
+)
 from keras_pruner.backend.tracing import (
     applies_stateless,
     checkpointed_base,
@@ -148,6 +157,7 @@ __all__ = [
     "count_true",
     "derivative",
     "double_precision",
+    "duplicate",
     "forget_calls",
     "functional_of",
     "functional_steps",
@@ -163,12 +173,14 @@ __all__ = [
     "inputs_structure_of",
     "is_called_to_train",
     "is_divided",
+    "is_duplicated",
     "is_tracing",
     "is_view",
     "keras_mask_of",
     "last_step_before_decay",
     "layout_for",
     "layout_of",
+    "let_be_duplicated",
     "links_of",
     "loss_scale_of",
     "moving_average_of",

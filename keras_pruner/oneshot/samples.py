@@ -52,7 +52,8 @@ def collect_samples(model, data, *, num_samples=512, batch_size=None, seed=0):
             its labels. If the model takes as many inputs as the tuple has parts, the
             parts are these inputs.
         num_samples: Most samples to take, >= 1.
-        batch_size: Samples in a batch, >= 1; `None` for about 128.
+        batch_size: Samples in a batch, >= 1; `None` for about 128, or as many as the
+            inputs of the model have.
         seed: Integer, seed of the draw from arrays. No global random state is used.
 
     Returns:
@@ -88,11 +89,35 @@ def collect_samples(model, data, *, num_samples=512, batch_size=None, seed=0):
         raise ValueError("`data` is empty: give at least one sample, better hundreds.")
     _check_fit(inputs, model)
     _check_finite(inputs)
+    fixed = fixed_batch_size(model)
+    if fixed is not None:
+        _check_batch_size(fixed, batch_size, size, model)
+        batch_size = fixed
     if batch_size is None:
         batch_size = size // -(-size // _BATCH_SIZE)
     batch_size = min(batch_size, size)
     starts = range(0, size - batch_size + 1, batch_size)
     return Samples([_part_of(inputs, slice(i, i + batch_size)) for i in starts])
+
+
+def fixed_batch_size(model):
+    """Returns the batch size that a model's inputs have, or `None` if it is open."""
+    inputs = getattr(model, "inputs", None) or []
+    sizes = {x.shape[0] for x in inputs if isinstance(x, keras.KerasTensor) and x.shape}
+    return next((size for size in sizes if size is not None), None)
+
+
+def _check_batch_size(fixed, batch_size, size, model):
+    if batch_size not in (None, fixed):
+        raise ValueError(
+            f"The inputs of '{model.name}' have batches of {fixed} samples. Received: "
+            f"batch_size={batch_size}"
+        )
+    if size < fixed:
+        raise ValueError(
+            f"The inputs of '{model.name}' have batches of {fixed} samples. `data` "
+            f"gives {size}: give at least {fixed}."
+        )
 
 
 def _gather(data, model, num_samples):

@@ -4,7 +4,13 @@ import contextlib
 
 import keras
 
-from keras_pruner.backend import Patch, all_layers, sublayers_of
+from keras_pruner.backend import (
+    Patch,
+    all_layers,
+    duplicate,
+    is_duplicated,
+    sublayers_of,
+)
 from keras_pruner.kernels import masks_of
 from keras_pruner.training.custom_objects import custom_objects_of
 from keras_pruner.training.layer_state import hand_over
@@ -134,9 +140,13 @@ def plain_copy(model):
 def copy_of(operation):
     """Copies a layer, model or operation, without wrappers at any depth.
 
+    A layer or model that cannot be created from its config is copied object by object.
+
     Raises:
-        ValueError: If its config is incomplete.
+        ValueError: If its config is incomplete, and it cannot be copied so.
     """
+    if is_duplicated(operation):
+        return duplicate(operation, clone_graph)
     try:
         if not isinstance(operation, keras.Model):
             config = _unwrapped(keras.saving.serialize_keras_object(operation))
@@ -149,6 +159,9 @@ def copy_of(operation):
             # Keras builds the layers of a subclassed model, and leaves its own flag.
             copy.built = operation.built
     except Exception as error:
+        if isinstance(operation, keras.layers.Layer) and not _has_wrappers(operation):
+            with contextlib.suppress(Exception):
+                return duplicate(operation, clone_graph)
         raise ValueError(
             f"'{operation.name}' ({type(operation).__name__}) cannot be copied from "
             f"its config: {error}. Its class needs a `get_config` that returns all "
@@ -159,6 +172,10 @@ def copy_of(operation):
             "layers plain."
         ) from error
     return copy
+
+
+def _has_wrappers(layer):
+    return any(hasattr(each, "mask_of") for each in all_layers(layer))
 
 
 def _resolve_dtype(operation, config):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_pruner import prune_structured
 from keras_pruner.oneshot.samples import collect_samples
 
 
@@ -178,3 +179,31 @@ def test_inputs_in_a_list_are_found_by_name():
     (batch,) = collect_samples(model, {"b": Z, "a": X}).batches
     np.testing.assert_array_equal(batch["a"], X)
     np.testing.assert_array_equal(batch["b"], Z)
+
+
+def fixed_batches():
+    inputs = keras.Input(batch_shape=(4, 6, 3))
+    x = keras.layers.GRU(8, stateful=True, return_sequences=True)(inputs)
+    x = keras.layers.Dense(8, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+
+
+def test_batches_have_the_size_that_the_model_takes():
+    model, data = fixed_batches(), np.zeros((26, 6, 3), "float32")
+    samples = collect_samples(model, data)
+    assert {len(batch) for batch in samples.batches} == {4} and len(samples) == 24
+    with pytest.raises(ValueError, match=r"batches of 4 samples.*batch_size=8"):
+        collect_samples(model, data, batch_size=8)
+    with pytest.raises(ValueError, match="`data` gives 3: give at least 4"):
+        collect_samples(model, data[:3])
+
+
+def test_a_model_of_fixed_batches_is_cut_and_distilled():
+    model = fixed_batches()
+    data = np.random.default_rng(0).normal(size=(24, 6, 3)).astype("float32")
+    recovery = {"name": "distill", "config": {"steps": 3}}
+    smaller, report = prune_structured(
+        model, parameters=0.6, data=data, recovery=recovery, verbose=False
+    )
+    assert smaller.count_params() <= 0.6 * model.count_params()
+    assert report.verification.relative_difference < 1e-5

@@ -245,9 +245,32 @@ def test_functional_model_with_a_config_of_its_own_keeps_its_class():
     assert_same_outputs(copy, outputs_of(outer, x), x)
 
 
+def test_layers_without_a_config_are_copied_as_objects():
+    model, x = Backbone(), random(4, 5)
+    wrapped = wrap(model)
+    assert len(find_wrapped(wrapped)) == 2
+    assert_same_outputs(wrapped, outputs_of(model, x), x)
+
+
+class Closed(layers.Layer):
+    """Has no config, and a function that only its first object can use."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(3)
+        self.run = lambda x: self.inner(x)
+
+    def call(self, x):
+        return self.run(x)
+
+    def get_config(self):
+        raise NotImplementedError("no config")
+
+
 def test_wrap_names_the_layer_that_cannot_be_copied():
-    with pytest.raises(ValueError, match=r"'nameless' \(Nameless\) cannot be copied.*"):
-        wrap(Backbone())
+    model = keras.Sequential([layers.Input((5,)), Closed(name="closed")])
+    with pytest.raises(ValueError, match=r"'closed' \(Closed\) cannot be copied.*"):
+        wrap(model)
 
 
 def test_layers_that_were_never_registered_are_copied():

@@ -21,7 +21,7 @@ from keras_pruner.oneshot.recovery.unchanged_if_failed import (
     put_back,
     unchanged_if_failed,
 )
-from keras_pruner.oneshot.samples import collect_samples
+from keras_pruner.oneshot.samples import collect_samples, fixed_batch_size
 from keras_pruner.reporting import percent, progress_bar
 from keras_pruner.types import Data
 
@@ -103,7 +103,8 @@ def distill(
             sample before training, and its outputs stay in memory.
         data: Samples of the inputs, without labels; see `prune_one_shot`.
         steps: Number of optimizer steps, >= 1.
-        batch_size: Samples in a step, >= 1.
+        batch_size: Samples in a step, >= 1. A model whose inputs have a batch size gets
+            this.
         learning_rate: That of the first step, > 0.
         loss: What an output is compared by. `"softmax"`: KL divergence of classes, from
             probabilities or logits. `"sigmoid"`: that of independent probabilities or
@@ -202,7 +203,8 @@ class Distillation(Recovery):
 
     def _train(self, model, losses, samples, expected, seed, verbose):
         student = Student(model, losses, self.learning_rate, self.steps)
-        batches = _Batches(samples, expected, self.batch_size, self.steps, seed)
+        size = fixed_batch_size(model) or self.batch_size
+        batches = _Batches(samples, expected, size, self.steps, seed)
         with progress_bar(verbose) as progress:
             bar = progress.add_task("distill", total=self.steps)
             each_step = _EachStep(lambda: progress.update(bar, advance=1))

@@ -7,6 +7,7 @@ import keras
 from keras_pruner.backend import (
     forget_calls,
     functional_of,
+    let_be_duplicated,
     resize,
     sublayers_of,
     without_initial_values,
@@ -100,6 +101,7 @@ def make_smaller(old, new, part):
             resize(new_variable, part.shape_of(old_variable))
     _take_config(old, new, part)
     hand_over(old, new, {}, part)
+    let_be_duplicated(new)
     forget_calls(new)
     _fit_attributes(old, new, part)
 

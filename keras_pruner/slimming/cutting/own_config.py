@@ -64,8 +64,8 @@ def note_on_saving(smaller):
         return None
     return (
         "The configs of some layers do not say their new sizes, so save the result by "
-        "`save_weights` or `export`: its `.keras` file cannot be loaded, and it cannot "
-        "be cut again. With `uniform=True`, `prune_structured` cuts only what the "
+        "`save_weights` or `export`: its `.keras` file cannot be loaded. "
+        "With `uniform=True`, `prune_structured` cuts only what the "
         "config of the model can say."
     )
 

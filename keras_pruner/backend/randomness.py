@@ -1,8 +1,9 @@
-"""Hashes integers to pseudo-random numbers that are equal on every backend."""
+"""Pseudo-random numbers that are equal on every backend, and the backend's own."""
 
 import math
 import zlib
 
+import keras
 from keras import ops
 
 
@@ -37,3 +38,25 @@ def _mix(x):
     x = ops.bitwise_xor(x, _shift_right(x, 16)) * _as_int32(0x7FEB352D)
     x = ops.bitwise_xor(x, _shift_right(x, 15)) * _as_int32(0x846CA68B)
     return _shift_right(ops.bitwise_xor(x, _shift_right(x, 16)), 8)
+
+
+def random_state():
+    """Returns the state of the backend's own generator as bytes, or `None`.
+
+    torch draws dropout and the order of shuffled data from its generator. You cannot
+    read TensorFlow's generator, and JAX has none.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    return torch.get_rng_state().numpy().tobytes()
+
+
+def set_random_state(state):
+    """Restores a state that `random_state` returned."""
+    if keras.backend.backend() != "torch" or state is None:
+        return
+    import torch
+
+    torch.set_rng_state(torch.tensor(list(state), dtype=torch.uint8))
