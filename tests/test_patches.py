@@ -24,7 +24,7 @@ PATCHES = {
     "oneshot/recovery/distill.py": "stateful of recurrent layers",
     "pytorch/grad_scaler.py": "step of torch.amp.GradScaler",
     "pytorch/one_shot/module_calls.py": "forward of classes that a module overrides",
-    "slimming/cutting/rebuild.py": "sublayers of a layer that is unrolled",
+    "slimming/cutting/unrolled.py": "sublayers of a layer that is unrolled",
     "reporting/engines/open_vino.py": "call of a model that torch traces",
     "reporting/cost/sizes.py": "optimizer and compiled of a model that is saved",
     "slimming/shrinking/live_weights.py": "call of layers and sums that are watched",

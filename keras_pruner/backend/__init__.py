@@ -19,6 +19,7 @@ from keras_pruner.backend.devices import (
 )
 from keras_pruner.backend.duplicate import (
     duplicate,
+    duplicator,
     is_duplicated,
     let_be_duplicated,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "derivative",
     "double_precision",
     "duplicate",
+    "duplicator",
     "forget_calls",
     "functional_of",
     "functional_steps",

@@ -8,12 +8,15 @@ import types
 import keras
 
 from keras_pruner.backend.keras_private import all_layers, functional_of
+from keras_pruner.backend.variable_view import is_view
 
-# Attributes that belong to a layer's place in a graph, to Keras' tracking, or to a
-# compiled model. The constructors of Keras make those that a copy needs.
+# Attributes that belong to a layer's place in a graph, to Keras' tracking, to a wrapper
+# layer or to a compiled model. The constructors of Keras make those that a copy needs.
 _NOT_COPIED = {
     "build",
+    "enable_lora",
     "quantize",
+    "save_own_variables",
     "optimizer",
     "compiled",
     "loss",
@@ -38,7 +41,7 @@ def duplicate(layer, clone_graph):
 
     Each layer, variable and seed generator of the copy is a new object of the same
     class; lists, tuples, dicts and sets of them are made again. Other objects are
-    shared. A model is not compiled.
+    shared. A wrapper layer gives place to its layer. A model is not compiled.
 
     Args:
         layer: Built Keras layer or model.
@@ -66,7 +69,15 @@ def duplicate(layer, clone_graph):
     >>> bool(ops.all(other(x) == y))
     True
     """
-    return _Duplicator(layer, clone_graph).layer(layer)
+    return duplicator(layer, clone_graph)(layer)
+
+
+def duplicator(model, clone_graph):
+    """Returns a function that duplicates layers of a model, each once.
+
+    So its copies share what the layers share. See `duplicate`.
+    """
+    return _Duplicator(model, clone_graph).layer
 
 
 def let_be_duplicated(layer):
@@ -87,6 +98,8 @@ class _Duplicator:
         self._made = {}
 
     def layer(self, old):
+        while hasattr(old, "mask_of"):
+            old = old.layer
         if id(old) not in self._made:
             if functional_of(old) is not None:
                 new = self._clone_graph(old, self.layer)
@@ -137,6 +150,8 @@ class _Duplicator:
         if isinstance(old, keras.Layer):
             return self.layer(old)
         if isinstance(old, keras.Variable):
+            if is_view(old):
+                return self._value(old.variable)
             return self._keep(old, copy.deepcopy(old))
         if isinstance(old, keras.random.SeedGenerator):
             new = copy.copy(old)

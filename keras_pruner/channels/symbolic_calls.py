@@ -69,12 +69,19 @@ def symbolic_calls_by(on_layer, on_operation, on_read):
 
         return compare
 
+    add_loss = keras.layers.Layer.add_loss
+
+    def losses_added(self, loss):
+        # A loss has no share in the outputs.
+        if not is_on():
+            add_loss(self, loss)
+
     equal, differ = compared_by(keras.ops.equal), compared_by(keras.ops.not_equal)
     with (
         Patch(keras.Variable, value=property(read)),
         # Otherwise operators of JAX's arrays refuse symbolic tensors, which know them.
         Patch(keras.KerasTensor, __jax_array__=None, __eq__=equal, __ne__=differ),
-        Patch(keras.layers.Layer, __call__=layer_call),
+        Patch(keras.layers.Layer, __call__=layer_call, add_loss=losses_added),
         Patch(keras.Operation, symbolic_call=operation_call),
     ):
         yield paused

@@ -8,6 +8,7 @@ from keras_pruner.training.cloning import (
     is_plain,
     plain_copy,
     ready_to_copy,
+    tied_layers,
 )
 from keras_pruner.training.custom_objects import custom_objects_of
 from keras_pruner.training.fit.fit_guard import running_fit
@@ -42,6 +43,7 @@ __all__ = [
     "load_weights",
     "plain_copy",
     "ready_to_copy",
+    "tied_layers",
     "running_fit",
     "save_model",
     "save_weights",

@@ -8,6 +8,7 @@ from keras_pruner.backend import (
     Patch,
     all_layers,
     duplicate,
+    duplicator,
     is_duplicated,
     sublayers_of,
 )
@@ -131,10 +132,29 @@ def plain_copy(model):
     """
 
     def copy_layer(layer):
-        copy = copy_of(layer)
+        copy = (copy_tied if id(layer) in tied else copy_of)(layer)
         return copy, copy
 
+    tied = tied_layers(model)
+    copy_tied = duplicator(model, clone_graph)
     return copy_model(model, copy_layer, masks_of(model))
+
+
+def tied_layers(model):
+    """Returns the ids of layers that hold a layer which others use too, and of these.
+
+    Their configs make a layer of their own in its place.
+    """
+    owners, placed = {}, set()
+    for owner in all_layers(model):
+        inner = [id(layer) for layer in sublayers_of(owner)]
+        if is_graph(owner):
+            placed.update(inner)
+        else:
+            for each in inner:
+                owners.setdefault(each, []).append(id(owner))
+    tied = {k: v for k, v in owners.items() if len(v) > 1 or k in placed}
+    return {*tied, *(owner for own in tied.values() for owner in own)}
 
 
 def copy_of(operation):
@@ -159,7 +179,7 @@ def copy_of(operation):
             # Keras builds the layers of a subclassed model, and leaves its own flag.
             copy.built = operation.built
     except Exception as error:
-        if isinstance(operation, keras.layers.Layer) and not _has_wrappers(operation):
+        if isinstance(operation, keras.layers.Layer):
             with contextlib.suppress(Exception):
                 return duplicate(operation, clone_graph)
         raise ValueError(
@@ -172,10 +192,6 @@ def copy_of(operation):
             "layers plain."
         ) from error
     return copy
-
-
-def _has_wrappers(layer):
-    return any(hasattr(each, "mask_of") for each in all_layers(layer))
 
 
 def _resolve_dtype(operation, config):

@@ -47,8 +47,15 @@ def einsum(trace, operands, inputs, output):
     ]
     if len(activations) == len(operands) == 2:
         shared = set(activations[0]) & set(activations[1])
-        if shared - set(output):
+        summed = sorted(shared - set(output))
+        if summed:
             trace.heads += [ids[letter] for letter in sorted(shared & set(output))]
+        for letter in summed:
+            # No rows of a kernel are zero there.
+            trace.need_zeros(
+                ids[letter],
+                "sum of products over the axis, and its channels may not be zero",
+            )
     return Labels(tuple(ids[letter] for letter in output))
 
 

@@ -129,7 +129,10 @@ def _smaller_config(config, layer, part):
     # It holds the shapes of old inputs.
     config = {key: value for key, value in config.items() if key != "build_config"}
     inner = {sublayer.name: sublayer for sublayer in _known_layers(layer)}
-    values = {k: _replaced(v, inner, part) for k, v in config["config"].items()}
+    values = {
+        key: _replaced(_without_array(value), inner, part)
+        for key, value in config["config"].items()
+    }
     cutter = cutter_of(layer)
     if cutter is not None:
         values |= cutter(layer, part)
@@ -139,6 +142,17 @@ def _smaller_config(config, layer, part):
         values |= {"use_bias": True, "bias_initializer": "zeros"}
     config["config"] = values
     return config
+
+
+def _without_array(value):
+    """Replaces an initializer that holds the values of a whole variable.
+
+    The variable gets its values from the old one, and its shape may be smaller.
+    """
+    if not isinstance(value, dict) or value.get("class_name") != "Constant":
+        return value
+    held = value.get("config", {}).get("value", 0.0)
+    return value if isinstance(held, int | float) else "zeros"
 
 
 def _known_layers(layer):

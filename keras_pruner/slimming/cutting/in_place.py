@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from keras_pruner.backend import (
+    all_layers,
     forget_calls,
     functional_of,
     let_be_duplicated,
@@ -17,7 +18,13 @@ from keras_pruner.slimming.cutting.alike import Trial
 from keras_pruner.slimming.cutting.edit import refusal, resizings, smaller_layer
 from keras_pruner.slimming.cutting.rebuild import rebuild
 from keras_pruner.slimming.cutting.registry import cutter_of
-from keras_pruner.training import hand_over, is_plain, plain_copy, ready_to_copy
+from keras_pruner.training import (
+    hand_over,
+    is_plain,
+    plain_copy,
+    ready_to_copy,
+    tied_layers,
+)
 
 
 def cut_in_place(model, part):
@@ -32,7 +39,7 @@ def cut_in_place(model, part):
     """
     copy = plain_copy(model)
     with ready_to_copy(model), without_initial_values():
-        make_smaller(model, copy, part)
+        _InPlace(part, tied_layers(model)).make_smaller(model, copy)
     return copy
 
 
@@ -40,70 +47,110 @@ def copies_of(model, part):
     """Returns a function that finds a smaller copy of a layer of a model.
 
     The model is copied as a whole, because configs of layers alone may be incomplete. A
-    layer without sublayers has a copy only if its model has a `get_config` of its own:
-    other models should load from their configs.
+    layer without sublayers has a copy only if its model has a `get_config` of its own,
+    or it is a part of other layers: other models should load from their configs.
     """
-    pairs = {}
+    tied = tied_layers(model)
+    pairs, in_place = {}, _InPlace(part, tied)
 
     def find(layer):
         if not pairs:
             pairs[None] = None
             with contextlib.suppress(ValueError):
-                _pair(model, plain_copy(model), pairs, own_config=not is_plain(model))
+                own_config = not is_plain(model)
+                _pair(model, plain_copy(model), pairs, own_config, tied)
         if id(layer) not in pairs:
             return None
-        make_smaller(layer, pairs[id(layer)], part)
+        if sublayers_of(layer) or id(layer) not in tied:
+            in_place.make_smaller(layer, pairs[id(layer)])
+        else:
+            in_place.replace(layer, pairs[id(layer)])
         return pairs[id(layer)]
 
     return find
 
 
-def _pair(old, new, pairs, own_config):
+def _pair(old, new, pairs, own_config, tied):
     for one, other in zip(sublayers_of(old), sublayers_of(new), strict=True):
-        if id(one) not in pairs and (own_config or sublayers_of(one)):
+        is_taken = own_config or sublayers_of(one) or id(one) in tied
+        if id(one) not in pairs and is_taken:
             pairs[id(one)] = other
         is_model = isinstance(one, keras.Model)
-        _pair(one, other, pairs, own_config or (is_model and not is_plain(one)))
+        own = own_config or (is_model and not is_plain(one))
+        _pair(one, other, pairs, own, tied)
 
 
-def make_smaller(old, new, part):
-    """Makes a copy of a layer or model smaller.
-
-    Sublayers whose configs say their sizes are replaced. All others, and the layer,
-    stay the objects that they are: their variables get smaller, and so do numbers in
-    their attributes, if otherwise they do not compute the same.
+class _InPlace:
+    """Makes copies of layers smaller, each once.
 
     Args:
-        old: Built Keras layer or model.
-        new: Its copy, also built.
         part: `Part`.
-
-    Raises:
-        ValueError: If the copy computes something else.
+        tied: Ids of layers that share a layer with others; see `tied_layers`.
     """
-    if not (part.changes(old) or part.takes_fewer(old)):
+
+    def __init__(self, part, tied):
+        self._part, self._tied = part, tied
+        # Ids of old layers whose copies are smaller.
+        self._done = set()
+
+    def replace(self, old, new):
+        """Puts a layer from a smaller config in the place of a copy, if there is one.
+
+        Args:
+            old: Built Keras layer or model.
+            new: Its copy, also built.
+
+        Raises:
+            ValueError: If the copy computes something else.
+        """
+        if id(old) in self._done:
+            return
+        if not (self._part.changes(old) or self._part.takes_fewer(old)):
+            return
+        shares = id(old) in self._tied and sublayers_of(old)
+        smaller = None if shares else _smaller(old, self._part)
+        if smaller is None:
+            self.make_smaller(old, new)
+        else:
+            _become(new, smaller)
+            self._done.update(map(id, all_layers(old)))
+
+    def make_smaller(self, old, new):
+        """Makes a copy smaller that stays the object that it is.
+
+        Sublayers whose configs say their sizes are replaced. All others, and the layer,
+        keep their objects: their variables get smaller, and so do numbers in their
+        attributes, if otherwise they do not compute the same.
+
+        Args:
+            old: Built Keras layer or model.
+            new: Its copy, also built.
+
+        Raises:
+            ValueError: If the copy computes something else.
+        """
+        part = self._part
+        if id(old) in self._done:
+            return
+        self._done.add(id(old))
+        if not (part.changes(old) or part.takes_fewer(old)):
+            forget_calls(new)
+            return
+        for pair in zip(sublayers_of(old), sublayers_of(new), strict=True):
+            self.replace(*pair)
+        own = own_variables(old), own_variables(new)
+        if len(own[0]) != len(own[1]):
+            raise refusal(
+                old, "it holds variables of its sublayers. Leave its channels out."
+            )
+        for old_variable, new_variable in zip(*own, strict=True):
+            if not part.is_whole(old_variable):
+                resize(new_variable, part.shape_of(old_variable))
+        _take_config(old, new, part)
+        hand_over(old, new, {}, part)
+        let_be_duplicated(new)
         forget_calls(new)
-        return
-    for old_inner, new_inner in zip(sublayers_of(old), sublayers_of(new), strict=True):
-        if part.changes(old_inner) or part.takes_fewer(old_inner):
-            smaller = _smaller(old_inner, part)
-            if smaller is None:
-                make_smaller(old_inner, new_inner, part)
-            else:
-                _become(new_inner, smaller)
-    own = own_variables(old), own_variables(new)
-    if len(own[0]) != len(own[1]):
-        raise refusal(
-            old, "it holds variables of its sublayers. Leave its channels out."
-        )
-    for old_variable, new_variable in zip(*own, strict=True):
-        if not part.is_whole(old_variable):
-            resize(new_variable, part.shape_of(old_variable))
-    _take_config(old, new, part)
-    hand_over(old, new, {}, part)
-    let_be_duplicated(new)
-    forget_calls(new)
-    _fit_attributes(old, new, part)
+        _fit_attributes(old, new, part)
 
 
 def _take_config(old, new, part):

@@ -1,18 +1,15 @@
 """Rebuilds a Sequential or Functional model with smaller layers."""
 
 import copy
-import inspect
 import itertools
 import json
 
 import keras
 
 from keras_pruner.backend import (
-    Patch,
     class_of_keras_operation,
     functional_of,
     functional_steps,
-    keras_mask_of,
     sublayers_of,
     without_initial_values,
 )
@@ -21,7 +18,14 @@ from keras_pruner.slimming.cutting.alike import Trial
 from keras_pruner.slimming.cutting.edit import refusal, shortened, smaller_layer
 from keras_pruner.slimming.cutting.families.shapes import cut_key
 from keras_pruner.slimming.cutting.registry import cutter_of
-from keras_pruner.training import clone_graph, hand_over, is_graph, ready_to_copy
+from keras_pruner.slimming.cutting.unrolled import StandIn, Unrolled, call_with
+from keras_pruner.training import (
+    clone_graph,
+    hand_over,
+    is_graph,
+    ready_to_copy,
+    tied_layers,
+)
 
 _ADVICE = (
     "Register how its config says its sizes, by `register_cutter`, or leave its "
@@ -48,7 +52,8 @@ def rebuild(model, part, passes=None, copies=None):
             names it.
     """
     passes = passes or {}
-    builder = _Builder(part, passes, dead_operations(model, passes), copies)
+    dead, tied = dead_operations(model, passes), tied_layers(model)
+    builder = _Builder(part, passes, dead, tied, copies)
     with ready_to_copy(model), without_initial_values():
         new = builder.graph(model)
     builder.hand_over()
@@ -58,9 +63,10 @@ def rebuild(model, part, passes=None, copies=None):
 class _Builder:
     """Makes copies of layers and calls them; each old layer has one copy."""
 
-    def __init__(self, part, passes, dead, copies=None):
+    def __init__(self, part, passes, dead, tied, copies=None):
         self._part, self._passes, self._dead = part, passes, dead
         self._find_copy, self._found_copies = copies, {}
+        self._tied = tied
         # How many layers are being run by their sublayers, and all names of layers.
         self._depth, self._names = 0, set()
         # By the id of the old operation, so that copies share what the model shares.
@@ -134,12 +140,17 @@ class _Builder:
 
     def _created(self, old, name):
         """Creates a layer or operation from its config, or else finds a copy."""
+        if id(old) in self._tied:
+            new = self._found(old)
+            if new is None:
+                raise refusal(old, "it shares a layer with others.")
+            return new
         try:
             new = smaller_layer(old, self._part, name)
         except ValueError as error:
             if isinstance(old, keras.layers.Layer) and sublayers_of(old):
                 # Its sublayers may be created one by one.
-                return _Unrolled(error)
+                return Unrolled(error)
             new = self._found(old)
             if new is None:
                 raise
@@ -178,7 +189,7 @@ class _Builder:
             args, kwargs = self._cut_key(old, number, args, kwargs)
         if not isinstance(old, keras.layers.Layer) or is_graph(old):
             return new(*args, **kwargs)
-        if isinstance(new, _Unrolled):
+        if isinstance(new, Unrolled):
             return self._unroll_or_copy(old, args, kwargs, new.error)
         try:
             outputs = new(*args, **kwargs)
@@ -267,11 +278,8 @@ class _Builder:
             )
         stand_ins = {k: self._stand_in(old, v) for k, v in vars(old).items()}
         stand_ins = {k: v for k, v in stand_ins.items() if v is not vars(old)[k]}
-        if "mask" in inspect.signature(old.call).parameters and "mask" not in kwargs:
-            kwargs["mask"] = keras_mask_of(keras.tree.flatten(args)[0])
         try:
-            with Patch(old, **stand_ins):
-                outputs = old.call(*args, **kwargs)
+            outputs = call_with(stand_ins, old, args, kwargs)
         except Exception as inner:
             raise refusal(
                 old,
@@ -279,7 +287,7 @@ class _Builder:
                 f"{shortened(inner)}",
             ) from inner
         # Other calls of the layer run in the same way.
-        self._copies[id(old)] = unrolled = _Unrolled(error)
+        self._copies[id(old)] = unrolled = Unrolled(error)
         self._olds[id(unrolled)] = old
         return outputs
 
@@ -287,7 +295,7 @@ class _Builder:
         """Replaces the layers in an attribute by smaller ones."""
         if isinstance(value, keras.layers.Layer):
             new = self._copy(value, self._unique(f"{owner.name}_{value.name}"))
-            return _StandIn(self, new, value)
+            return StandIn(self._call, new, value)
         if isinstance(value, dict):
             new = {k: self._stand_in(owner, item) for k, item in value.items()}
             return new if any(new[k] is not value[k] for k in value) else value
@@ -325,30 +333,6 @@ class _Builder:
             target = targets[source.name]
             target.assign(self._part.part_of(source, source.value))
             target.trainable = source.trainable
-
-
-class _Unrolled:
-    """Stands for a composite layer whose sublayers are called one by one.
-
-    Args:
-        error: Why it cannot be created.
-    """
-
-    def __init__(self, error):
-        self.error = error
-
-
-class _StandIn:
-    """Stands for a sublayer in the attributes of a layer that is unrolled."""
-
-    def __init__(self, builder, copy, old):
-        self._builder, self._copy, self._old = builder, copy, old
-
-    def __call__(self, *args, **kwargs):
-        return self._builder._call(self._copy, *args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._copy if hasattr(self._copy, name) else self._old, name)
 
 
 def _like(tensor):

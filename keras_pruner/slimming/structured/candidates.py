@@ -46,6 +46,11 @@ def find_candidates(model, graph, include, exclude):
     known = {id(kernel.variable): kernel for kernel in kernels}
     every = find_all_kernels(model)
     frozen = _ids([*every.kernels, *every.skipped_kernels], lambda k: not _is_free(k))
+    ruleless = {
+        id(kernel.variable): f"'{skipped.path}': {skipped.reason}"
+        for kernel, skipped in zip(every.skipped_kernels, every.skipped, strict=True)
+        if kernel.layout is None
+    }
     found = Candidates({}, {}, {}, kernels)
     for group in graph.groups:
         rows = [
@@ -60,7 +65,8 @@ def find_candidates(model, graph, include, exclude):
         elif path := next((p for v, p in variables if v in excluded), None):
             reason = f"'{path}' is excluded by `exclude`"
         elif not (any(r.is_consumer for r in rows) or score_kernels(rows)):
-            reason = "no kernel reads the channels by its rows"
+            unknown = (ruleless[v] for v, _ in variables if v in ruleless)
+            reason = next(unknown, "no kernel reads the channels by its rows")
         elif include and not any(
             id(r.kernel.variable) in included for r in rows if not r.is_consumer
         ):

@@ -38,6 +38,19 @@ def _cut_lambda(layer, part):
     return {"output_shape": tuple(_sizes(shape, tensors[1][0], 1))}
 
 
+@register_cutter((layers.Dropout, layers.GaussianDropout, layers.AlphaDropout))
+def _cut_noise_shape(layer, part):
+    shape, tensors = getattr(layer, "noise_shape", None), part.tensors_of(layer)
+    if shape is None or tensors is None:
+        return {}
+    sizes = _sizes(shape, tensors[1][0])
+    return {
+        "noise_shape": [
+            old if old == 1 else new for old, new in zip(shape, sizes, strict=True)
+        ]
+    }
+
+
 @register_cutter("Reshape")
 def _cut_reshape(operation, part):
     tensors = part.tensors_of(operation)
