@@ -205,7 +205,10 @@ def _trace(model, inputs=None):
             inputs,
         )
         try:
-            return ModelTrace(model, args, kwargs)
+            trace = ModelTrace(model, args, kwargs)
+            if skipped := trace.for_losses():
+                trace = ModelTrace(model, args, kwargs, skipped)
+            return trace
         except Exception as caught:
             error = caught if number == 0 else error
     raise error

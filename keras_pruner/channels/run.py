@@ -26,6 +26,8 @@ from keras_pruner.channels.symbolic_calls import (
 )
 from keras_pruner.channels.trace import Trace, is_tensor
 
+# Stands for the losses that layers add.
+_LOSS = "loss"
 # Keras gives the outputs of attention the shape of the queries, not of the values.
 _WRONG_SHAPES = {"DotProductAttention"}
 
@@ -37,6 +39,7 @@ class ModelTrace(Trace):
         model: Built Keras model.
         inputs: Positional arguments of its call, with `keras.KerasTensor`s.
         kwargs: Named arguments of its call.
+        skipped: Numbers of operations that only serve losses; see `for_losses`.
 
     Attributes:
         calls: List of `Call`s.
@@ -44,8 +47,9 @@ class ModelTrace(Trace):
             layer and its `Labels`.
     """
 
-    def __init__(self, model, inputs, kwargs):
+    def __init__(self, model, inputs, kwargs, skipped=()):
         super().__init__()
+        self._skipped, self._made, self._readers = set(skipped), [], {}
         self.calls, self.variables = [], {}
         self._model = model
         self._layers = [model]
@@ -63,7 +67,7 @@ class ModelTrace(Trace):
             keras.StatelessScope(),
             attributes_put_back(model),
             symbolic_calls_by(
-                self._on_layer, self._on_operation, self._on_read
+                self._on_layer, self._on_operation, self._on_read, self._on_loss
             ) as paused,
             contextlib.ExitStack() as shown,
         ):
@@ -140,7 +144,38 @@ class ModelTrace(Trace):
             )
         )
 
+    def for_losses(self):
+        """Returns the numbers of operations whose results only losses read."""
+        found = {_LOSS}
+        for number in reversed(range(len(self._made))):
+            readers = [self._readers.get(id(x), [None]) for x in self._made[number]]
+            if readers and all(one in found for own in readers for one in own):
+                found.add(number)
+        return found - {_LOSS}
+
+    def _on_loss(self, loss):
+        self._read_by(_LOSS, loss)
+
+    def _read_by(self, reader, structure):
+        """Notes which operation reads symbolic tensors; `None` stands for a layer."""
+        for tensor in keras.tree.flatten(structure):
+            if isinstance(tensor, keras.KerasTensor):
+                self._readers.setdefault(id(tensor), []).append(reader)
+
     def _on_operation(self, operation, args, kwargs):
+        number = len(self._made)
+        self._made.append([])
+        self._read_by(number, (args, kwargs))
+        if number in self._skipped:
+            outputs = operation.compute_output_spec(*args, **kwargs)
+            self._pin_all((), outputs, "a part of a loss")
+        else:
+            outputs = self._follow(operation, args, kwargs)
+        self._made[number] = keras.tree.flatten(outputs)
+        return outputs
+
+    def _follow(self, operation, args, kwargs):
+        """Returns the outputs of an operation by its rule."""
         given, given_kwargs = self.labelled((args, kwargs))
         try:
             rule = rule_for_operation(class_of_keras_operation(operation))
@@ -227,9 +262,11 @@ class ModelTrace(Trace):
         self._order.setdefault(id(layer), len(self._order))
         self._layers.append(layer)
         try:
-            return self._call(layer, args, kwargs)
+            outputs = self._call(layer, args, kwargs)
         finally:
             self._layers.pop()
+        self._read_by(None, (args, kwargs, outputs))
+        return outputs
 
     def _lift(self, value):
         if not is_tensor(value):

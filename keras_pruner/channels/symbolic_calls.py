@@ -1,6 +1,7 @@
 """Shows the calls of layers and operations while a model runs on symbolic tensors."""
 
 import contextlib
+import functools
 import inspect
 import threading
 
@@ -17,7 +18,7 @@ from keras_pruner.backend import (
 
 
 @contextlib.contextmanager
-def symbolic_calls_by(on_layer, on_operation, on_read):
+def symbolic_calls_by(on_layer, on_operation, on_read, on_loss):
     """Hands the symbolic calls of this thread to functions, for some time.
 
     No call adds a node to a layer, so models do not change.
@@ -27,6 +28,7 @@ def symbolic_calls_by(on_layer, on_operation, on_read):
             outputs of the call.
         on_operation: The same for an operation that is not a layer.
         on_read: Function that is called with each variable whose value is read.
+        on_loss: Function that gets each loss that a layer adds.
 
     Yields:
         Function that returns a context in which Keras makes the calls itself.
@@ -72,9 +74,7 @@ def symbolic_calls_by(on_layer, on_operation, on_read):
     add_loss = keras.layers.Layer.add_loss
 
     def losses_added(self, loss):
-        # A loss has no share in the outputs.
-        if not is_on():
-            add_loss(self, loss)
+        (on_loss if is_on() else functools.partial(add_loss, self))(loss)
 
     equal, differ = compared_by(keras.ops.equal), compared_by(keras.ops.not_equal)
     with (

@@ -43,10 +43,10 @@ __all__ = [
     "load_weights",
     "plain_copy",
     "ready_to_copy",
-    "tied_layers",
     "running_fit",
     "save_model",
     "save_weights",
+    "tied_layers",
     "wrap",
     "write_together",
 ]

@@ -205,14 +205,46 @@ def test_a_model_that_multiplies_gates_is_masked_as_it_is_cut():
     assert shrink(model)[0].count_params() < 0.6 * model.count_params()
 
 
-def test_layers_that_add_losses_are_followed():
+def test_operations_of_losses_pin_nothing():
     @package
     class Penalty(layers.Layer):
         def call(self, x):
-            self.add_loss(0.01 * ops.sum(ops.square(x[:, 0])))
+            self.add_loss(0.01 * ops.mean(ops.square(x)))
             return x
 
     x = keras.Input((10,))
-    y = Penalty()(layers.Dense(16, name="free")(x))
-    graph = ChannelGraph(keras.Model(x, layers.Dense(2)(y)))
-    assert not any("add_loss" in pin.reason for pin in graph.pins)
+    model = keras.Model(x, layers.Dense(2)(Penalty()(layers.Dense(16)(x))))
+    assert [group.size for group in ChannelGraph(model).groups] == [16]
+    assert cut(model).layers[1].units < 16
+
+
+def test_group_query_attention_gets_sizes_that_its_config_says(tmp_path):
+    # Its outputs are as wide as its queries, which are inputs of the model.
+    inputs = keras.Input((4, 8)), keras.Input((6, 8))
+    x = layers.GroupQueryAttention(4, 4, 2)(*inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(12, "relu")(x)))
+    generator = np.random.default_rng(0)
+    data = [generator.normal(size=(24, *x.shape[1:])) for x in inputs]
+    data = [x.astype("float32") for x in data]
+    smaller = cut(model, data)
+    smaller.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = value_of(smaller(data))
+    np.testing.assert_allclose(value_of(loaded(data)), expected, atol=1e-6)
+
+
+def test_sizes_in_arguments_of_a_lambda_get_smaller():
+    x = keras.Input((10,))
+    fold = layers.Lambda(lambda x, n: ops.reshape(x, (-1, n, 2)), arguments={"n": 8})
+    y = layers.Flatten()(fold(layers.Dense(16, "relu")(x)))
+    model = keras.Model(x, layers.Dense(3)(y))
+    smaller = cut(model)
+    assert smaller.layers[2].arguments["n"] == smaller.layers[1].units // 2 < 8
+
+
+def test_the_reason_that_says_most_comes_first():
+    x = keras.Input((8, 8, 3))
+    y = layers.LayerNormalization(name="norm")(layers.Conv2D(8, 3)(x))
+    model = keras.Model(x, layers.Conv2D(2, 3)(y))
+    with pytest.raises(ValueError, match="stays whole:\n  norm: normalization over"):
+        prune_structured(model, flops=0.5, verbose=False)

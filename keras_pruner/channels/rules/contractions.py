@@ -5,6 +5,7 @@ import string
 import keras
 from keras import layers
 
+from keras_pruner.backend import sublayers_of
 from keras_pruner.channels.labels import Labels
 from keras_pruner.channels.rules.registry import operation_rule, register_channel_rule
 
@@ -149,6 +150,22 @@ def _with_repeated_heads(trace, query, key):
     if query.shape[2] == key.shape[2]:
         return query
     raise ValueError("its keys have fewer heads than its queries")
+
+
+@register_channel_rule(layers.GroupQueryAttention)
+def _group_query_attention(trace, layer, *args, **kwargs):
+    kernels = {x.name: getattr(x, "kernel", None) for x in sublayers_of(layer)}
+    query, key, value, output = (
+        trace.labels_of(kernels[name])
+        for name in ("query", "key", "value", "attention_output")
+    )
+    # Its config has one size for keys and values, and none for its outputs.
+    pairs = (key.axes[-1], value.axes[-1]), (query.axes[0], output.axes[-1])
+    for one, other in pairs:
+        # Packed integers have other shapes.
+        if len(one) == len(other):
+            trace.unify(one, other)
+    return trace.open(layer, *args, **kwargs)
 
 
 @register_channel_rule(layers.Dense)

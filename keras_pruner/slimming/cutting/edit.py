@@ -1,5 +1,6 @@
 """Creates smaller layers from the configs of larger ones."""
 
+import copy
 import itertools
 import re
 
@@ -48,8 +49,9 @@ def smaller_layer(layer, part, name=None):
 
 
 def _from_config(config):
-    # The config is no file, and holds only code that runs in the model.
-    return keras.saving.deserialize_keras_object(config, safe_mode=False)
+    # The config is no file, and holds only code that runs in the model. A class may
+    # change the config that it gets.
+    return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=False)
 
 
 def _fitted(layer, part, config, smaller):
@@ -192,7 +194,7 @@ def _guessed(values, layer, part):
 
 
 def resized(value, new_sizes):
-    """Replaces integers, also in nested lists and tuples.
+    """Replaces integers, also in nested lists, tuples and dicts.
 
     Args:
         value: Any value. What holds none of the integers is returned itself.
@@ -200,6 +202,9 @@ def resized(value, new_sizes):
     """
     if type(value) is int:
         return new_sizes.get(value, value)
+    if isinstance(value, dict):
+        new = {key: resized(item, new_sizes) for key, item in value.items()}
+        return value if all(new[key] is value[key] for key in value) else new
     if isinstance(value, list | tuple):
         new = [resized(item, new_sizes) for item in value]
         same = all(a is b for a, b in zip(new, value, strict=True))

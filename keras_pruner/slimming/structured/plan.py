@@ -20,6 +20,14 @@ from keras_pruner.slimming.structured.curves import by_norms
 from keras_pruner.slimming.structured.structured_report import GroupRow
 from keras_pruner.slimming.structured.targets import as_text
 
+# Ends of reasons for pins that say little of why a model stays whole.
+_IN_ANY_MODEL = (
+    "input of the model",
+    "output of the model",
+    "window of a convolution",
+    "one filter for each channel",
+)
+
 
 class ChannelPlan:
     """The channels of a model, the error of their removal, and what it saves.
@@ -208,8 +216,10 @@ class ChannelPlan:
 
     def _why(self):
         """Returns a sentence for each reason why groups stay whole."""
-        reasons = list(dict.fromkeys(self.candidates.skipped.values()))
-        reasons += list(dict.fromkeys(pin.reason for pin in self.graph.pins))
+        reasons = [f"{k}: {v}" for k, v in self.candidates.skipped.items()]
+        pins = dict.fromkeys(pin.reason for pin in self.graph.pins)
+        # What any model pins says least.
+        reasons += sorted(pins, key=lambda reason: reason.endswith(_IN_ANY_MODEL))
         shown = "".join(f"\n  {reason}" for reason in reasons[:8])
         more = len(reasons) - 8
         return f" What stays whole:{shown}" + (f"\n  ... {more} more" * (more > 0))
