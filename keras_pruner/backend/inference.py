@@ -5,7 +5,7 @@ import contextlib
 import keras
 
 from keras_pruner.backend.gradients import no_gradients
-from keras_pruner.backend.keras_private import all_layers
+from keras_pruner.backend.keras_private import all_layers, called_for_inference
 from keras_pruner.backend.patch import Patch
 
 
@@ -72,7 +72,7 @@ def threads_of_backend(number):
 
 @contextlib.contextmanager
 def unchanged_by_export(model):
-    """Context in which `model.export` may run.
+    """Context in which `model.export` may run, and writes what inference computes.
 
     Keras' exporters call `eval()` on torch, for all modules of the model; their flags
     of training are restored. On TensorFlow, tensors that layers keep, such as those of
@@ -84,6 +84,7 @@ def unchanged_by_export(model):
     flags = [module.training for module in modules]
     try:
         with contextlib.ExitStack() as patches:
+            patches.enter_context(called_for_inference())
             if backend == "tensorflow":
                 for layer in all_layers(model):
                     patches.enter_context(Patch(layer, **_kept_tensors(layer)))

@@ -8,18 +8,11 @@ import contextlib
 
 import keras
 import numpy as np
-from keras.src.backend.common import masking
+from keras.src.backend.common import global_state, masking
+from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, operation_fn
 
 from keras_pruner.backend.patch import Patch
-
-# Lists of an optimizer that hold one variable for each weight and are no slots.
-NOT_SLOTS = {
-    "_trainable_variables",
-    "_model_variables_moving_average",
-    "_accumulated_gradients",
-}
-
 
 # Where optimizers keep the running mean of squared gradients: a class, the list of its
 # slots, and the name of its decay; `None` if the mean has no bias to correct. Sums that
@@ -141,6 +134,22 @@ def forget_calls(layer):
     for each in all_layers(layer):
         if hasattr(each, "_torch_params"):
             each._track_variables()
+
+
+@contextlib.contextmanager
+def called_for_inference():
+    """Context in which layers that are not told otherwise run with `training=False`.
+
+    Some layers, such as those that augment images, train by default.
+    """
+    before = global_state.get_global_attribute("current_call_ctx")
+    context = CallContext(entry_layer=None)
+    context.training = False
+    global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
 
 
 def functional_of(operation):

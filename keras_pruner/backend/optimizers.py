@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops
 
 from keras_pruner.backend.keras_private import (
-    NOT_SLOTS,
     count_of,
     moving_averages_of,
     rate_schedule_of,
@@ -22,6 +21,12 @@ from keras_pruner.backend.keras_private import (
 )
 from keras_pruner.backend.tracing import run_as_python
 
+# Lists of an optimizer that hold one variable for each weight and are no slots.
+_NOT_SLOTS = {
+    "_trainable_variables",
+    "_model_variables_moving_average",
+    "_accumulated_gradients",
+}
 # Share of the highest learning rate by which weights recover little.
 LOW_RATE = 1 / 8
 
@@ -128,7 +133,7 @@ def slots_of(optimizer, variable):
         return []
     found = []
     for name, slots in vars(optimizer).items():
-        if name in NOT_SLOTS:
+        if name in _NOT_SLOTS:
             continue
         slots = slots_in_order(optimizer, slots)
         if isinstance(slots, list | tuple) and len(slots) == len(known):

@@ -10,7 +10,7 @@ from keras_pruner.comparison.compare import (
     runnable_inputs,
     variation_of,
 )
-from keras_pruner.comparison.foreign import compare_foreign
+from keras_pruner.comparison.foreign import compare_foreign, draws_random_numbers
 from keras_pruner.comparison.sample_inputs import sample_inputs, symbolic_inputs
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "compare_foreign",
     "compare_models",
     "compare_outputs",
+    "draws_random_numbers",
     "output_error",
     "outputs_of",
     "runnable_inputs",

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_pruner.backend import all_layers
 from keras_pruner.comparison.compare import compare_outputs, outputs_of
@@ -40,6 +41,21 @@ def compare_foreign(model, arguments, made, tolerance=None):
     if tolerance is None:
         tolerance = _tolerance(model, arguments, expected)
     return compare_outputs(expected, made, tolerance)
+
+
+def draws_random_numbers(model, arguments):
+    """Whether random numbers change a model's outputs in inference.
+
+    Args:
+        model: Built Keras model.
+        arguments: Tuple of positional arguments and a dict of named ones.
+    """
+    seeds = [v for v in model.variables if v.name == "seed_generator_state"]
+    if not seeds:
+        return False
+    others = [(v, ops.convert_to_tensor(v) + ops.cast(97, v.dtype)) for v in seeds]
+    made = outputs_of(model, arguments), outputs_of(model, arguments, others)
+    return not compare_outputs(*made, 0.0).is_equal
 
 
 def _as_type(made, expected):

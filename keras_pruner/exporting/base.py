@@ -28,6 +28,8 @@ class Exporter(Component):
             file, because the engine cannot do it otherwise.
         takes_shapes: Whether the file has the shapes of the signature.
         keeps_training: Whether the file keeps how a model is trained: optimizer, loss.
+        keeps_random: Whether a layer that draws random numbers in inference does so in
+            the file too, and not once for ever.
     """
 
     title: str | None = None
@@ -38,6 +40,7 @@ class Exporter(Component):
     in_float32 = False
     takes_shapes = True
     keeps_training = False
+    keeps_random = False
 
     def problem(self) -> str | None:
         """Returns why it cannot export here, and what to do, or `None`."""

@@ -7,7 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_pruner.backend import functional_of
 from keras_pruner.comparison import runnable_inputs, symbolic_inputs
+
+# A file that takes one sample runs on so many.
+_MOST_SINGLE = 32
 
 
 class Samples:
@@ -45,6 +49,7 @@ class Samples:
         Raises:
             ValueError: If the model cannot run on them, or none can be made.
         """
+        _check_given(inputs)
         found, _, reason = runnable_inputs(model, inputs)
         if found is None:
             text = reason.replace("`inputs`", "`sample_inputs`")
@@ -57,10 +62,23 @@ class Samples:
             args = inspect.signature(model.call).bind(*args, **kwargs).args
         arrays = keras.tree.flatten(tuple(args))
         leaves = keras.tree.flatten(symbolic_inputs(model))
-        if len(leaves) != len(arrays) or None in leaves:
+        is_known = len(leaves) == len(arrays) and None not in leaves
+        if functional_of(model) is not None and inputs is not None and not is_known:
+            raise ValueError(
+                f"'{model.name}' takes {len(leaves)} inputs. Received: {len(arrays)} "
+                "arrays in `sample_inputs`. Labels are no inputs."
+            )
+        dtypes = [
+            leaf.dtype if is_known else _usual(x)
+            for leaf, x in zip(leaves if is_known else arrays, arrays, strict=True)
+        ]
+        arrays = [_cast(*pair) for pair in zip(arrays, dtypes, strict=True)]
+        args = keras.tree.pack_sequence_as(tuple(args), arrays)
+        if not is_known:
             # The model says nothing about its inputs, or is called with several.
             shapes = [(None, *array.shape[1:]) for array in arrays]
-            return cls(args, shapes, _names([""] * len(arrays)))
+            keys = list(args[0]) if len(args) == 1 and _is_flat(args[0]) else []
+            return cls(args, shapes, _names(sorted(keys) or [""] * len(arrays)))
         names = _names([leaf.name for leaf in leaves])
         return cls(args, [tuple(leaf.shape) for leaf in leaves], names)
 
@@ -84,13 +102,48 @@ class Samples:
         return Samples(arguments, self.shapes, self.names)
 
     def closed(self):
-        """Returns the first sample only, if the batch is open, with closed shapes."""
-        arrays = [
-            array[:1] if shape and shape[0] is None else array
-            for array, shape in zip(self.feeds.values(), self.shapes, strict=True)
-        ]
-        arguments = keras.tree.pack_sequence_as(self.arguments, arrays)
-        return Samples(arguments, [array.shape for array in arrays], self.names)
+        """Returns a list of the samples one by one, with closed shapes.
+
+        Inputs whose batch is not open are the same in each.
+        """
+        pairs = list(zip(self.feeds.values(), self.shapes, strict=True))
+        is_open = [bool(shape) and shape[0] is None for _, shape in pairs]
+        found = []
+        for number in range(min(self.num_samples, _MOST_SINGLE) if any(is_open) else 1):
+            arrays = [
+                array[number : number + 1] if one_by_one else array
+                for (array, _), one_by_one in zip(pairs, is_open, strict=True)
+            ]
+            arguments = keras.tree.pack_sequence_as(self.arguments, arrays)
+            found.append(Samples(arguments, [x.shape for x in arrays], self.names))
+        return found
+
+
+def _check_given(inputs):
+    """Raises an error for samples that show nothing: none, or not finite ones."""
+    for leaf in keras.tree.flatten(inputs):
+        array = np.asarray(leaf) if isinstance(leaf, np.ndarray | list) else leaf
+        if getattr(array, "shape", (1,))[:1] == (0,):
+            raise ValueError("`sample_inputs` are empty: give at least one sample.")
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            if not np.isfinite(array).all():
+                raise ValueError("`sample_inputs` hold NaN or infinite numbers.")
+
+
+def _usual(array):
+    """Returns the dtype in which Keras computes with an array, if none is given."""
+    return keras.config.floatx() if array.dtype == "float64" else str(array.dtype)
+
+
+def _cast(array, dtype):
+    """Returns an array in the type of an input, if both are numbers."""
+    is_number = array.dtype.kind in "fiub" and dtype != "string"
+    return array.astype(dtype) if is_number else array
+
+
+def _is_flat(value):
+    is_nested = keras.tree.is_nested
+    return isinstance(value, dict) and not any(map(is_nested, value.values()))
 
 
 def _names(names):
@@ -98,14 +151,17 @@ def _names(names):
 
     Example:
 
-    >>> _names(["image", "keras_tensor_3"]), _names(["image", "mask"])
-    (['input_0', 'input_1'], ['image', 'mask'])
+    >>> _names(["image", "keras_tensor_3"]), _names(["left eye", "Mask"])
+    (['image', 'input_1'], ['left_eye', 'Mask'])
     """
     # Keras numbers inputs without names over all models of a process.
     pattern = "(?!keras_tensor|input_layer)[A-Za-z][A-Za-z0-9_]*"
-    are_names = all(re.fullmatch(pattern, name) for name in names)
-    if are_names and len({name.lower() for name in names}) == len(names):
-        return names
+    found = []
+    for number, name in enumerate(names):
+        name = re.sub("[^A-Za-z0-9_]", "_", name)
+        found.append(name if re.fullmatch(pattern, name) else f"input_{number}")
+    if len({name.lower() for name in found}) == len(found):
+        return found
     return [f"input_{number}" for number in range(len(names))]
 
 

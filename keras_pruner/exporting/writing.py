@@ -8,7 +8,12 @@ import shutil
 import warnings
 
 from keras_pruner.backend import all_layers, in_dtype
-from keras_pruner.comparison import compare_foreign, outputs_of, variation_of
+from keras_pruner.comparison import (
+    compare_foreign,
+    draws_random_numbers,
+    outputs_of,
+    variation_of,
+)
 
 # Outputs that vary less over the samples, in units of the tolerance, say little.
 _LEAST_VARIATION = 10
@@ -54,6 +59,18 @@ def write_checked(exporter, model, exported, path, samples, tolerance=None):
     """
     tolerance = exporter.tolerance if tolerance is None else tolerance
     notes = []
+    if draws_random_numbers(model, (samples.arguments, {})):
+        if not exporter.keeps_random:
+            raise ValueError(
+                f"'{model.name}' is not exported: it draws random numbers in "
+                f"inference, and a file for {exporter.title} would hold those of one "
+                "call for ever. Remove the layer that draws them, or let it do so "
+                "only if `training`."
+            )
+        notes.append(
+            "The outputs are random. The file was compared with random numbers of the "
+            "same seed."
+        )
     is_half = exporter.in_float32 and _computes_in_16_bits(exported)
     if is_half:
         samples = samples.in_float32()
@@ -62,12 +79,11 @@ def write_checked(exporter, model, exported, path, samples, tolerance=None):
             f"{exporter.title} does not run all operations in 16 bits."
         )
 
-    def write(samples):
+    taken = samples.shapes
+
+    def write(samples, runs):
         with in_dtype("float32", exported) if is_half else contextlib.nullcontext():
             _attempt("is not written", exporter.write, exported, path, samples)
-        # A file whose batch is open must take batches of any size.
-        more = samples.one_more() if exporter.takes_shapes else None
-        runs = [samples] if more is None else [samples, more]
         found = []
         for one in runs:
             made = _attempt("does not run", exporter.run, exported, path, one)
@@ -77,16 +93,18 @@ def write_checked(exporter, model, exported, path, samples, tolerance=None):
         return max(found, key=lambda one: one.relative_difference)
 
     try:
+        # A file whose batch is open must take batches of any size.
+        more = samples.one_more() if exporter.takes_shapes else None
         try:
-            comparison = write(samples)
+            comparison = write(samples, [samples] if more is None else [samples, more])
         except _Refused as error:
             if not (exporter.takes_shapes and samples.is_open):
                 raise
             closed = samples.closed()
             _empty(path.parent)
-            comparison = write(closed)
-            samples = closed
-            shapes = ", ".join(map(str, closed.shapes))
+            comparison = write(closed[0], closed)
+            shapes = ", ".join(map(str, closed[0].shapes))
+            taken = closed[0].shapes
             notes.append(
                 f"The file takes inputs of shape {shapes} only, because with open axes "
                 f"it {str(error)[:120]} ..."
@@ -108,7 +126,7 @@ def write_checked(exporter, model, exported, path, samples, tolerance=None):
     return Written(
         comparison,
         sum(file.stat().st_size for file in files),
-        dict(zip(samples.names, samples.shapes, strict=True)),
+        dict(zip(samples.names, taken, strict=True)),
         notes,
     )
 

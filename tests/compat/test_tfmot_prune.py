@@ -261,3 +261,15 @@ def test_the_module_has_the_names_of_tfmot():
         _ = tfmot.quantization
     with pytest.raises(AttributeError, match="nothing"):
         _ = tfmot.nothing
+
+
+def test_bad_arguments_are_told_at_once():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="no argument pruning_schdule"):
+        tk.prune_low_magnitude(model, pruning_schdule=tk.ConstantSparsity(0.9, 0))
+    for schedule in (None, 0.5, "constant"):
+        with pytest.raises(ValueError, match="must be a `PruningSchedule`"):
+            tk.prune_low_magnitude(model, pruning_schedule=schedule)
+    for arguments in (("0.5", 0), (0.5, None)):
+        with pytest.raises(ValueError, match="must be a number"):
+            tk.ConstantSparsity(*arguments)

@@ -118,7 +118,8 @@ def test_file_without_open_axes_takes_one_sample(fake, tmp_path, monkeypatch):
     assert "takes inputs of shape (1, 16) only, because with open axes it does not" in (
         " ".join(report.notes)
     )
-    assert [run.num_samples for run in fake.runs] == [2, 1]
+    # With each sample alone, because one of them may say nothing.
+    assert [run.num_samples for run in fake.runs] == [2, 1, 1]
 
 
 def test_given_samples_are_used_and_must_fit(fake, tmp_path):
@@ -326,3 +327,25 @@ def test_keras_that_does_not_export_says_which_does(tmp_path, monkeypatch):
     monkeypatch.setattr(keras, "__version__", "3.12.1")
     with pytest.raises(ImportError, match="Run `pip install 'keras>=3.13'`"):
         export(build_mlp(), tmp_path / "a.tflite")
+
+
+SAMPLES = np.ones((2, 16), "float32")
+
+
+class Noise(layers.Layer):
+    """Is random also in inference."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.seed)
+
+
+def test_random_models_are_no_files_of_one_draw(fake, tmp_path):
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(4), Noise()])
+    with pytest.raises(ValueError, match="draws random numbers in inference"):
+        export(model, tmp_path / "model.fake", sample_inputs=SAMPLES)
+    quiet = keras.Sequential([keras.Input((16,)), layers.Dropout(0.5, seed=1)])
+    export(quiet, tmp_path / "model.fake", sample_inputs=SAMPLES)

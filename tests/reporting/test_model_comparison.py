@@ -298,3 +298,16 @@ def test_a_fixed_batch_is_the_one_that_is_timed(fake):
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     found = compare(model, model, engines="fake", rounds=1)
     assert [row["batch_size"] for row in found.measurement.rows()] == [4]
+
+
+@pytest.mark.parametrize(
+    "rows, labels, message",
+    [
+        (np.full((4, 16), np.nan), None, "holds NaN"),
+        (np.ones((0, 16)), None, "is empty"),
+        (np.ones((4, 16)), np.zeros(3), "3 entries for the 4 samples"),
+    ],
+)
+def test_data_that_shows_nothing_is_an_error(rows, labels, message):
+    with pytest.raises(ValueError, match=message):
+        compare(build_mlp(), build_mlp(), rows, labels=labels, engines=())

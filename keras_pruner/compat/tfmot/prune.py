@@ -69,6 +69,12 @@ def prune_low_magnitude(
         "block_pooling_type": block_pooling_type,
         "sparsity_m_by_n": sparsity_m_by_n,
     }
+    is_layer = isinstance(to_prune, keras.layers.Layer)
+    if kwargs and not (is_layer and not isinstance(to_prune, keras.Model)):
+        raise ValueError(
+            f"`prune_low_magnitude` has no argument {', '.join(sorted(kwargs))}. Its "
+            f"arguments for models and lists: {', '.join(params)}, pruning_policy."
+        )
     if isinstance(to_prune, list):
         _check_all(to_prune, None, params)
         return [_wrapped_or_input(layer, params) for layer in to_prune]
@@ -77,9 +83,7 @@ def prune_low_magnitude(
             pruning_policy.ensure_model_supports_pruning(to_prune)
         _check_all(to_prune.layers, pruning_policy, params)
         return _with_wrappers(to_prune, pruning_policy, params)
-    if isinstance(to_prune, keras.layers.Layer) and not isinstance(
-        to_prune, keras.Model
-    ):
+    if is_layer and not isinstance(to_prune, keras.Model):
         return PruneLowMagnitude(to_prune, **params, **kwargs)
     raise ValueError(
         "`prune_low_magnitude` can only prune a Sequential or Functional model, a "

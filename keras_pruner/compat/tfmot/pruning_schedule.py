@@ -44,6 +44,9 @@ class PruningSchedule(abc.ABC):
         return ops.logical_and(ops.logical_and(has_begun, has_not_ended), is_on_grid)
 
     def _validate_step(self, begin_step, end_step, frequency, allow_negative_1):
+        steps = dict(begin_step=begin_step, end_step=end_step, frequency=frequency)
+        for name, value in steps.items():
+            _check_number(value, name)
         if begin_step < 0:
             raise ValueError(f"`begin_step` must be >= 0. Received: {begin_step}")
         if end_step == -1 and not allow_negative_1:
@@ -62,6 +65,7 @@ class PruningSchedule(abc.ABC):
             raise ValueError(f"`frequency` must be > 0. Received: {frequency}")
 
     def _validate_sparsity(self, sparsity, variable_name):
+        _check_number(sparsity, variable_name)
         if not 0.0 <= sparsity < 1.0:
             raise ValueError(
                 f"`{variable_name}` must be in [0, 1). Received: {sparsity}"
@@ -88,6 +92,14 @@ class PruningSchedule(abc.ABC):
     def _config_of(self, *names):
         arguments = {name: getattr(self, name) for name in names}
         return {"class_name": type(self).__name__, "config": arguments}
+
+
+def _check_number(value, name):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        kind = type(value).__name__
+        raise ValueError(
+            f"`{name}` must be a number. Received: {value!r} of type {kind}"
+        )
 
 
 class ConstantSparsity(PruningSchedule):

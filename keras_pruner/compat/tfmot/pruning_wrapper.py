@@ -71,6 +71,12 @@ class PruneLowMagnitude(PrunedLayer):
         sparsity_m_by_n: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(pruning_schedule, PruningSchedule):
+            raise ValueError(
+                "`pruning_schedule` must be a `PruningSchedule`, such as "
+                "`ConstantSparsity(0.5, 0)`. Received: "
+                f"{pruning_schedule!r} of type {type(pruning_schedule).__name__}"
+            )
         if block_pooling_type not in ("AVG", "MAX"):
             raise ValueError(
                 "Unsupported pooling type: `block_pooling_type` must be 'AVG' or "

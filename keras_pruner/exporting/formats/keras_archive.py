@@ -33,6 +33,7 @@ class KerasArchive(Exporter):
     engine = "keras"
     takes_shapes = False
     keeps_training = True
+    keeps_random = True
 
     def __init__(self, compression: str = "deflate") -> None:
         check_choice(compression, "`compression`", tuple(COMPRESSIONS))

@@ -20,6 +20,7 @@ class SavedModel(Exporter):
 
     title = "TensorFlow"
     engine = "saved_model"
+    keeps_random = True
 
     def problem(self) -> str | None:
         if importlib.util.find_spec("tensorflow") is None:

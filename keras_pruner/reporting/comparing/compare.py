@@ -92,6 +92,7 @@ def compare(
         check_built(model)
     data = LabelledData.of(models[0], data, labels)
     inputs = _first(data.inputs, _NUM_SAMPLES)
+    _check(inputs, labels, data.inputs)
     # Errors of the user's come before what takes time.
     scores = scores_of(models, data, metrics)
     measurement = measure(
@@ -124,6 +125,23 @@ def _first(inputs, number):
     return keras.tree.map_structure(
         lambda x: ops.convert_to_numpy(x[:number]) if np.ndim(x) else x, inputs
     )
+
+
+def _check(inputs, labels, whole):
+    """Raises an error for data that shows nothing, or that has too many labels."""
+    arrays = [] if inputs is None else keras.tree.flatten(inputs)
+    for array in arrays:
+        if np.shape(array)[:1] == (0,):
+            raise ValueError("`data` is empty: give at least one sample.")
+        if np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("`data` holds NaN or infinite numbers.")
+    first = keras.tree.flatten(whole)[0] if arrays else None
+    if hasattr(labels, "__len__") and hasattr(first, "__len__"):
+        if len(labels) != len(first):
+            raise ValueError(
+                f"`labels` has {len(labels)} entries for the {len(first)} samples of "
+                "`data`."
+            )
 
 
 def _batch_sizes(models):

@@ -157,15 +157,24 @@ def by_name(names, inputs):
     return dict(zip(names, inputs.values(), strict=True))
 
 
+def _children(name):
+    """Returns the names of the loggers below another."""
+    return [x for x in logging.root.manager.loggerDict if x.startswith(f"{name}.")]
+
+
 @contextlib.contextmanager
 def _quiet():
     """Context without warnings, which exporters have many of.
 
-    Some set the levels of loggers for the whole process, which are restored.
+    Some set the levels of loggers for the whole process, which are restored. tf2onnx
+    logs tracebacks of what it does not optimize; what fails raises an error.
     """
-    loggers = [logging.getLogger(name) for name in (None, "absl")]
+    talking = [logging.getLogger(name) for name in ("tf2onnx", *_children("tf2onnx"))]
+    loggers = [logging.getLogger(name) for name in (None, "absl")] + talking
     levels = [logger.level for logger in loggers]
     try:
+        for logger in talking:
+            logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
