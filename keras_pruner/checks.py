@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import numbers
+import re
 
 import numpy as np
 
@@ -299,3 +300,14 @@ def _number_as_text(value):
     except ValueError:
         return "an integer of more digits than Python prints"
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
+
+
+def one_line(text):
+    """Returns a text, e.g. an error's, as one line without the codes of bold words.
+
+    Example:
+
+    >>> one_line("\x1b[1mThe kernel\x1b[0m\n  is empty.")
+    'The kernel is empty.'
+    """
+    return " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(text)).split())

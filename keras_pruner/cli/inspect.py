@@ -30,7 +30,9 @@ def run(options):
         groups = {} if graph is None else {"groups": _rows_of(graph)}
         files.show(options, found, model=model.name, **groups)
         return
-    print(f"{model.name} ({type(model).__name__}), {len(model.layers)} layers")
+    number = len(model.layers)
+    noun = "layer" if number == 1 else "layers"
+    print(f"{model.name} ({type(model).__name__}), {number} {noun}")
     print(found.to_text(expand=options.all))
     if graph is not None:
         print("", graph, sep="\n")

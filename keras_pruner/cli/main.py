@@ -1,13 +1,13 @@
 """Parses the command line, runs a command, and turns errors into exit codes."""
 
 import os
-import re
 import sys
 import traceback
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
+from keras_pruner.checks import one_line
 from keras_pruner.cli import (
     compare,
     demo,
@@ -107,8 +107,8 @@ def _run(options):
 
 
 def _text_of(error):
-    """Returns one line without the escapes by which Keras makes text bold."""
+    """Returns one line."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    return one_line(text)

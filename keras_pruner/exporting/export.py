@@ -126,7 +126,10 @@ def export(
         written = write_checked(exporter, model, exported, partial, samples, tolerance)
     notes = [*written.notes, *exporter.notes(exported)]
     if masks_of(exported):
-        notes.append("The file keeps the wrapper layers of pruning.")
+        notes.append(
+            "The file keeps the wrapper layers of pruning: `import keras_pruner` before "
+            "it is loaded."
+        )
     return ExportReport(
         name=model.name,
         path=str(path),

@@ -8,6 +8,7 @@ import shutil
 import warnings
 
 from keras_pruner.backend import all_layers, in_dtype
+from keras_pruner.checks import one_line
 from keras_pruner.comparison import (
     compare_foreign,
     draws_random_numbers,
@@ -139,7 +140,7 @@ def _attempt(failure, function, model, path, samples):
             return function(model, path, samples)
     except Exception as error:
         # The folder is there only while the file is written.
-        text = " ".join(str(error).replace(f"{path.parent}{os.sep}", "").split())
+        text = one_line(str(error).replace(f"{path.parent}{os.sep}", ""))
         raise _Refused(f"{failure}: {type(error).__name__}: {text[:300]}") from error
 
 

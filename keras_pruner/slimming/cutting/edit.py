@@ -2,11 +2,11 @@
 
 import copy
 import itertools
-import re
 
 import keras
 
 from keras_pruner.backend import sublayers_of
+from keras_pruner.checks import one_line
 from keras_pruner.slimming.cutting.alike import Trial
 from keras_pruner.slimming.cutting.registry import cutter_of, is_own_code
 
@@ -122,7 +122,7 @@ def refusal(layer, reason):
 
 def shortened(error):
     """Returns the beginning of an error's message as one line."""
-    text = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())
+    text = one_line(error)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
