@@ -304,10 +304,5 @@ def _number_as_text(value):
 
 def one_line(text):
     """Returns a text, e.g. an error's, as one line without the codes of bold words.
-
-    Example:
-
-    >>> one_line("\x1b[1mThe kernel\x1b[0m\n  is empty.")
-    'The kernel is empty.'
     """
     return " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(text)).split())
