@@ -303,6 +303,5 @@ def _number_as_text(value):
 
 
 def one_line(text):
-    """Returns a text, e.g. an error's, as one line without the codes of bold words.
-    """
+    """Returns a text, e.g. an error's, as one line without the codes of bold words."""
     return " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(text)).split())

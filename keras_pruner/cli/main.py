@@ -7,7 +7,6 @@ import traceback
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
-from keras_pruner.checks import one_line
 from keras_pruner.cli import (
     compare,
     demo,
@@ -108,6 +107,9 @@ def _run(options):
 
 def _text_of(error):
     """Returns one line."""
+    # Late, because it imports NumPy, which `--help` needs not.
+    from keras_pruner.checks import one_line
+
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"

@@ -142,7 +142,7 @@ def exporter_for(path, identifier, options):
         TypeError: If options are given beside an `Exporter`.
     """
     suffix = os.path.splitext(path)[1]
-    if os.path.basename(path) in [cls.suffix for cls in EXPORTERS.values()]:
+    if os.path.basename(path) in {cls.suffix for cls in EXPORTERS.values()} - {""}:
         raise ValueError(f"A file needs a name before its suffix. Received: {path!r}")
     classes = dict.fromkeys(EXPORTERS.values())
     if identifier is None:

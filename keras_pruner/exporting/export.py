@@ -127,8 +127,8 @@ def export(
     notes = [*written.notes, *exporter.notes(exported)]
     if masks_of(exported):
         notes.append(
-            "The file keeps the wrapper layers of pruning: `import keras_pruner` before "
-            "it is loaded."
+            "The file keeps the wrapper layers of pruning: `import keras_pruner` "
+            "before it is loaded."
         )
     return ExportReport(
         name=model.name,
