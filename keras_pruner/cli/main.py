@@ -1,6 +1,7 @@
 """Parses the command line, runs a command, and turns errors into exit codes."""
 
 import os
+import re
 import sys
 import traceback
 
@@ -106,11 +107,8 @@ def _run(options):
 
 
 def _text_of(error):
-    """Returns one line."""
-    # Late, because it imports NumPy, which `--help` needs not.
-    from keras_pruner.checks import one_line
-
+    """Returns one line, as `checks.one_line` does, which imports NumPy."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    return one_line(text)
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
