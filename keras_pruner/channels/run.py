@@ -106,7 +106,7 @@ class ModelTrace(Trace):
             name = f"{path}/{variable.name}" if path else variable.name
             self.variables[_unique(name, numbers)] = variable, layer, labels
             self._of_variable[id(variable)] = labels
-            self._of_weights |= {id(ids): ids for ids in labels.axes}
+            self._add_weights(labels)
             # Moving statistics count for nothing where gamma and beta are zero.
             is_statistic = isinstance(layer, keras.layers.BatchNormalization) and all(
                 variable is not own for own in trainables_in(layer)
@@ -181,7 +181,9 @@ class ModelTrace(Trace):
             rule = rule_for_operation(class_of_keras_operation(operation))
             labels = rule(self, operation, *given, **given_kwargs)
             mark_alive(self, operation, (given, given_kwargs), labels)
-            if not self._has_only_weights((given, given_kwargs)):
+            if self._has_only_weights((given, given_kwargs)):
+                self._add_weights(labels)
+            else:
                 labels = self._with_own_ids(labels)
             outputs = self._symbols_for(operation, args, kwargs, labels)
         except Exception as error:
@@ -191,10 +193,18 @@ class ModelTrace(Trace):
         self._record(operation, args, kwargs, outputs)
         return outputs
 
+    def is_of_weights(self, labels):
+        return all(id(ids) in self._of_weights for ids in labels.axes)
+
     def _has_only_weights(self, structure):
-        """Whether all tensors are variables, or the same with other axes."""
+        """Whether all tensors are variables, or made of variables only."""
         tensors = [x for x in keras.tree.flatten(structure) if isinstance(x, Labels)]
-        return all(id(ids) in self._of_weights for x in tensors for ids in x.axes)
+        return all(map(self.is_of_weights, tensors))
+
+    def _add_weights(self, structure):
+        for labels in keras.tree.flatten(structure):
+            if isinstance(labels, Labels):
+                self._of_weights |= {id(ids): ids for ids in labels.axes}
 
     def _with_own_ids(self, structure):
         """Returns labels that share no array with a variable.

@@ -164,6 +164,10 @@ class Trace:
             (args, kwargs),
         )
 
+    def is_of_weights(self, labels):
+        """Whether a tensor is a variable, or made of variables only."""
+        return labels.variable is not None
+
     def contract(self, *axes):
         """Records products that are summed, by the axes of the loop over them."""
         axes = (*self._loops, *axes)

@@ -248,3 +248,26 @@ def test_the_reason_that_says_most_comes_first():
     model = keras.Model(x, layers.Conv2D(2, 3)(y))
     with pytest.raises(ValueError, match="stays whole:\n  norm: normalization over"):
         prune_structured(model, flops=0.5, verbose=False)
+
+
+@package
+class Noisy(layers.Layer):
+    """Its size counts in training only."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def call(self, x, training=False):
+        return x + keras.random.normal((self.units,), seed=1) if training else x
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units}
+
+
+def test_sizes_that_count_in_training_get_smaller():
+    x = keras.Input((10,))
+    y = Noisy(16)(layers.Dense(16, "relu")(x))
+    smaller = cut(keras.Model(x, layers.Dense(3)(y)))
+    assert smaller.layers[2].units == smaller.layers[1].units < 16
+    smaller(X, training=True)

@@ -44,7 +44,7 @@ def einsum(trace, operands, inputs, output):
     activations = [
         letters
         for letters, labels in zip(inputs, operands, strict=True)
-        if labels.variable is None
+        if not trace.is_of_weights(labels)
     ]
     if len(activations) == len(operands) == 2:
         shared = set(activations[0]) & set(activations[1])

@@ -1,10 +1,17 @@
 """Runs a layer and a smaller one on random inputs of the sizes that were recorded."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_pruner.backend import all_layers, run_in_inference_mode, trainables_in
+from keras_pruner.backend import (
+    all_layers,
+    no_gradients,
+    run_in_inference_mode,
+    trainables_in,
+)
 from keras_pruner.comparison import compare_outputs, outputs_of
 
 # Rounding stays far below, and a wrong scale far above.
@@ -14,7 +21,8 @@ _TOLERANCE = 1e-4
 class Trial:
     """Compares smaller layers with the layer that they are made of.
 
-    The layer runs with zeros in place of all that is removed.
+    The layer runs with zeros in place of all that is removed. A layer that computes
+    something else in training also has to run then.
 
     Args:
         layer: Built Keras layer.
@@ -29,6 +37,8 @@ class Trial:
         if call is None:
             return
         whole, self._arguments = _arguments(call, part)
+        takes_training = "training" in inspect.signature(layer.call).parameters
+        self._trains = takes_training and _runs_in_training(layer, whole)
         try:
             values = _zeroed(layer, part)
             outputs, again = (outputs_of(layer, whole, values) for _ in range(2))
@@ -47,6 +57,8 @@ class Trial:
         try:
             made = outputs_of(smaller, self._arguments)
         except Exception:
+            return False
+        if self._trains and not _runs_in_training(smaller, self._arguments):
             return False
         return compare_outputs(self._expected, made, _TOLERANCE).is_equal
 
@@ -69,6 +81,17 @@ class Trial:
         except Exception:
             return False
         return compare_outputs(self._expected, made, _TOLERANCE).is_equal
+
+
+def _runs_in_training(layer, arguments):
+    """Whether a layer can be called with `training=True`; its state stays."""
+    args, kwargs = arguments
+    try:
+        with no_gradients(), keras.StatelessScope():
+            layer(*args, **(kwargs | {"training": True}))
+    except Exception:
+        return False
+    return True
 
 
 def _arguments(call, part):

@@ -17,7 +17,7 @@ from keras_pruner.kernels import own_variables
 from keras_pruner.slimming.cutting.alike import Trial
 from keras_pruner.slimming.cutting.edit import refusal, resizings, smaller_layer
 from keras_pruner.slimming.cutting.rebuild import rebuild
-from keras_pruner.slimming.cutting.registry import cutter_of
+from keras_pruner.slimming.cutting.registry import cutter_of, is_of_keras
 from keras_pruner.training import (
     hand_over,
     is_plain,
@@ -108,12 +108,19 @@ class _InPlace:
         if not (self._part.changes(old) or self._part.takes_fewer(old)):
             return
         shares = id(old) in self._tied and sublayers_of(old)
+        if cutter_of(old) is not None and not is_of_keras(old) and not shares:
+            # The object of a subclass may hold more than its config says.
+            done = set(self._done)
+            try:
+                return self.make_smaller(old, new)
+            except ValueError:
+                self._done = done
         smaller = None if shares else _smaller(old, self._part)
         if smaller is None:
-            self.make_smaller(old, new)
-        else:
-            _become(new, smaller)
-            self._done.update(map(id, all_layers(old)))
+            return self.make_smaller(old, new)
+        _become(new, smaller)
+        self._done.update(map(id, all_layers(old)))
+        return None
 
     def make_smaller(self, old, new):
         """Makes a copy smaller that stays the object that it is.
@@ -172,7 +179,9 @@ def _smaller(old, part):
         if old.variables:
             new.build_from_config(_build_config(old, part.tensors_of(old)))
             hand_over(old, new, {}, part)
-        if cutter_of(old) is not None or Trial(old, part).is_passed_by(new):
+        # A subclass of a known class may compute something else.
+        is_known = cutter_of(old) is not None and is_of_keras(old)
+        if is_known or Trial(old, part).is_passed_by(new):
             return new
     # A scale belongs to the layer that is not used.
     part.factors = factors
@@ -192,14 +201,18 @@ def _build_config(layer, tensors):
         for shape, indices in tensors[0]
     }
 
+    def fits(shape, old):
+        return all(a in (None, b) for a, b in zip(shape[1:], old[1:], strict=True))
+
     def replaced(shape):
-        # Shapes of the recorded call have no open axes.
-        for old, new in smaller.items():
-            if len(old) == len(shape):
-                return tuple(
-                    b if a is not None and a != b else a
-                    for a, b in zip(shape, new, strict=True)
-                )
+        # Shapes of the recorded call have no open axes. Those of masks fit too, if only
+        # the rank counts.
+        same_rank = [pair for pair in smaller.items() if len(pair[0]) == len(shape)]
+        for _, new in sorted(same_rank, key=lambda pair: not fits(shape, pair[0])):
+            return tuple(
+                b if a is not None and a != b else a
+                for a, b in zip(shape, new, strict=True)
+            )
         for old, new in smaller.items():
             # A layer that works on the last axis may be built for another rank.
             if shape[-1] == old[-1]:

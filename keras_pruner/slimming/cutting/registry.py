@@ -89,5 +89,9 @@ def is_own_code(layer):
     """Whether a layer runs code that no cutter knows and that is not of Keras."""
     if isinstance(layer, Lambda):
         return True
-    is_keras = type(layer).__module__.startswith("keras.")
-    return cutter_of(layer) is None and not is_keras
+    return cutter_of(layer) is None and not is_of_keras(layer)
+
+
+def is_of_keras(layer):
+    """Whether Keras defines the class of a layer."""
+    return type(layer).__module__.startswith("keras.")
