@@ -60,6 +60,8 @@ ZERO = {
     "uncentered": lambda x: layers.BatchNormalization(center=False)(x),
     "convolution": lambda x: layers.Conv1D(8, 3, padding="same")(x) + x,
     "attention": lambda x: x + layers.MultiHeadAttention(2, 3)(x, x),
+    "lstm": lambda x: x + layers.LSTM(8, return_sequences=True)(x),
+    "gru": lambda x: x + layers.GRU(8, return_sequences=True)(x),
     "halved": lambda x: x / 2.0,
     "clipped": lambda x: ops.clip(x, -6, 6),
     "summed_over_time": lambda x: ops.cumsum(x, axis=1),
@@ -79,7 +81,9 @@ ALIVE = {
     "exponential": lambda x: x - ops.exp(x),
     "unscaled": lambda x: layers.BatchNormalization(scale=False)(x),
     "frozen_bias": frozen_bias,
-    "recurrent": lambda x: x + layers.LSTM(8, return_sequences=True)(x),
+    "recurrent": lambda x: (
+        x + layers.LSTM(8, activation="sigmoid", return_sequences=True)(x)
+    ),
     "constant": lambda x: x + np.ones((1, 1, 8), "float32"),
 }
 

@@ -269,6 +269,18 @@ def residual_width_of_mean_squares():
 
 
 @builder
+def steps_that_keep_zeros():
+    x = layers.Input((6, 5))
+    y = layers.Dense(8)(x)
+    y = y + layers.LSTM(8, return_sequences=True)(y)
+    y = y + layers.GRU(8, return_sequences=True)(ops.clip(y, -6, 6))
+    y = ops.cumsum(y / 2.0, axis=1) + ops.tile(y[:, :1], (1, 6, 1))
+    y = y + layers.TimeDistributed(layers.Dense(8))(y)
+    y = layers.RMSNormalization()(y)
+    return keras.Model(x, layers.Dense(3)(layers.Flatten()(y)))
+
+
+@builder
 def recurrent():
     x = inputs = keras.Input((5, 4))
     x = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(x)

@@ -32,8 +32,9 @@ _KEEPING = set(
 )
 # They do if their first input does, which the other one divides.
 _QUOTIENTS = {"Divide", "TrueDivide"}
-# They do if their activation, or that of their cell, does: gates only multiply.
-_RECURRENT = {"GRU", "LSTM", "SimpleRNN"}
+# They do if their activation does: gates only multiply it, and the states before.
+_RECURRENT = {"GRU", "LSTM", "SimpleRNN", "GRUCell", "LSTMCell", "SimpleRNNCell"}
+_CELLS = keras.layers.GRUCell, keras.layers.LSTMCell, keras.layers.SimpleRNNCell
 # They do if both inputs do.
 _SUMS = {"Add", "Average", "Maximum", "Minimum", "Subtract"}
 _ACTIVATIONS = {
@@ -59,6 +60,10 @@ def mark_alive(trace, operation, given, outputs):
         outputs: The `Labels` that the rule returned.
     """
     names = {cls.__name__ for cls in type(operation).__mro__}
+    cell = trace.layer
+    if isinstance(cell, _CELLS) and type(cell).__module__.startswith("keras."):
+        if keeps_zeros(cell.activation):
+            return
     if names & _KEEPING or _keeps(operation, names):
         return
     terms = keras.tree.flatten(given)
