@@ -32,7 +32,11 @@ _NOT_COPIED = {
 }
 # Attribute of a layer whose copies are duplicates.
 _MARK = "_config_has_other_sizes"
-_PRIVATE = ("_self_", "_jax_state", "_compile")
+_PRIVATE = (
+    *("_compile", "_jax_state"),
+    *("_self_name_based", "_self_saveable", "_self_setattr", "_self_unconditional"),
+    "_self_update",
+)
 _SIMPLE = (bool, int, float, str, type(None), keras.DTypePolicy)
 
 

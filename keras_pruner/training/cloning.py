@@ -223,7 +223,13 @@ def _is_graph(operation, descend):
         return type(operation).call is keras.Sequential.call
     if not is_functional(operation):
         return False
-    return descend or "output_layers" in operation.get_config()
+    if descend:
+        return True
+    try:
+        return "output_layers" in operation.get_config()
+    except Exception:
+        # A layer in it has no config. A class of its own has one of its own.
+        return type(operation).__module__.startswith("keras.")
 
 
 def is_graph(operation):

@@ -46,7 +46,8 @@ class Net(keras.Model):
         self.graph = keras.Model(inner, layers.Dense(units)(inner))
         self.again = self.first
         self.squash = functools.partial(self.apply, scale=0.5)
-        self.head = layers.Dense(3)
+        # TensorFlow's own attributes have this prefix too.
+        self._self_attention = self.head = layers.Dense(3)
         self.loss_tracker = keras.metrics.Mean("loss")
         self.sizes = [1, 2]
 
@@ -57,7 +58,7 @@ class Net(keras.Model):
         x = self.first(x)
         x = self.blocks[1][0](self.blocks[0](x), training=training)
         x = self.named["norm"](x, training=training) + self.graph(x)
-        return self.head(self.squash(x))
+        return self._self_attention(self.squash(x))
 
 
 @pytest.fixture
