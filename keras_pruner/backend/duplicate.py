@@ -10,13 +10,18 @@ import keras
 from keras_pruner.backend.keras_private import all_layers, functional_of
 from keras_pruner.backend.variable_view import is_view
 
-# Attributes that belong to a layer's place in a graph, to Keras' tracking, to a wrapper
-# layer or to a compiled model. The constructors of Keras make those that a copy needs.
+# Attributes that Keras' constructors make, or that belong to Keras' tracking or to a
+# wrapper layer.
 _NOT_COPIED = {
     "build",
     "enable_lora",
     "quantize",
     "save_own_variables",
+    "_tracked",
+    "_torch_params",
+}
+# Those of a compiled model.
+_OF_COMPILED = {
     "optimizer",
     "compiled",
     "loss",
@@ -27,8 +32,6 @@ _NOT_COPIED = {
     "train_function",
     "test_function",
     "predict_function",
-    "_tracked",
-    "_torch_params",
 }
 # Attribute of a layer whose copies are duplicates.
 _MARK = "_config_has_other_sizes"
@@ -124,9 +127,12 @@ class _Duplicator:
     def _fill(self, old, new):
         """Gives a new layer the attributes of the old one."""
         made_by_keras = {k for k, v in vars(new).items() if v is not None}
+        left_out = _NOT_COPIED
+        if isinstance(old, keras.Model):
+            left_out = left_out | _OF_COMPILED
         # torch keeps layers apart from other attributes.
         for name, value in (vars(old) | vars(old).get("_modules", {})).items():
-            if name in _NOT_COPIED or name.startswith(_PRIVATE):
+            if name in left_out or name.startswith(_PRIVATE):
                 continue
             if name in made_by_keras and not isinstance(value, _SIMPLE):
                 continue
