@@ -209,7 +209,7 @@ def _reset_states(model):
     layers = [one for one in all_layers(model) if getattr(one, "stateful", False)]
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
     variables = [state for state in states if isinstance(state, keras.Variable)]
-    return [(state, ops.zeros_like(state)) for state in variables]
+    return [(state, ops.zeros(state.shape, state.dtype)) for state in variables]
 
 
 def _tolerance(model):
