@@ -11,11 +11,16 @@ from keras_pruner.comparison.compare import (
     variation_of,
 )
 from keras_pruner.comparison.foreign import compare_foreign, draws_random_numbers
-from keras_pruner.comparison.sample_inputs import sample_inputs, symbolic_inputs
+from keras_pruner.comparison.sample_inputs import (
+    check_samples,
+    sample_inputs,
+    symbolic_inputs,
+)
 
 __all__ = [
     "Comparison",
     "check_copy",
+    "check_samples",
     "compare_foreign",
     "compare_models",
     "compare_outputs",

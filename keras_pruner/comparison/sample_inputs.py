@@ -13,6 +13,24 @@ from keras_pruner.backend import all_layers, inputs_structure_of
 _OPEN_SIZES = (8, 32, 128, 2)
 
 
+def check_samples(inputs, name):
+    """Raises an error for samples that show nothing: none, or not finite ones.
+
+    Args:
+        inputs: Nested NumPy arrays or numbers.
+        name: What a user calls them, e.g. "`data`".
+    """
+    for path, leaf in keras.tree.flatten_with_path(inputs):
+        array = np.asarray(leaf)
+        if array.shape[:1] == (0,):
+            raise ValueError(f"{name} is empty: give at least one sample.")
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            where = f" in input {'/'.join(map(str, path))}" if path else ""
+            raise ValueError(
+                f"{name} holds NaN or infinite numbers{where}. Leave these samples out."
+            )
+
+
 def symbolic_inputs(model):
     """Returns a model's symbolic inputs, nested as it takes them, or `None`."""
     structure = inputs_structure_of(model)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_pruner.backend import functional_of
-from keras_pruner.comparison import runnable_inputs, symbolic_inputs
+from keras_pruner.comparison import check_samples, runnable_inputs, symbolic_inputs
 
 # A file that takes one sample runs on so many.
 _MOST_SINGLE = 32
@@ -49,7 +49,6 @@ class Samples:
         Raises:
             ValueError: If the model cannot run on them, or none can be made.
         """
-        _check_given(inputs)
         found, _, reason = runnable_inputs(model, inputs)
         if found is None:
             text = reason.replace("`inputs`", "`sample_inputs`")
@@ -58,6 +57,8 @@ class Samples:
                 f"runs: {text}"
             )
         args, kwargs = keras.tree.map_structure(ops.convert_to_numpy, found)
+        if inputs is not None:
+            check_samples(args[0], "`sample_inputs`")
         if kwargs:
             args = inspect.signature(model.call).bind(*args, **kwargs).args
         arrays = keras.tree.flatten(tuple(args))
@@ -68,10 +69,7 @@ class Samples:
                 f"'{model.name}' takes {len(leaves)} inputs. Received: {len(arrays)} "
                 "arrays in `sample_inputs`. Labels are no inputs."
             )
-        dtypes = [
-            leaf.dtype if is_known else _usual(x)
-            for leaf, x in zip(leaves if is_known else arrays, arrays, strict=True)
-        ]
+        dtypes = [x.dtype for x in leaves] if is_known else map(_usual, arrays)
         arrays = [_cast(*pair) for pair in zip(arrays, dtypes, strict=True)]
         args = keras.tree.pack_sequence_as(tuple(args), arrays)
         if not is_known:
@@ -117,17 +115,6 @@ class Samples:
             arguments = keras.tree.pack_sequence_as(self.arguments, arrays)
             found.append(Samples(arguments, [x.shape for x in arrays], self.names))
         return found
-
-
-def _check_given(inputs):
-    """Raises an error for samples that show nothing: none, or not finite ones."""
-    for leaf in keras.tree.flatten(inputs):
-        array = np.asarray(leaf) if isinstance(leaf, np.ndarray | list) else leaf
-        if getattr(array, "shape", (1,))[:1] == (0,):
-            raise ValueError("`sample_inputs` are empty: give at least one sample.")
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-            if not np.isfinite(array).all():
-                raise ValueError("`sample_inputs` hold NaN or infinite numbers.")
 
 
 def _usual(array):

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_pruner.backend import inputs_structure_of
 from keras_pruner.checks import check_in_range
+from keras_pruner.comparison import check_samples
 from keras_pruner.pytorch import is_torch_module, required_arguments
 
 _BATCH_SIZE = 128
@@ -88,7 +89,7 @@ def collect_samples(model, data, *, num_samples=512, batch_size=None, seed=0):
     if not size:
         raise ValueError("`data` is empty: give at least one sample, better hundreds.")
     _check_fit(inputs, model)
-    _check_finite(inputs)
+    check_samples(inputs, "`data`")
     fixed = fixed_batch_size(model)
     if fixed is not None:
         _check_batch_size(fixed, batch_size, size, model)
@@ -277,13 +278,4 @@ def _check_fit(inputs, model):
             raise ValueError(
                 f"`data` holds complex numbers, but '{model.name}' takes {dtype}. Give "
                 "real inputs, e.g. the real and the imaginary parts."
-            )
-
-
-def _check_finite(inputs):
-    for path, array in keras.tree.flatten_with_path(inputs):
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            where = f" in input {'/'.join(map(str, path))}" if path else ""
-            raise ValueError(
-                f"`data` holds NaN or infinite numbers{where}. Leave these samples out."
             )

@@ -40,8 +40,8 @@ def test_a_dict_of_inputs_names_those_of_a_subclassed_model():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (X[:0], "are empty"),
-        (X * np.nan, "hold NaN"),
+        (X[:0], "`sample_inputs` is empty"),
+        (X * np.nan, "`sample_inputs` holds NaN"),
         ((X, X[:, :3]), "takes 1 inputs. Received: 2 arrays.*Labels are no inputs"),
     ],
 )

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_pruner.backend import inputs_structure_of
 from keras_pruner.comparison import (
+    check_samples,
     compare_foreign,
     compare_models,
     output_error,
@@ -92,7 +93,9 @@ def compare(
         check_built(model)
     data = LabelledData.of(models[0], data, labels)
     inputs = _first(data.inputs, _NUM_SAMPLES)
-    _check(inputs, labels, data.inputs)
+    if inputs is not None:
+        check_samples(inputs, "`data`")
+        _check_labels(labels, data.inputs)
     # Errors of the user's come before what takes time.
     scores = scores_of(models, data, metrics)
     measurement = measure(
@@ -127,15 +130,9 @@ def _first(inputs, number):
     )
 
 
-def _check(inputs, labels, whole):
-    """Raises an error for data that shows nothing, or that has too many labels."""
-    arrays = [] if inputs is None else keras.tree.flatten(inputs)
-    for array in arrays:
-        if np.shape(array)[:1] == (0,):
-            raise ValueError("`data` is empty: give at least one sample.")
-        if np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("`data` holds NaN or infinite numbers.")
-    first = keras.tree.flatten(whole)[0] if arrays else None
+def _check_labels(labels, inputs):
+    """Raises an error unless there is a label for each sample."""
+    first = keras.tree.flatten(inputs)[0]
     if hasattr(labels, "__len__") and hasattr(first, "__len__"):
         if len(labels) != len(first):
             raise ValueError(
