@@ -88,7 +88,7 @@ class MaskMaker:
             self.units.append(Unit(unit.indices, kernels, rules, unit.patterns))
             if len(rules) > 1 or pruner.pattern.overlaps:
                 for rule, pattern in zip(rules, unit.patterns, strict=True):
-                    rule.unit_patterns[unit.name] = pattern
+                    rule.join_unit(unit.name, pattern)
 
     def scores(self):
         """Returns a dict from a kernel's name to the scores of its weights."""

@@ -45,7 +45,7 @@ class TrainingRule:
 
     Attributes:
         unit_patterns: Dict from the name of each unit of coupled kernels to the
-            `Pattern` that divides this kernel in it.
+            `Pattern` that divides this kernel in it, if the regularizer needs it.
     """
 
     # Whether the rule keeps dense weights, so that a pruned weight has a value.
@@ -169,6 +169,11 @@ class TrainingRule:
             memory = self.layout.from_matrix(memory)
         return ops.cast(memory, like.dtype)
 
+    def join_unit(self, name, pattern):
+        """Tells that the kernel loses groups with others, divided by a `Pattern`."""
+        if self.regularizer is not None and self.regularizer.draws_groups:
+            self.unit_patterns[name] = pattern
+
     def unit_squares(self, weight):
         """Returns a kernel's share in the squared norms that its regularizer needs.
 
@@ -179,8 +184,6 @@ class TrainingRule:
             Dict from the name of a unit of several kernels to a float32 tensor with the
             sum of squares of each group.
         """
-        if self.regularizer is None or not self.regularizer.draws_groups:
-            return {}
         squares = self.layout.to_matrix(ops.square(ops.cast(weight, "float32")))
         return {
             unit: pattern.group_scores(squares, self.layout, "sum")
@@ -207,7 +210,7 @@ class TrainingRule:
             amount = amount * ops.cast(state["growth"], amount.dtype)
         amount = ops.cast(amount, weight.dtype)
         patterns = [self.pattern]
-        if regularizer.draws_groups and self.unit_patterns:
+        if self.unit_patterns:
             patterns = [
                 KnownNorms(pattern, norms[unit])
                 for unit, pattern in self.unit_patterns.items()
