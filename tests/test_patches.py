@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(keras_pruner.__file__).parent
 
 # File -> attributes that it replaces by `Patch`.
 PATCHES = {
-    "channels/symbolic_calls.py": "calls of layers and operations, variables of layers",
+    "channels/symbolic_calls.py": "calls and losses of layers, variables, operations",
     "comparison/compare.py": "call of layers, to find the first that differs",
     "oneshot/inputs/containers.py": "call and inner_loop of RNN, attention, wrappers",
     "oneshot/inputs/watch.py": "call of layers whose inputs are collected",

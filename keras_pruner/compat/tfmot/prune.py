@@ -70,7 +70,8 @@ def prune_low_magnitude(
         "sparsity_m_by_n": sparsity_m_by_n,
     }
     is_layer = isinstance(to_prune, keras.layers.Layer)
-    if kwargs and not (is_layer and not isinstance(to_prune, keras.Model)):
+    is_layer = is_layer and not isinstance(to_prune, keras.Model)
+    if kwargs and not is_layer:
         raise ValueError(
             f"`prune_low_magnitude` has no argument {', '.join(sorted(kwargs))}. Its "
             f"arguments for models and lists: {', '.join(params)}, pruning_policy."
@@ -83,7 +84,7 @@ def prune_low_magnitude(
             pruning_policy.ensure_model_supports_pruning(to_prune)
         _check_all(to_prune.layers, pruning_policy, params)
         return _with_wrappers(to_prune, pruning_policy, params)
-    if is_layer and not isinstance(to_prune, keras.Model):
+    if is_layer:
         return PruneLowMagnitude(to_prune, **params, **kwargs)
     raise ValueError(
         "`prune_low_magnitude` can only prune a Sequential or Functional model, a "

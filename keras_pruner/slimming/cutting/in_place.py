@@ -112,15 +112,16 @@ class _InPlace:
             # The object of a subclass may hold more than its config says.
             done = set(self._done)
             try:
-                return self.make_smaller(old, new)
+                self.make_smaller(old, new)
+                return
             except ValueError:
                 self._done = done
         smaller = None if shares else _smaller(old, self._part)
         if smaller is None:
-            return self.make_smaller(old, new)
-        _become(new, smaller)
-        self._done.update(map(id, all_layers(old)))
-        return None
+            self.make_smaller(old, new)
+        else:
+            _become(new, smaller)
+            self._done.update(map(id, all_layers(old)))
 
     def make_smaller(self, old, new):
         """Makes a copy smaller that stays the object that it is.
