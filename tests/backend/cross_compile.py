@@ -126,7 +126,7 @@ def steps_in_half_precision(folder):
                 shaped = rule.shape_gradient(gradient, weight, mask, states, 1.0)
                 true = ops.cast(gradient, "float32")
                 changed = rule.accumulate(states, weight, true)
-                weight = rule.regularize(weight - shaped, mask, states, 0.1)
+                weight = rule.regularize(weight - shaped, mask, states, 0.1, {})
                 value, _ = rule.forward_weights(weight, mask, states)
                 return [
                     ops.cast(tensor, "float32") for tensor in (value, *changed.values())
