@@ -239,6 +239,10 @@ def test_prune_by_samples(folder, capsys):
     code, text, _ = run(f"{command} --method wanda --allocation uniform", capsys)
     assert code == 0 and "pruned by 'wanda', from 40 samples" in " ".join(text.split())
     assert "Saved to 'out.keras'." in text
+    command = f"{command} --method wanda --allocation uniform --overwrite --json"
+    code, text, _ = run(command, capsys)
+    totals = json.loads(text)["totals"]
+    assert (totals["zeros"], totals["num_samples"]) == (76, 40)
     pruned = keras.saving.load_model("out.keras")
     kernel = keras.ops.convert_to_numpy(pruned.get_layer("hidden").kernel)
     assert np.sum(kernel == 0) == 64
@@ -269,8 +273,10 @@ def test_shrink_and_strip(folder, capsys):
     plain = keras.saving.load_model("plain.keras")
     assert not any(isinstance(layer, PrunedLayer) for layer in plain.layers)
     model.save("zeros.keras")
-    code, _, _ = run("shrink zeros.keras -o small.keras --data x.npy", capsys)
-    assert code == 0
+    code, text, _ = run("shrink zeros.keras -o small.keras --data x.npy --json", capsys)
+    totals = json.loads(text)["totals"]
+    assert code == 0 and totals["relative_difference"] < 1e-6
+    assert (totals["parameters_before"], totals["parameters_after"]) == (163, 103)
     assert keras.saving.load_model("small.keras").layers[0].units == 5
 
 

@@ -15,6 +15,7 @@ from keras_pruner.reporting import (
     percent,
     plot_error_curves,
     ratio_of,
+    sum_of,
 )
 from keras_pruner.types import Axes, Rows
 
@@ -153,6 +154,18 @@ class OneShotReport(Shown):
         return [
             dataclasses.asdict(row) | {"sparsity": row.sparsity} for row in self.kernels
         ]
+
+    def totals(self) -> dict[str, Any]:
+        """Returns the totals as a dict of numbers; see the attributes."""
+        return {
+            "pruned_sparsity": self.sparsity,
+            "weights": sum_of(self.kernels, "parameters"),
+            "zeros": sum_of(self.kernels, "zeros"),
+            "num_samples": self.num_samples,
+            "seconds": self.seconds,
+            "memory_bytes": self.memory,
+            "disk_bytes": self.disk,
+        }
 
     def view(self, expand: bool = False) -> View:
         """Returns the `View` that is printed."""

@@ -90,6 +90,12 @@ class QuantizeReport(Shown):
             dataclasses.asdict(row) | {"sparsity": row.sparsity} for row in self.kernels
         ]
 
+    def totals(self) -> dict[str, Any]:
+        """Returns the totals as a dict of numbers; see the attributes."""
+        names = ("bytes_before", "bytes_after", "zeros_before", "zeros", "refilled")
+        totals = {name: getattr(self, name) for name in names}
+        return totals | {"output_error": self.output_error}
+
     def view(self, expand: bool = False) -> View:
         """Returns the `View` that is printed."""
         sentences = [

@@ -142,6 +142,21 @@ class ShrinkReport(Shown):
         """Returns one dict of plain values per layer."""
         return [dataclasses.asdict(row) for row in self.layers]
 
+    def totals(self) -> dict[str, Any]:
+        """Returns the totals as a dict of numbers.
+
+        `"ratio"` is the share of the parameters that is left, and
+        `"relative_difference"` that of the outputs, or `None` if they were not compared.
+        """
+        before, after = self.parameters_before, self.parameters_after
+        found = self.verification
+        return {
+            "parameters_before": before,
+            "parameters_after": after,
+            "ratio": after / before if before else None,
+            "relative_difference": None if found is None else found.relative_difference,
+        }
+
     def view(self, expand: bool = False) -> View:
         """Returns the `View` that is printed."""
         sentences = [self.headline]

@@ -62,6 +62,10 @@ class FlopsReport(Shown):
         """Returns one dict per layer, with the fields of `FlopsRow`."""
         return [dataclasses.asdict(row) for row in self.layers]
 
+    def totals(self) -> dict[str, Any]:
+        """Returns the totals as a dict of numbers."""
+        return {"flops": self.flops, "effective_flops": self.effective_flops}
+
     def summary_lines(self) -> list[str]:
         """Returns the sentences above the table, as a list."""
         shapes = ", ".join(map(str, self.input_shapes))

@@ -96,6 +96,19 @@ class StructuredReport(Shown):
         """Returns one dict of plain values per group."""
         return [dataclasses.asdict(row) for row in self.groups]
 
+    def totals(self) -> dict[str, Any]:
+        """Returns the totals as a dict of numbers, `before` and `after` of each cost."""
+        costs = {
+            f"{kind}_{side}": cost
+            for kind, pair in self.costs.items()
+            for side, cost in zip(("before", "after"), pair, strict=True)
+        }
+        return costs | {
+            "num_samples": self.num_samples,
+            "output_error": self.output_error,
+            "seconds": self.seconds,
+        }
+
     def view(self, expand: bool = False) -> View:
         """Returns the `View` that is printed."""
         lines = [self.headline]
