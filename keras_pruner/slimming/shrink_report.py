@@ -145,8 +145,8 @@ class ShrinkReport(Shown):
     def totals(self) -> dict[str, Any]:
         """Returns the totals as a dict of numbers.
 
-        `"ratio"` is the share of the parameters that is left, and
-        `"relative_difference"` that of the outputs, or `None` if they were not compared.
+        `"ratio"` is the share of the parameters that is left. `"relative_difference"`
+        is that of the outputs, or `None` if they were not compared.
         """
         before, after = self.parameters_before, self.parameters_after
         found = self.verification

@@ -87,7 +87,12 @@ def test_keys_of_intel_are_taken(keys):
         ({"target_sparsity": 1.0}, "target_sparsity"),
         ({"pattern": "2:4"}, "0.5"),
         ({"pruning_scope": "planet"}, "planet"),
-        ({"start_step": 5, "end_step": 1, "pruning_type": "magnitude"}, "begin_step"),
+        (
+            {"start_step": 5, "end_step": 1, "pruning_type": "magnitude"},
+            "not come before `start_step`. Received: start_step=5",
+        ),
+        ({"pruning_frequency": 0}, "`pruning_frequency` must be >= 1"),
+        ({"pruning_configs": [{"start_step": -1}]}, "`start_step` must be >= 0"),
         ({"op_names": ["["]}, "regular expression"),
         ({"op_names": "head"}, "`op_names` must be a list of strings.*'head'"),
         ({"excluded_op_names": "head"}, "`excluded_op_names` must be a list"),

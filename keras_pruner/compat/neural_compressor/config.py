@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_pruner.config import PruningConfig
+from keras_pruner.intel_names import KEY_ALIASES
 from keras_pruner.kernels import Kernel
 
 # The method that prunes without training.
@@ -195,9 +196,25 @@ def _config_of(keys):
     if keys["pruning_type"] == SPARSE_GPT:
         # The method is chosen by `prepare_pruning`.
         keys["pruning_type"] = "basic"
-    config = PruningConfig(**keys, include=included, exclude=excluded)
+    try:
+        config = PruningConfig(**keys, include=included, exclude=excluded)
+    except (TypeError, ValueError) as error:
+        raise type(error)(_in_words_of_intel(str(error))) from error
     criterion = config.criterion
     if criterion is not None and criterion.needs_gradients and config.begin_step == 0:
         last = max(1, config.end_step)
         config = dataclasses.replace(config, begin_step=1, end_step=last)
     return config
+
+
+def _in_words_of_intel(text):
+    """Returns a message about a config with the names of Intel's keys.
+
+    Example:
+
+    >>> _in_words_of_intel("`frequency` must be >= 1. Received: frequency=0")
+    '`pruning_frequency` must be >= 1. Received: pruning_frequency=0'
+    """
+    for key, name in KEY_ALIASES.items():
+        text = re.sub(rf"(?<=`){name}(?=`)|\b{name}(?==)", key, text)
+    return text

@@ -97,7 +97,7 @@ class StructuredReport(Shown):
         return [dataclasses.asdict(row) for row in self.groups]
 
     def totals(self) -> dict[str, Any]:
-        """Returns the totals as a dict of numbers, `before` and `after` of each cost."""
+        """Returns the totals as a dict of numbers; each cost before and after."""
         costs = {
             f"{kind}_{side}": cost
             for kind, pair in self.costs.items()
