@@ -205,6 +205,7 @@ METHODS = {
     "dense_longer": dense(2),
     "random": from_dense(criterion=_random, allocation="erk"),
     "default": from_dense(),
+    "default_polynomial": from_dense(schedule="polynomial"),
     "magnitude_uniform": from_dense(**_MAGNITUDE, allocation="uniform"),
     "magnitude_erk": from_dense(**_MAGNITUDE, allocation="erk"),
     "magnitude_global": from_dense(**_MAGNITUDE, allocation="global"),

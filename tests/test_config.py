@@ -69,8 +69,7 @@ def test_defaults():
     complete = KerasBasePruner(config, build_mlp()).config
     assert complete.criterion.name == "second_moment"
     assert complete.allocation.name == "global_l2"
-    assert complete.schedule.name == "polynomial"
-    assert complete.schedule.power == 3.0
+    assert repr(complete.schedule) == "Exponential(power=2.0)"
     assert (config.begin_step, config.end_step, config.frequency) == (None, None, None)
     assert (config.include, config.exclude, config.local_configs) == (None, (), ())
     assert (config.min_sparsity, config.max_sparsity) == (0.0, None)

@@ -101,13 +101,26 @@ class Cosine(Schedule):
 
 @register_schedule("exp")
 class Exponential(Schedule):
-    """Prunes the same share of the remaining weights at every step.
+    """Prunes the same share of the remaining weights at every step, or less and less.
 
-    `s = 1 - (1 - initial) * ((1 - target) / (1 - initial))^p`
+    `s = 1 - (1 - initial) * ((1 - target) / (1 - initial))^(1 - (1 - p)^power)`
+
+    So the logarithm of the density falls as a polynomial.
+
+    Args:
+        power: Positive float. With 1 the share is the same at every step; with more it
+            is larger at first and smaller at the end, when the last weights go.
     """
 
+    def __init__(self, power: float = 1.0) -> None:
+        self.power = check_in_range(power, "`power`", 0, open_low=True)
+
     def sparsity(self, progress: Tensor, initial: Any, target: Any) -> Tensor:
-        return 1.0 - (1.0 - initial) * ((1.0 - target) / (1.0 - initial)) ** progress
+        done = progress if self.power == 1 else 1.0 - (1.0 - progress) ** self.power
+        return 1.0 - (1.0 - initial) * ((1.0 - target) / (1.0 - initial)) ** done
+
+    def get_config(self) -> dict[str, Any]:
+        return {"power": self.power}
 
 
 @register_schedule("cube")

@@ -96,7 +96,8 @@ class PruningConfig:
             weights scored by gradients, `"erk"` for other groups.
         schedule: How sparsity grows: `"polynomial"`, `"linear"`, `"cos"`, `"exp"`,
             `"cube"`, `"constant"`. With `None` the pruner chooses; gradual pruners
-            choose `"polynomial"`.
+            choose `"polynomial"` up to a target of 80 %, and above that `"exp"` of
+            power 2, which comes near the target sooner.
         initial_sparsity: Sparsity at the first update, in [0, target_sparsity].
         begin_step: Optimizer updates before the first mask update. With `None` the
             callback chooses.
@@ -212,13 +213,13 @@ class PruningConfig:
         self._set("pruner_options", plain_dict(options, "`pruner_options`"))
 
     def completed(
-        self, criterion: str, schedule: str, allocation: str | None = None
+        self, criterion: str, schedule: Any, allocation: str | None = None
     ) -> Self:
         """Returns a config with the pruner's defaults in place of `None`.
 
         Args:
             criterion: Name of the default criterion.
-            schedule: Name of the default schedule.
+            schedule: Name of the default schedule, or its name and config.
             allocation: Name of the default allocation. With `None` the criterion
                 chooses, or else the pattern.
 

@@ -91,6 +91,16 @@ def test_polynomial_of_power_one_is_linear():
     assert schedule.sparsity(0.25, 0.2, 0.8) == pytest.approx(0.35)
 
 
+def test_exponential_of_another_power():
+    schedule = SCHEDULES.get({"name": "exp", "config": {"power": 2}})
+    # 1 - 0.8 * (0.2 / 0.8)^(1 - 1/4)
+    assert schedule.sparsity(0.5, 0.2, 0.8) == pytest.approx(1 - 0.8 * 0.25**0.75)
+    made = [schedule.sparsity(p, 0.0, 0.9) for p in PROGRESS]
+    assert made == pytest.approx([0, 0.6348, 0.8222, 0.8845, 0.9], abs=5e-5)
+    with pytest.raises(ValueError, match="`power` must be finite and positive"):
+        SCHEDULES.get({"name": "exp", "config": {"power": 0}})
+
+
 def test_oneshot_is_another_name_of_constant():
     assert SCHEDULES.get("oneshot") == SCHEDULES.get("constant")
     assert SCHEDULES.serialize(SCHEDULES.get("oneshot"))["name"] == "constant"

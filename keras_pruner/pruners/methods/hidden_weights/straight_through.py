@@ -43,6 +43,7 @@ class StraightThroughPruner(KerasBasePruner):
     rule_class: type[TrainingRule] = _StraightThrough
     keeps_zeros = False
     default_criterion = "magnitude"
+    default_schedule = "polynomial"
 
     @classmethod
     def allocation_for(cls, config: PruningConfig) -> str | None:

@@ -20,6 +20,7 @@ class ThresholdPruner(KerasBasePruner):
     takes_overlaps = False
     keeps_zeros = False
     default_criterion = "magnitude"
+    default_schedule = "polynomial"
     # What the scores are, for messages.
     ranks_by = "|w|"
 

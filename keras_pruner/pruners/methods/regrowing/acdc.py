@@ -19,6 +19,7 @@ class ACDC(KerasBasePruner):
 
     takes_overlaps = False
     default_criterion = "magnitude"
+    default_schedule = "polynomial"
     clears_slots = True
     keeps_zeros = False
     pace = Pace(num_updates=10, max_steps_apart=None)
