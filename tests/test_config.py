@@ -99,6 +99,23 @@ def test_an_open_criterion_follows_the_target(settings, criterion):
     assert pruner.config.criterion.name == criterion
 
 
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [
+        ({"target_sparsity": 0.8}, "Polynomial(power=3.0)"),
+        ({"target_sparsity": 0.81}, "Exponential(power=2.0)"),
+        ({"target_sparsity": 0.9, "schedule": "exp"}, "Exponential(power=1.0)"),
+        ({"target_sparsity": 0.9, "criterion": "magnitude"}, "Exponential(power=2.0)"),
+        ({"target_sparsity": 0.9, "pruning_type": "st3"}, "Polynomial(power=3.0)"),
+        ({"target_sparsity": 0.9, "pruning_type": "acdc"}, "Polynomial(power=3.0)"),
+        ({"target_sparsity": 0.9, "pruning_type": "rigl"}, "Constant()"),
+    ],
+)
+def test_an_open_schedule_follows_the_target(settings, schedule):
+    (pruner,) = create_pruners(settings, build_mlp())
+    assert repr(pruner.config.schedule) == schedule
+
+
 def test_an_open_criterion_follows_the_target_of_a_local_config():
     local = {"include": "head", "target_sparsity": 0.7}
     pruners = create_pruners({"local_configs": [local]}, build_mlp())

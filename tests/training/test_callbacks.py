@@ -231,8 +231,8 @@ def test_settings_are_derived_and_said_in_one_line(data, capsys):
         said[verbose] = capsys.readouterr().out.strip().splitlines()
     assert said[0] == []
     assert [line for line in said[2] if "PruningCallback" in line] == [
-        "PruningCallback: 1x1 pattern, 2 kernels (0 skipped), sparsity 0 -> 0.8, "
-        "steps 0 to 18 every 1 of 24 steps"
+        "PruningCallback: 1x1 pattern, 2 kernels (0 skipped), sparsity 0 -> 0.8 "
+        "by Polynomial(power=3.0), steps 0 to 18 every 1 of 24 steps"
     ]
 
 

@@ -294,7 +294,8 @@ class PruningRun:
             self._tell(
                 f"PruningCallback: {pruner.pattern} pattern, {scored} kernels{units} ("
                 f"{len(pruner.skipped)} skipped), sparsity "
-                f"{scheduler.initial:g} -> {scheduler.target:g}, steps "
+                f"{scheduler.initial:g} -> {scheduler.target:g} by "
+                f"{scheduler.schedule!r}, steps "
                 f"{scheduler.begin} to {scheduler.last_update} every "
                 f"{scheduler.frequency} of {length} steps{scored_by}"
             )
