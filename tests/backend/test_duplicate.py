@@ -6,7 +6,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from conftest import value_of
+from conftest import slow_where_compiled, value_of
 from keras import layers
 
 from keras_pruner import PruningCallback, prune_one_shot, prune_structured, shrink
@@ -121,6 +121,7 @@ def test_functions_that_hold_the_old_layer_are_refused(net):
         duplicate(net, clone_graph)
 
 
+@slow_where_compiled
 def test_models_without_a_config_are_pruned_cut_and_cut_again(net):
     expected = outputs_of(net)
     pruned, report = prune_one_shot(net, X, 0.5, allocation="uniform", verbose=False)

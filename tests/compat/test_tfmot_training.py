@@ -322,6 +322,7 @@ def test_frozen_wrapped_layers_leave_the_others_dense():
         train(compiled(model))
 
 
+@slow_where_compiled
 def test_layers_may_have_schedules_of_their_own():
     quarter = tk.ConstantSparsity(0.25, 0, frequency=1)
     model = keras.Sequential(
@@ -334,6 +335,7 @@ def test_layers_may_have_schedules_of_their_own():
     assert sparsities(train(compiled(model))) == [0.5, 0.25]
 
 
+@slow_where_compiled
 def test_a_polynomial_continues_after_loading(tmp_path):
     decay = tk.PolynomialDecay(0.2, 0.6, 1, 4, 3, 1)
     model = pruned_dense(decay)
@@ -371,6 +373,7 @@ def test_sparsity_stays_after_the_end(tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
+@slow_where_compiled
 def test_a_legacy_file_holds_the_masks_and_no_count(tmp_path):
     model = train(pruned_dense())
     path = str(tmp_path / "model.h5")
@@ -383,6 +386,7 @@ def test_a_legacy_file_holds_the_masks_and_no_count(tmp_path):
     assert steps(loaded) == [-1, -1]
 
 
+@slow_where_compiled
 def test_a_checkpoint_within_fit_is_sparse(tmp_path):
     model = pruned_dense()
     path = str(tmp_path / "{epoch}.weights.h5")
@@ -394,18 +398,21 @@ def test_a_checkpoint_within_fit_is_sparse(tmp_path):
     assert steps(fresh) == [1, 1]
 
 
+@slow_where_compiled
 def test_masks_begin_at_the_first_step():
     # tfmot updates them first at step `frequency`.
     model = train(pruned_dense(tk.ConstantSparsity(0.5, 0)))
     check_sparsity(model, 0.5)
 
 
+@slow_where_compiled
 def test_the_last_update_reaches_the_final_sparsity():
     # The grid 0, 3, 6 does not meet `end_step`.
     model = train(pruned_dense(tk.PolynomialDecay(0.2, 0.6, 0, 7, 3, 3)), epochs=8)
     check_sparsity(model, 0.6)
 
 
+@slow_where_compiled
 def test_a_falling_polynomial_is_followed():
     decay = tk.PolynomialDecay(0.6, 0.2, 0, 4, 1, 2)
     model = train(pruned_dense(decay), epochs=1)
@@ -599,6 +606,7 @@ def test_the_own_callback_says_which_one_is_missing():
         train(pruned_dense(), callbacks=[PruningCallback()])
 
 
+@slow_where_compiled
 def test_a_copy_of_the_callback_has_no_model():
     callback = tk.UpdatePruningStep()
     model = pruned_dense()

@@ -225,6 +225,7 @@ def test_loaded_model_that_nobody_prunes_keeps_its_zeros(data, tmp_path):
         np.testing.assert_array_equal(value_of(layer.kernel) == 0, zero)
 
 
+@slow_where_compiled
 @pytest.mark.usefixtures("eager_masks")
 def test_wrapped_layers_hold_bits(data, tmp_path):
     found = []

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import BACKEND, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -391,6 +391,7 @@ def test_a_guess_right_or_wrong_changes_no_count(below, low, high):
     assert keys_of([float(threshold)])[0] == int(bracket.high)
 
 
+@slow_where_compiled
 def test_a_forecast_saves_passes_while_weights_are_pruned_step_by_step():
     generator = np.random.default_rng(7)
     weights = 0.05 * generator.standard_normal((300, 200))

@@ -6,7 +6,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from conftest import build_mlp, value_of
+from conftest import build_mlp, slow_where_compiled, value_of
 from keras.optimizers import SGD, Adam
 from linear import (
     PATHS,
@@ -109,6 +109,7 @@ def places(shape, seed, path, now):
     return mix(mix(index) ^ np.uint32(salt)) / 2.0**24
 
 
+@slow_where_compiled
 @pytest.mark.parametrize(
     "name, allocation", [("rigl", "erk"), ("rigl", "uniform"), ("set", "erk")]
 )

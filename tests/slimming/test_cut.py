@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from conftest import slow_where_compiled
 from keras import layers, ops
 from models_to_cut import (
     IS_JAX,
@@ -79,6 +80,7 @@ print(json.dumps([keras.ops.convert_to_numpy(y).tolist() for y in outputs]))
 """
 
 
+@slow_where_compiled
 @pytest.mark.parametrize(
     "name",
     [

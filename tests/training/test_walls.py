@@ -146,6 +146,7 @@ def test_a_plain_fit_of_a_stripped_model_is_told(data, warnings):
     assert len(warnings) == 1
 
 
+@slow_where_compiled
 def test_lora_on_pruned_kernels_is_told_once(data, warnings):
     model = compile_mlp()
     fit(model, data, pruning())

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import prune_structured
@@ -281,6 +282,7 @@ def test_recovery_and_determinism():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@slow_where_compiled
 def test_layers_without_a_bias_and_recurrent_layers():
     inputs = keras.Input((5, 6))
     x = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(inputs)
