@@ -217,6 +217,13 @@ def test_comparison_as_html(pair, data):
     assert "<th" in html and "accuracy" in html and found.verdict[:20] in html
 
 
+def test_a_model_without_parameters_has_no_zeros():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Flatten()])
+    found = compare(model, model, engines=())
+    (row,) = [row for row in found.rows() if row["quantity"] == "zeros"]
+    assert (row["before"], row["after"]) == (0, 0)
+
+
 def test_files_are_compared(pair, tmp_path):
     for name, model in zip(("a", "b"), pair, strict=True):
         model.save(tmp_path / f"{name}.keras")

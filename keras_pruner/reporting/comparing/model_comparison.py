@@ -133,9 +133,12 @@ class ModelComparison(Shown):
 
     def _zeros(self):
         totals = self.measurement.totals()
+        sides = [totals[side] for side in ("model", "other")]
+        # A model without parameters has no zeros either.
         shares = tuple(
-            1 - totals[side]["nonzero_parameters"] / max(1, totals[side]["parameters"])
-            for side in ("model", "other")
+            (side["parameters"] - side["nonzero_parameters"])
+            / max(1, side["parameters"])
+            for side in sides
         )
         change = f"{shares[1] - shares[0]:+.1%}"
         return Quantity("zeros", shares, lambda x: percent(x, 1), change=change)
