@@ -78,9 +78,12 @@ def source_of_scores(pruner):
     pairs = zip(kernels, moments, strict=True)
     lacking = [kernel for kernel, moment in pairs if moment is None]
     if not lacking and _are_too_few(pruner, moments):
+        when = (
+            "between updates" if pruner.rewinds_schedule else "before the last update"
+        )
         return (
             f"{criterion.stand_in}, because {name} takes fewer than {FEWEST_STEPS} "
-            "steps before the last update"
+            f"steps {when}"
         )
     if not lacking:
         return f"{criterion.name} of {name}"
@@ -96,6 +99,9 @@ def _are_too_few(pruner, moments):
     """Whether the optimizer will have taken too few steps at the last update."""
     if pruner.scheduler is None:
         return False
+    if pruner.rewinds_schedule:
+        # Each update empties the optimizer.
+        return pruner.scheduler.frequency < FEWEST_STEPS
     more = max(0, pruner.scheduler.last_update - pruner.global_step)
     return any(moment.steps + more < FEWEST_STEPS for moment in moments)
 

@@ -325,6 +325,27 @@ def test_the_line_of_a_short_run_says_what_scores(trained_before, capsys):
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("frequency", "words"),
+    [
+        (6, "scored by magnitude, because Adam takes fewer than 10 steps between"),
+        (10, "scored by second_moment of Adam"),
+    ],
+)
+def test_rewinding_needs_enough_steps_between_updates(frequency, words, capsys):
+    (x, y), model = samples(), build(optimizers.Adam())
+    pruning = PruningCallback(
+        pruning_type="lottery_ticket",
+        criterion="second_moment",
+        target_sparsity=0.5,
+        begin_step=0,
+        end_step=20,
+        frequency=frequency,
+    )
+    model.fit(x, y, batch_size=4, verbose=2, callbacks=[pruning])
+    assert words in capsys.readouterr().out
+
+
 def test_gradients_of_zero_are_told_once(capsys):
     (x, y), steps = samples(), {"begin_step": 0, "end_step": 11, "frequency": 1}
     pruning = PruningCallback(criterion="second_moment", target_sparsity=0.5, **steps)
