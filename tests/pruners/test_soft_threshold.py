@@ -98,7 +98,7 @@ def test_thresholds_in_fit(name, power):
         assert_array_equal(value_of(layer.kernel), after.rows[-1][path].weight)
 
 
-@slow_where_compiled
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ste", "st3", "feather"])
 def test_dense_digits_survive_98_percent(name):
     """Five seeds of each reach .83 to .89."""
