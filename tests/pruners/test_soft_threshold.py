@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import slow_where_compiled, value_of
+from conftest import value_of
 from keras import ops
 from keras.optimizers import SGD, Adam
 from linear import PATHS, fit, history, linear_model, lowest, pruner_of, step, train
