@@ -23,11 +23,13 @@ FOLDER = pathlib.Path(__file__).parent
 COLAB = "https://colab.research.google.com"
 # Plots of this size keep a tutorial small.
 DOTS_PER_INCH = 72
-# Beginnings of lines that native code of TensorFlow writes.
+# Beginnings of lines that native code of TensorFlow writes, or matplotlib where a
+# machine has few fonts.
 _LOGS = (
     "WARNING: All log messages before absl",
     r"[IWEF]\d{4} ",
     "INFO: Created TensorFlow Lite",
+    "WARNING:matplotlib.font_manager",
 )
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
