@@ -6,9 +6,10 @@ from typing import Any
 from keras_pruner.checks import did_you_mean, shown
 from keras_pruner.registry import Named, Registry
 
-# Up to this target, magnitude is as accurate as any criterion.
-HIGHEST_FOR_MAGNITUDE = 0.8
-# Above it, most steps go to the last weights (docs/accuracy.md).
+# Up to this target, magnitude is as accurate as any criterion. Above it, second moments
+# are better, and a schedule that leaves most steps to the last weights
+# (docs/accuracy.md).
+_HIGHEST_EASY_TARGET = 0.8
 _SCHEDULE_OF_HIGH_TARGETS = {"name": "exp", "config": {"power": 2.0}}
 
 
@@ -86,7 +87,7 @@ class PrunerType(Named):
         """
         if cls.default_criterion is not None:
             return cls.default_criterion
-        is_high = config.target_sparsity > HIGHEST_FOR_MAGNITUDE
+        is_high = config.target_sparsity > _HIGHEST_EASY_TARGET
         if is_high and not config.pattern.prunes_channels:
             return "second_moment"
         return "magnitude"
@@ -104,7 +105,7 @@ class PrunerType(Named):
         """
         if cls.default_schedule is not None:
             return cls.default_schedule
-        if config.target_sparsity > HIGHEST_FOR_MAGNITUDE:
+        if config.target_sparsity > _HIGHEST_EASY_TARGET:
             return _SCHEDULE_OF_HIGH_TARGETS
         return "polynomial"
 

@@ -156,7 +156,11 @@ class OneShotReport(Shown):
         ]
 
     def totals(self) -> dict[str, Any]:
-        """Returns the totals as a dict of numbers; see the attributes."""
+        """Returns the totals as a dict of numbers.
+
+        `"weights"` and `"zeros"` are those of all kernels, and `"pruned_sparsity"` is
+        that of the kernels that were not skipped.
+        """
         return {
             "pruned_sparsity": self.sparsity,
             "weights": sum_of(self.kernels, "parameters"),
