@@ -144,6 +144,9 @@ def test_report_says_what_is_quantized_and_how_far_outputs_move():
     assert found.headline.startswith("quantize: 5 of 6 kernels are float8; all ")
     small, found = quantize(model, "int8")
     assert found.bytes_after < 0.5 * found.bytes_before
+    totals = found.totals()
+    assert totals["bytes_after"] == found.bytes_after
+    assert totals["zeros"] == sum(row["zeros"] for row in found.rows())
     assert 0 < found.output_error < 0.01
     assert found.rows()[0]["sparsity"] == found.kernels[0].sparsity
 

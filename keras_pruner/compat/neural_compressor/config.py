@@ -199,7 +199,8 @@ def _config_of(keys):
     try:
         config = PruningConfig(**keys, include=included, exclude=excluded)
     except (TypeError, ValueError) as error:
-        raise type(error)(_in_words_of_intel(str(error))) from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(_in_words_of_intel(str(error))) from error
     criterion = config.criterion
     if criterion is not None and criterion.needs_gradients and config.begin_step == 0:
         last = max(1, config.end_step)

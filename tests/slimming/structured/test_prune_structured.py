@@ -110,6 +110,10 @@ def test_twins_are_merged_without_an_error():
     assert smaller.count_params() < 0.4 * model.count_params()
     # H is damped by 1 %, so the fit is not exact.
     assert report.output_error < 1e-3
+    totals = report.totals()
+    assert totals["output_error"] == report.output_error
+    assert totals["parameters_after"] == smaller.count_params()
+    assert totals["parameters_before"] == model.count_params()
     np.testing.assert_allclose(error_of(smaller, model, x), report.output_error, 1e-3)
 
 
