@@ -42,6 +42,29 @@ def _fixed_seed_and_fresh_state():
     keras.backend.clear_session(free_memory=False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _data_sets_without_tuning():
+    """Leaves out the thread by which TensorFlow tunes how a data set is read.
+
+    A deleted iterator waits for its thread, and the older it is the longer the thread
+    sleeps: garbage collections took up to a minute.
+    """
+    if BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    iterate = tf.data.Dataset.__iter__
+
+    def iterate_untuned(dataset):
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return iterate(dataset.with_options(options))
+
+    with mock.patch.object(tf.data.Dataset, "__iter__", iterate_untuned):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def collect_garbage():
     """Collects garbage where a test says so; Python still does when it likes.

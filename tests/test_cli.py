@@ -129,6 +129,19 @@ def test_inspect_lists_kernels_reasons_and_groups(folder, capsys):
     assert found["totals"]["parameters"] == 163
 
 
+def test_kernels_that_share_a_line_are_listed_if_asked(folder, capsys):
+    equal = [layers.Dense(8, name=f"part_{index}") for index in range(4)]
+    keras.Sequential([layers.Input((8,)), *equal]).save("equal.keras")
+    _, text, _ = run("inspect equal.keras --pattern 3:5", capsys)
+    assert "`--all` lists each." in text
+    for command in (
+        "inspect equal.keras --pattern 3:5",
+        "report equal.keras --engines none",
+    ):
+        _, text, _ = run(f"{command} --all", capsys)
+        assert "part_3/kernel" in text and "lists each" not in text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

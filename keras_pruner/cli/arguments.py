@@ -43,6 +43,12 @@ def add_output(parser):
     )
 
 
+def add_printing(parser):
+    """Adds how a table of kernels is printed."""
+    parser.add_argument("--all", action="store_true", help="a line for every kernel")
+    add_json(parser)
+
+
 def add_json(parser):
     """Adds `--json`."""
     parser.add_argument(

@@ -206,7 +206,7 @@ def show(options, shown, **further):
 
     Args:
         options: Parsed arguments, with `--json` and perhaps the output.
-        shown: Object with `to_text` and `rows`, and perhaps `totals`.
+        shown: `Shown` with `rows`, and perhaps `totals`.
         **further: Further items of the JSON.
     """
     output = getattr(options, "output", None)
@@ -215,9 +215,16 @@ def show(options, shown, **further):
         totals = {"totals": shown.totals()} if hasattr(shown, "totals") else {}
         print_json({**path, **further, **totals, "rows": shown.rows()})
         return
-    print(shown)
+    print(text_of(shown, options))
     if output is not None:
         print(f"Saved to '{output}'.")
+
+
+def text_of(shown, options):
+    """Returns a report as text, with a line for each kernel if `--all` says so."""
+    from keras_pruner.reporting.render import as_text
+
+    return as_text(shown.view(getattr(options, "all", False)), None, "`--all`")
 
 
 def print_json(item):

@@ -14,8 +14,7 @@ def add_arguments(parser):
         action="store_true",
         help="list the channels that can be removed only together, too",
     )
-    parser.add_argument("--all", action="store_true", help="a line for every kernel")
-    arguments.add_json(parser)
+    arguments.add_printing(parser)
 
 
 def run(options):
@@ -33,7 +32,7 @@ def run(options):
     number = len(model.layers)
     noun = "layer" if number == 1 else "layers"
     print(f"{model.name} ({type(model).__name__}), {number} {noun}")
-    print(found.to_text(expand=options.all))
+    print(files.text_of(found, options))
     if graph is not None:
         print("", graph, sep="\n")
 

@@ -37,7 +37,7 @@ def add_arguments(parser):
     parser.add_argument("--num-samples", type=arguments.positive, default=512)
     parser.add_argument("--seed", type=int, default=0)
     arguments.add_loading(parser)
-    arguments.add_json(parser)
+    arguments.add_printing(parser)
 
 
 def run(options):

@@ -14,7 +14,7 @@ def add_arguments(parser):
         "--plot", metavar="FILE", help="draw the zeros of each kernel, e.g. to OUT.png"
     )
     arguments.add_loading(parser)
-    arguments.add_json(parser)
+    arguments.add_printing(parser)
 
 
 def run(options):
@@ -51,4 +51,4 @@ def run(options):
             }
         )
     else:
-        print(*parts, sep="\n\n")
+        print(*(files.text_of(part, options) for part in parts), sep="\n\n")

@@ -10,7 +10,7 @@ def add_arguments(parser):
         parser, f"{arguments.DATA}. Both models run on them, and must be equal"
     )
     arguments.add_loading(parser)
-    arguments.add_json(parser)
+    arguments.add_printing(parser)
 
 
 def run(options):

@@ -7,7 +7,7 @@ def add_arguments(parser):
     arguments.add_model(parser)
     arguments.add_output(parser)
     arguments.add_loading(parser)
-    arguments.add_json(parser)
+    arguments.add_printing(parser)
 
 
 def run(options):

@@ -112,9 +112,7 @@ class Shown:
                 kernels that are skipped for one reason share a line. If more than 40
                 lines are left, so do kernels whose paths differ in numbers only.
         """
-        if width is None:
-            width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
-        return as_text(self.view(expand), max(width, _MIN_WIDTH))
+        return as_text(self.view(expand), width)
 
     def to_html(self, expand: bool = False) -> str:
         """Returns the table as HTML.
@@ -152,8 +150,17 @@ def percent(share, digits=2):
     return f"{share:.{digits}%}"
 
 
-def as_text(view, width):
-    """Returns a `View` as text of a number of columns."""
+def as_text(view, width=None, way_to_expand="`to_text(expand=True)`"):
+    """Returns a `View` as text.
+
+    Args:
+        view: `View`.
+        width: As in `Shown.to_text`.
+        way_to_expand: What a reader can do to see a line for each row.
+    """
+    if width is None:
+        width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
+    width = max(width, _MIN_WIDTH)
     paragraphs = [_wrapped(sentence, width) for sentence in view.sentences]
     if not view.lines:
         return "\n".join(paragraphs)
@@ -182,7 +189,7 @@ def as_text(view, width):
     notes = [_wrapped(f"[{i}] {r}", width, 4) for i, r in enumerate(reasons, 1)]
     if len(view.lines) < len(view.rows):
         text = f"{len(view.rows)} {view.thing}s in {len(view.lines)} lines; "
-        notes.append(_wrapped(text + "`to_text(expand=True)` lists each.", width))
+        notes.append(_wrapped(f"{text}{way_to_expand} lists each.", width))
     return "\n".join([*paragraphs, *(line.rstrip() for line in lines), *notes])
 
 
