@@ -222,9 +222,9 @@ def show(options, shown, **further):
 
 def text_of(shown, options):
     """Returns a report as text, with a line for each kernel if `--all` says so."""
-    from keras_pruner.reporting.render import as_text
+    from keras_pruner.reporting import as_text
 
-    return as_text(shown.view(getattr(options, "all", False)), None, "`--all`")
+    return as_text(shown.view(getattr(options, "all", False)), way_to_expand="`--all`")
 
 
 def print_json(item):

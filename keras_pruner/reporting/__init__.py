@@ -45,7 +45,7 @@ from keras_pruner.reporting.plots import (
 )
 from keras_pruner.reporting.progress_bar import progress_bar
 from keras_pruner.reporting.pruning_summaries import PruningSummaries
-from keras_pruner.reporting.render import Column, Shown, View, percent
+from keras_pruner.reporting.render import Column, Shown, View, as_text, percent
 from keras_pruner.reporting.report import Report, report
 from keras_pruner.reporting.rows import ReportRow, ratio_of, sum_of
 
@@ -72,6 +72,7 @@ __all__ = [
     "Shown",
     "Timing",
     "View",
+    "as_text",
     "axes_for",
     "axes_of_rows",
     "compare",
