@@ -19,13 +19,18 @@ def slow_where_compiled(test):
     return test if BACKEND == "torch" else pytest.mark.slow(test)
 
 
+def slow_value_where_compiled(value):
+    """Leaves the tests with a value of a parameter to `-m slow`, except on torch."""
+    if BACKEND == "torch":
+        return value
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def first_where_compiled(values):
     """Leaves all values of a parameter but the first to `-m slow`, except on torch."""
-    if BACKEND == "torch":
-        return list(values)
     first, *others = values
-    others = [value if isinstance(value, tuple) else (value,) for value in others]
-    return [first, *(pytest.param(*value, marks=pytest.mark.slow) for value in others)]
+    return [first, *map(slow_value_where_compiled, others)]
 
 
 def pytest_collection_modifyitems(items):

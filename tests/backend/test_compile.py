@@ -8,7 +8,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, value_of
+from conftest import BACKEND, slow_where_compiled, value_of
 from keras import layers, ops
 
 from keras_pruner import KerasBasePruner
@@ -194,6 +194,7 @@ print(callback.sparsity)
 """
 
 
+@slow_where_compiled
 @of_tensorflow
 def test_branches_wait_for_no_second_thread():
     # Before, TensorFlow waited for ever, as it did on a machine with one core.

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import slow_where_compiled
 from keras import layers, ops
 
 from keras_pruner import find_kernels, prune_one_shot
@@ -138,6 +139,7 @@ class Opaque(layers.Layer):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
+@slow_where_compiled
 def test_a_model_without_derivatives_is_pruned_and_told(caplog):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

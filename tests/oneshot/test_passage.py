@@ -148,6 +148,7 @@ def test_kept_activations_change_no_result(monkeypatch):
         np.testing.assert_array_equal(left, right)
 
 
+@slow_where_compiled
 def test_variable_that_an_earlier_layer_reads_too_is_followed(monkeypatch):
     class Tied(layers.Layer):
         def __init__(self, other):

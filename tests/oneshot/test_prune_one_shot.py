@@ -76,6 +76,7 @@ def test_outputs_stay_where_magnitude_loses_them():
         np.testing.assert_array_equal(array(variable), value)
 
 
+@slow_where_compiled
 def test_the_total_is_exact_and_the_report_tells_it(capsys):
     model, x = build(), smooth()
     size = sum(
@@ -375,6 +376,7 @@ def test_settings_of_training_are_refused(setting):
         prune_one_shot(model, smooth(8, (4,)), 0.5, **setting)
 
 
+@slow_where_compiled
 def test_allocation_of_a_config_is_used():
     model = keras.Sequential(
         [keras.Input((8,)), layers.Dense(8, activation="relu"), layers.Dense(4)]

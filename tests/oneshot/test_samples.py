@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import slow_where_compiled
 
 from keras_pruner import prune_structured
 from keras_pruner.oneshot.samples import collect_samples
@@ -198,6 +199,7 @@ def test_batches_have_the_size_that_the_model_takes():
         collect_samples(model, data[:3])
 
 
+@slow_where_compiled
 def test_a_model_of_fixed_batches_is_cut_and_distilled():
     model = fixed_batches()
     data = np.random.default_rng(0).normal(size=(24, 6, 3)).astype("float32")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from by_hand import build, fit, initial, samples
-from conftest import BACKEND, value_of
+from conftest import BACKEND, first_where_compiled, value_of
 from contracts import Case, compiled, differences, resume, snapshot, train
 from keras import optimizers
 
@@ -313,7 +313,7 @@ def test_the_line_of_a_run_names_what_scores(name, words, capsys):
     assert words in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("trained_before", [False, True])
+@pytest.mark.parametrize("trained_before", first_where_compiled([False, True]))
 def test_the_line_of_a_short_run_says_what_scores(trained_before, capsys):
     model, (x, y) = build(optimizers.Adam()), samples()
     if trained_before:

@@ -5,6 +5,7 @@ Each builder in `MODELS` returns a model whose outputs depend on every channel.
 
 import keras
 import numpy as np
+from conftest import slow_value_where_compiled
 from keras import layers, ops
 
 MODELS = {}
@@ -13,8 +14,11 @@ IS_JAX = keras.backend.backend() == "jax"
 
 
 def model_names():
-    """Returns the names of the models to test on the backend."""
-    return list(MODELS)[:: 5 if IS_JAX else 1]
+    """Returns the names of the models to test on the backend, as parameters."""
+    return [
+        slow_value_where_compiled(name) if name in ("deep", "recurrent") else name
+        for name in list(MODELS)[:: 5 if IS_JAX else 1]
+    ]
 
 
 def model_of(name):

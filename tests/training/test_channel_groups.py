@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from channel_models import CHAIN, DENSE, RECURRENT, RESIDUAL, data_for, variables_of
-from conftest import BACKEND, first_where_compiled, value_of
+from conftest import BACKEND, first_where_compiled, slow_where_compiled, value_of
 from keras import layers
 
 import keras_pruner
@@ -352,6 +352,7 @@ def test_zeros_of_a_whole_group_are_counted_and_told(caplog):
     assert "Every weight is pruned in a" in caplog.text
 
 
+@slow_where_compiled
 def test_a_killed_run_resumes_with_the_same_channels(tmp_path):
     def run(epochs, directory, model):
         backup = keras_pruner.BackupAndResume(directory)

@@ -347,7 +347,7 @@ def test_backup_resumes_bit_for_bit_in_any_order(
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", first_where_compiled([1, 5]))
 def test_backup_in_the_first_epoch_of_a_generator(batch, data, tmp_path):
     tf = pytest.importorskip("tensorflow")
     # The first epoch measures its length.

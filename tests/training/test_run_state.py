@@ -9,7 +9,7 @@ import sys
 
 import keras
 import pytest
-from conftest import BACKEND, compile_mlp
+from conftest import BACKEND, compile_mlp, slow_where_compiled
 
 from keras_pruner import PruningCallback, PruningOptimizer
 from keras_pruner.training.saving.run_state import RunState
@@ -81,6 +81,7 @@ def test_a_refused_load_leaves_no_plan_behind(data, tmp_path):
     assert callback.pruners[0].scheduler.end == 9
 
 
+@slow_where_compiled
 def test_first_fit_of_a_process_is_guarded_if_the_callback_is_made_in_the_call():
     """Python looks `model.fit` up before it makes the callback."""
     code = """

@@ -309,7 +309,10 @@ def floatx(request):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"criterion": "lamp"}, {"pattern": "2:4"}, {"pruning_type": "ste"}]
+    "settings",
+    first_where_compiled(
+        [{}, {"criterion": "lamp"}, {"pattern": "2:4"}, {"pruning_type": "ste"}]
+    ),
 )
 def test_another_default_of_floats(settings, floatx, data):
     model = compile_mlp(jit_compile=False)

@@ -710,7 +710,7 @@ def sequential():
 
 
 @pytest.mark.parametrize("make", [Subclassed, sequential, "new"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", first_where_compiled([1, 3]))
 def test_a_model_that_is_not_built_is_built_and_pruned(steps, make, data):
     if make == "new":
         layers = [keras.layers.Dense(8, name="hidden"), keras.layers.Dense(3)]

@@ -6,7 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, build_mlp, compile_mlp, value_of
+from conftest import BACKEND, build_mlp, compile_mlp, slow_where_compiled, value_of
 from keras import layers, ops
 
 from keras_pruner import (
@@ -128,6 +128,7 @@ def test_fit_prunes_wrapped_layers_by_their_own_configs(data):
     assert paths == ["hidden/kernel", "head/kernel"]
 
 
+@slow_where_compiled
 def test_config_of_the_callback_prunes_what_was_wrapped_without_one(data):
     x, y = data
     for settings, zeros in (
