@@ -317,6 +317,15 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, suffix, module):
         export(build_mlp(), tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_saved_models_of_torch_need_another_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda m: m == "tensorflow" or None
+    )
+    with pytest.raises(ImportError, match="pip install torch_xla"):
+        export(build_mlp(), tmp_path / "a", "saved_model")
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
 def test_backend_that_does_not_export_says_what_to_do(tmp_path):
     with pytest.raises(ImportError, match="Set KERAS_BACKEND to tensorflow or torch"):

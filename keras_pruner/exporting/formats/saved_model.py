@@ -25,6 +25,12 @@ class SavedModel(Exporter):
     def problem(self) -> str | None:
         if importlib.util.find_spec("tensorflow") is None:
             return "a package is missing. Run `pip install tensorflow`."
+        is_torch = keras.backend.backend() == "torch"
+        if is_torch and importlib.util.find_spec("torch_xla") is None:
+            return (
+                "from torch Keras needs another package. Run `pip install torch_xla`, "
+                "or set KERAS_BACKEND to tensorflow or jax."
+            )
         return None
 
     def write(self, model: keras.Model, path: pathlib.Path, samples: Any) -> None:
