@@ -35,7 +35,9 @@ PATCHES = {
         "arguments of a wrapper; rematerialization and dtype policy of a layer; "
         "add_weight of layers that are rebuilt"
     ),
-    "backend/inference.py": "tensors that layers keep, while a model is exported",
+    "backend/inference.py": (
+        "tensors that layers keep and lists of variables, while a model is exported"
+    ),
     "backend/variable_view.py": "kernels of layers in wrappers",
     "training/fit/fit_attachment.py": "save, load_weights and others of a model in fit",
     "training/fit/fit_guard.py": "fit of Keras' trainer, for the time of the process",

@@ -27,6 +27,7 @@ from keras_pruner.backend.functional_steps import functional_steps
 from keras_pruner.backend.gradients import derivative, double_precision, no_gradients
 from keras_pruner.backend.inference import (
     compiled_forward,
+    each_variable_stored_once,
     run_saved_model,
     tensorflow_lite_interpreter,
     tensorflow_lite_settings,
@@ -160,6 +161,7 @@ __all__ = [
     "double_precision",
     "duplicate",
     "duplicator",
+    "each_variable_stored_once",
     "forget_calls",
     "functional_of",
     "functional_steps",

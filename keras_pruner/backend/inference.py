@@ -94,14 +94,45 @@ def unchanged_by_export(model):
             module.training = flag
 
 
+@contextlib.contextmanager
+def each_variable_stored_once():
+    """Context in which Keras' export to a SavedModel stores each variable once.
+
+    On TensorFlow, Keras lists its own variables and those of TensorFlow that the
+    function reads, which are different objects, so a file has each value twice:
+    https://github.com/keras-team/keras/issues/23553.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    archive_class = type(keras.export.ExportArchive())
+    track = archive_class.track
+
+    def values(variables):
+        return [variable.value for variable in variables]
+
+    def track_once(archive, resource):
+        track(archive, resource)
+        lists = archive._tf_trackable
+        lists.variables = values(lists.variables)
+        lists.trainable_variables = values(lists.trainable_variables)
+        lists.non_trainable_variables = values(lists.non_trainable_variables)
+
+    with Patch(archive_class, track=track_once):
+        yield
+
+
 def _kept_tensors(layer):
-    """Returns a dict from attributes of a layer that are tensors to their arrays."""
+    """Returns a dict from attributes of a layer that are tensors to their arrays.
+
+    Variables are none: a file would have their values as constants, too.
+    """
     import tensorflow as tf
 
     return {
         name: value.numpy()
         for name, value in vars(layer).items()
-        if tf.is_tensor(value) and hasattr(value, "numpy")
+        if isinstance(value, tf.Tensor) and hasattr(value, "numpy")
     }
 
 

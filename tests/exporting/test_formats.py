@@ -205,6 +205,26 @@ def test_saved_model_replaces_only_a_saved_model(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@ON_TENSORFLOW
+def test_saved_model_has_each_weight_once(tmp_path):
+    import tensorflow as tf
+
+    model = build_mlp()
+    model.layers[0].trainable = False
+    export(model, tmp_path / "model", "saved_model")
+    stored = tf.train.list_variables(str(tmp_path / "model" / "variables/variables"))
+    sizes = [np.prod(shape, dtype=int) for name, shape in stored if "VALUE" in name]
+    assert sum(sizes) == model.count_params()
+    program = tmp_path / "model" / "saved_model.pb"
+    large = keras.Sequential([keras.Input((16,)), layers.Dense(2000)])
+    export(large, tmp_path / "large", "saved_model")
+    growth = (tmp_path / "large/saved_model.pb").stat().st_size - program.stat().st_size
+    assert growth < large.count_params()
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    assert [v.shape for v in loaded.trainable_variables] == [(8, 3), (3,)]
+    assert [v.shape for v in loaded.non_trainable_variables] == [(16, 8), (8,)]
+
+
 @slow_where_compiled
 @pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is missing"

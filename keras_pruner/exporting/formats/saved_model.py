@@ -7,7 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_pruner.backend import run_saved_model, unchanged_by_export
+from keras_pruner.backend import (
+    each_variable_stored_once,
+    run_saved_model,
+    unchanged_by_export,
+)
 from keras_pruner.exporting.base import Exporter, register_exporter
 
 
@@ -34,7 +38,7 @@ class SavedModel(Exporter):
         return None
 
     def write(self, model: keras.Model, path: pathlib.Path, samples: Any) -> None:
-        with unchanged_by_export(model):
+        with unchanged_by_export(model), each_variable_stored_once():
             model.export(
                 str(path),
                 format="tf_saved_model",
