@@ -109,7 +109,7 @@ def each_variable_stored_once():
     track = archive_class.track
 
     def values(variables):
-        return [variable.value for variable in variables]
+        return [v.value if isinstance(v, keras.Variable) else v for v in variables]
 
     def track_once(archive, resource):
         track(archive, resource)
