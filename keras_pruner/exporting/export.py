@@ -110,10 +110,10 @@ def export(
     if tolerance is not None:
         tolerance = check_in_range(tolerance, "`tolerance`", 0)
     exporter = exporter_for(os.fspath(path), format, options)
+    _check_target(pathlib.Path(path), exporter, overwrite)
     problem = exporter.problem()
     if problem is not None:
         raise ImportError(f"Format '{exporter.name}' cannot be exported: {problem}")
-    _check_target(pathlib.Path(path), exporter, overwrite)
     refusal = exporter.refusal(model)
     if refusal is not None:
         raise ValueError(f"'{model.name}' is not exported: {refusal}")
