@@ -106,6 +106,7 @@ def test_an_open_criterion_follows_the_target(settings, criterion):
         ({"target_sparsity": 0.81}, "Exponential(power=2.0)"),
         ({"target_sparsity": 0.9, "schedule": "exp"}, "Exponential(power=1.0)"),
         ({"target_sparsity": 0.9, "criterion": "magnitude"}, "Exponential(power=2.0)"),
+        ({"target_sparsity": 0.9, "criterion": "movement"}, "Polynomial(power=3.0)"),
         ({"target_sparsity": 0.9, "pruning_type": "st3"}, "Polynomial(power=3.0)"),
         ({"target_sparsity": 0.9, "pruning_type": "acdc"}, "Polynomial(power=3.0)"),
         ({"target_sparsity": 0.9, "pruning_type": "rigl"}, "Constant()"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_pruner.checks import did_you_mean, shown
+from keras_pruner.components import CRITERIA
 from keras_pruner.registry import Named, Registry
 
 # Up to this target, magnitude is as accurate as any criterion. Above it, second moments
@@ -22,8 +23,9 @@ class PrunerType(Named):
 
     # Set by `Registry.register`.
     name = None
-    # Defaults of an open `criterion`, `schedule` or `allocation`. With `None` criterion
-    # and schedule follow the target, and the criterion chooses the allocation.
+    # Defaults of an open `criterion`, `schedule` or `allocation`. With `None` the
+    # criterion follows the target, and chooses the allocation. The schedule is the
+    # criterion's, or follows the target.
     default_criterion: str | None = None
     default_schedule: str | None = None
     default_allocation: str | None = None
@@ -96,15 +98,18 @@ class PrunerType(Named):
     def schedule_for(cls, config: Any) -> Any:
         """Returns the schedule for a config that leaves it open.
 
-        By default it is `"polynomial"` up to a target of 80 %. Above, it is `"exp"` of
-        power 2, which comes near the target sooner and takes the last weights slowly.
-        It is more accurate there (docs/accuracy.md).
+        By default it is that of the criterion, or `"polynomial"` up to a target of
+        80 %. Above, it is `"exp"` of power 2, which comes near the target sooner and
+        takes the last weights slowly. It is more accurate there (docs/accuracy.md).
 
         Returns:
             Identifier in `SCHEDULES`.
         """
         if cls.default_schedule is not None:
             return cls.default_schedule
+        criterion = CRITERIA.get(config.criterion, cls.criterion_for(config))
+        if criterion.default_schedule is not None:
+            return criterion.default_schedule
         if config.target_sparsity > _HIGHEST_EASY_TARGET:
             return _SCHEDULE_OF_HIGH_TARGETS
         return "polynomial"

@@ -25,6 +25,9 @@ class Criterion(Component):
     stand_in = "magnitude"
     # Name of the allocation if the config names none; `None` leaves it to the pattern.
     default_allocation: str | None = None
+    # Name of the schedule if neither config nor pruner names one; `None` leaves it to
+    # the target.
+    default_schedule: str | None = None
     # Whether scores of different kernels are comparable, e.g. as effects on the loss.
     is_comparable = False
     # Whether the memory holds one number for each group of the pattern (a block, a
