@@ -34,8 +34,8 @@ class Movement(GradientCriterion):
 
     needs_dense_weights = True
     default_allocation = "erk"
-    # Scores need steps to gather: near the target early, it loses ten points at 99 %
-    # (docs/accuracy.md).
+    # Published so. With the schedule of others it lost eight points and more on an MLP
+    # at 99 % (docs/accuracy.md).
     default_schedule = "polynomial"
 
     def __init__(
